@@ -1,0 +1,133 @@
+"""The chunked modules against the class's own encode() and decode()."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reference.vae import (
+    DecoderFirst,
+    DecoderNext,
+    EncoderFirst,
+    EncoderNext,
+    decode_clip,
+    encode_clip,
+    frames_from_pixels,
+    latents_from_patches,
+    patches_from_latents,
+    pixels_from_frames,
+)
+
+# Chunk by chunk the same convolutions see the same numbers; only the order of float32 sums may differ.
+PATCH_TOLERANCE = 1e-5
+
+LAYOUTS = {
+    "public": {"dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True], "patch_size": None},
+    "patchified": {
+        "dim_mult": [1, 2, 4],
+        "temperal_downsample": [True, True],
+        "patch_size": 2,
+        "in_channels": 12,
+        "out_channels": 12,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=list(LAYOUTS))
+def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    layout = LAYOUTS[request.param]
+    return AutoencoderKLWan(base_dim=4, z_dim=16, num_res_blocks=1, attn_scales=[], **layout).eval()
+
+
+def random_clip(num_frames: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(num_frames * height + width)
+    return torch.randint(0, 256, (num_frames, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(("num_frames", "height", "width"), [(1, 32, 48), (5, 32, 32), (13, 16, 32)])
+def test_chunked_encoding_equals_encode(
+    vae: AutoencoderKLWan, num_frames: int, height: int, width: int
+) -> None:
+    frames = random_clip(num_frames, height, width)
+    with torch.no_grad():
+        expected = encode_clip(vae, frames)
+        patches, *caches = EncoderFirst(vae)(frames[:1])
+        chunks = [patches]
+        shapes = [cache.shape for cache in caches]
+        for start in range(1, num_frames, 4):
+            patches, *caches = EncoderNext(vae)(frames[start : start + 4], *caches)
+            assert [cache.shape for cache in caches] == shapes
+            chunks.append(patches)
+    assert expected.shape == (1 + num_frames // 4, height // 16, width // 16, 64)
+    assert all(shape[2] == 2 for shape in shapes)
+    torch.testing.assert_close(torch.cat(chunks), expected, atol=PATCH_TOLERANCE, rtol=PATCH_TOLERANCE)
+
+
+@pytest.mark.parametrize(("num_latent_frames", "h", "w"), [(1, 2, 3), (2, 2, 2), (4, 1, 2)])
+def test_chunked_decoding_equals_decode(
+    vae: AutoencoderKLWan, num_latent_frames: int, h: int, w: int
+) -> None:
+    patches = torch.randn((num_latent_frames, h, w, 64), generator=torch.Generator().manual_seed(h + w))
+    with torch.no_grad():
+        expected = decode_clip(vae, patches)
+        frames, *caches = DecoderFirst(vae)(patches[:1])
+        chunks = [frames]
+        shapes = [cache.shape for cache in caches]
+        for index in range(1, num_latent_frames):
+            frames, *caches = DecoderNext(vae)(patches[index : index + 1], *caches)
+            assert [cache.shape for cache in caches] == shapes
+            chunks.append(frames)
+    assert expected.shape == (4 * num_latent_frames - 3, 16 * h, 16 * w, 3)
+    # A grey level apart where a sum falls on either side of a rounding edge; nothing else.
+    difference = torch.cat(chunks).int() - expected.int()
+    assert difference.abs().max() <= 1
+    assert (difference == 0).float().mean() >= 0.999
+
+
+def test_a_later_chunk_depends_on_the_caches(vae: AutoencoderKLWan) -> None:
+    frames = random_clip(5, 32, 32)
+    with torch.no_grad():
+        _, *caches = EncoderFirst(vae)(frames[:1])
+        right = EncoderNext(vae)(frames[1:], *caches)[0]
+        wrong = EncoderNext(vae)(frames[1:], *[torch.zeros_like(cache) for cache in caches])[0]
+    assert (right - wrong).abs().max() > 100 * PATCH_TOLERANCE
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    t=st.integers(1, 3), h=st.integers(1, 4), w=st.integers(1, 4), z=st.integers(1, 5), p=st.integers(1, 3)
+)
+def test_patches_are_a_bijection_of_latents(t: int, h: int, w: int, z: int, p: int) -> None:
+    latents = torch.arange(z * t * h * p * w * p, dtype=torch.float32).reshape(1, z, t, h * p, w * p)
+    patches = patches_from_latents(latents, p)
+    assert patches.shape == (t, h, w, z * p * p)
+    assert torch.equal(latents_from_patches(patches, p), latents)
+    # z slowest, then the row and the column inside the patch
+    assert patches[0, h - 1, w - 1, -1] == latents[0, z - 1, 0, -1, -1]
+    assert torch.equal(patches[0, 0, 0, : p * p], latents[0, 0, 0, :p, :p].reshape(-1))
+
+
+def test_every_grey_level_survives_the_way_to_pixels_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
+    pixels = pixels_from_frames(levels)
+    assert pixels.min() == -1.0 and pixels.max() == 1.0
+    assert torch.equal(frames_from_pixels(pixels), levels)
+    assert torch.equal(frames_from_pixels(pixels * 3.0)[levels > 200], levels[levels > 200] * 0 + 255)
+
+
+def test_the_wan_22_layout_is_refused() -> None:
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], is_residual=True
+    )
+    with pytest.raises(ValueError, match="is_residual=True"):
+        EncoderFirst(vae)
+
+
+def test_missing_latent_statistics_are_refused() -> None:
+    vae = AutoencoderKLWan(base_dim=4, z_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[])
+    with pytest.raises(ValueError, match="latents_mean has 16 values; expected z_dim = 8"):
+        EncoderFirst(vae)

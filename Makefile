@@ -1,0 +1,90 @@
+# The two commands of the README: `make demo` edits a video, `make test` runs everything that CI runs.
+# A stamp is written when an environment is complete, so a run that was interrupted starts where it must.
+
+PYTHON ?= python3
+SAMPLE ?= examples/sample.mp4
+INSTRUCTION ?= <video1> Make it grayscale
+OUT ?= demo-out
+
+# One line picks the build of PyTorch; it has to be asked for exactly, and before anything that asks for a
+# range. TORCH="torch==2.13.0 --index-url URL" takes it from elsewhere.
+TORCH ?= torch==2.13.0
+
+RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pyproject.toml README.md LICENSE
+PYTEST := --timeout=900 -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint typecheck test-source test-wheel wheel format clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
+	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
+	@echo "make lint typecheck test-source test-wheel    its parts;  make format, make wheel, make clean"
+
+# --- demo ---------------------------------------------------------------------------------------------
+
+.venv-demo/ready: $(RUNTIME)
+	@test -x .venv-demo/bin/python && .venv-demo/bin/python -m pip --version >/dev/null 2>&1 \
+	    || { rm -rf .venv-demo; $(PYTHON) -m venv .venv-demo; }
+	.venv-demo/bin/python -m pip install --quiet --upgrade --force-reinstall --no-deps .
+	.venv-demo/bin/python -m pip install --quiet .
+	@touch $@
+
+demo: .venv-demo/ready
+	@mkdir -p $(OUT)
+	.venv-demo/bin/editverse-rt edit "$(SAMPLE)" "$(INSTRUCTION)" \
+	    -o "$(OUT)/edited.mp4" --preview "$(OUT)/side-by-side.png"
+	@echo "The result:              $(OUT)/edited.mp4"
+	@echo "Side by side, as a PNG:  $(OUT)/side-by-side.png"
+
+# --- test ---------------------------------------------------------------------------------------------
+
+.venv/ready: pyproject.toml
+	@test -x .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1 \
+	    || { rm -rf .venv; $(PYTHON) -m venv .venv; }
+	.venv/bin/python -m pip install --quiet $(TORCH)
+	.venv/bin/python -m pip install --quiet --editable '.[export,test]'
+	@touch $@
+
+test: lint typecheck test-source test-wheel
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+typecheck: .venv/ready
+	.venv/bin/mypy
+
+test-source: .venv/ready
+	.venv/bin/python -m pytest $(PYTEST)
+
+wheel: .venv/ready
+	@rm -rf dist
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+.venv-wheel/ready: pyproject.toml
+	@test -x .venv-wheel/bin/python && .venv-wheel/bin/python -m pip --version >/dev/null 2>&1 \
+	    || { rm -rf .venv-wheel; $(PYTHON) -m venv .venv-wheel; }
+	.venv-wheel/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video
+	@touch $@
+
+# The tests are copied away, so that nothing can import the source tree in place of the wheel.
+test-wheel: wheel .venv-wheel/ready
+	.venv-wheel/bin/python -m pip install --quiet dist/editverse_rt-*.whl
+	.venv-wheel/bin/python -m pip install --quiet --force-reinstall --no-deps dist/editverse_rt-*.whl
+	@rm -rf build/wheel-tests && mkdir -p build/wheel-tests/tests
+	@cp -r tests/conftest.py tests/editverse_rt build/wheel-tests/tests/
+	@printf '[pytest]\naddopts = --import-mode=importlib -m "not slow"\nmarkers = slow: left out\n' \
+	    > build/wheel-tests/pytest.ini
+	cd build/wheel-tests && EDITVERSE_TEST_INSTALLED=1 ../../.venv-wheel/bin/pytest $(PYTEST) tests
+
+# --- the rest -----------------------------------------------------------------------------------------
+
+format: .venv/ready
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-demo .venv-wheel build dist demo-out

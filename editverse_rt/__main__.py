@@ -1,0 +1,10 @@
+"""`python -m editverse_rt` is `editverse-rt`."""
+
+from __future__ import annotations
+
+import sys
+
+from editverse_rt.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,493 @@
+"""The command line `editverse-rt`: edit, generate, info and doctor.
+
+Results go to standard output; progress, notices and errors to standard error. Exit codes: 0 done,
+2 a request, a file, a bundle or a backend that cannot be used (one line says why), 130 interrupted,
+1 a bug (with its traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from editverse_rt import video
+from editverse_rt.backends import list_backends
+from editverse_rt.bundle import json_from_spec, load_bundle
+from editverse_rt.errors import EditVerseError, MediaError, RequestError
+from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.sequence import TAG_PATTERN
+
+__all__ = ["main"]
+
+EXIT_OK = 0
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  2    the request, a file, the bundle or the backend cannot be used; one line says why and what to do
+  130  interrupted with Ctrl-C; nothing half-written is left
+  1    a bug, with its traceback
+"""
+
+EDIT_HELP = """\
+examples:
+  editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4
+  editverse-rt edit in.mp4 boat.png "<video1> Insert the boat <image1> in the water" -o out.mp4 \\
+      --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
+  editverse-rt edit photo.jpg "Make it grayscale" -o out.png
+
+Videos become <video1>, <video2> ..., images <image1>, <image2> ..., each in the order given. An instruction
+without any tag gets them in front, in that order. An output that exists is replaced, at once and only when
+the new one is complete. The source's audio is carried over when the output keeps its length.
+"""
+
+GENERATE_HELP = """\
+examples:
+  editverse-rt generate "A red circle moves over a blue gradient" -o out.mp4 --seed 3
+  editverse-rt generate "A yellow square" -o out.png --size 96x64
+"""
+
+INFO_HELP = """\
+examples:
+  editverse-rt info
+  editverse-rt info path/to/bundle --json
+"""
+
+DOCTOR_HELP = """\
+examples:
+  editverse-rt doctor
+  editverse-rt doctor --json
+
+Exit code 0 means that the bundle is whole and that a backend is here to run it.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is an error of the tree: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}; `{self.prog} --help` shows an example")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` without the program's name, or None for sys.argv."""
+    try:
+        args, extra = build_parser().parse_known_args(argv)
+        if extra:
+            take_late_words(args, extra)
+        run: Callable[[argparse.Namespace], int] = args.run
+        return run(args)
+    except EditVerseError as error:
+        print_error(str(error))
+    except KeyboardInterrupt:
+        print_error("interrupted; nothing was written")
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        print_error(f"{error.filename or 'a file'}: {error.strerror}; check the path and the free space")
+    return EXIT_BAD_INPUT
+
+
+def print_error(message: str) -> None:
+    print(f"editverse-rt: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+# --- arguments --------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands; `run` in its result is the command's function."""
+    parser = _Parser(
+        prog="editverse-rt",
+        description="Edit and generate images and videos with an EditVerse bundle.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"editverse-rt {version_of('editverse-rt')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, summary: str, examples: str, usage: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"{examples}\n{EXIT_CODES}",
+            usage=usage,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    edit = add(
+        "edit",
+        "edit videos and images by an instruction",
+        EDIT_HELP,
+        'editverse-rt edit INPUT [INPUT ...] "INSTRUCTION" -o OUT [options]',
+    )
+    edit.add_argument("words", nargs="+", metavar="INPUT", help="videos and images, then the instruction")
+    add_sampling_options(edit)
+    edit.add_argument(
+        "--start", type=seconds, default=0.0, metavar="SECONDS", help="where to begin in a video"
+    )
+    edit.set_defaults(run=run_edit)
+
+    generate = add("generate", "generate a video or an image from a prompt", GENERATE_HELP)
+    generate.add_argument("prompt", help="what to show")
+    add_sampling_options(generate)
+    generate.set_defaults(run=run_generate)
+
+    info = add("info", "show what a bundle holds, after checking every file's hash", INFO_HELP)
+    info.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.set_defaults(run=run_info)
+
+    doctor = add("doctor", "say which backends are here, and why another is not", DOCTOR_HELP)
+    doctor.add_argument("--bundle", default="nano", help="name or folder (default: nano)")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.set_defaults(run=run_doctor)
+    return parser
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-o", "--output", type=Path, required=True, metavar="OUT", help="video, GIF or image to write")
+    add(
+        "--num-inference-steps", type=positive_int, metavar="N", help="solver steps (default: the schedule's)"
+    )
+    add("--guidance-scale", type=float, metavar="G", help="weight of the text (default: the schedule's)")
+    add("--seed", type=int, default=0, help="same seed and bundle, same bytes (default: 0)")
+    add(
+        "--frames",
+        type=positive_int,
+        metavar="N",
+        help="frames to make (default: the source's, 1 for an image)",
+    )
+    add("--size", type=size_from_text, metavar="WxH", help="width x height in pixels (default: the source's)")
+    add("--fps", type=positive_float, help="frames a second (default: the source's)")
+    add("--bundle", default="nano", help="name or folder (default: nano)")
+    add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
+    add("--schedule", metavar="NAME", help="a schedule of the bundle (default: the bundle's)")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: one a core)")
+    add("--preview", type=Path, metavar="PNG", help="also write a contact sheet, source over result")
+    add("--json", action="store_true", help="print one JSON object about the result")
+    add("--quiet", action="store_true", help="print nothing but errors (and the JSON object)")
+
+
+def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
+    """Accept inputs and the instruction on either side of the options, which argparse does not."""
+    unknown = [word for word in extra if word.startswith("-")]
+    if args.command != "edit" or unknown:
+        word = (unknown or extra)[0]
+        raise RequestError(
+            f"unrecognized argument {word!r}; `editverse-rt {args.command} --help` lists the options"
+        )
+    args.words += extra
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is given, 1 or more is expected")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is given, a number above 0 is expected")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is given, seconds of 0 or more are expected")
+    return value
+
+
+def size_from_text(text: str) -> tuple[int, int]:
+    """Return (height, width) in pixels from "WIDTHxHEIGHT"."""
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, WIDTHxHEIGHT is expected, as in 128x96")
+    return int(match[2]), int(match[1])
+
+
+# --- edit and generate ------------------------------------------------------------------------------------
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    *paths, instruction = args.words
+    if not paths:
+        raise RequestError(
+            "one argument was given, inputs and then an instruction are expected, as in "
+            '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
+        )
+    check_instruction(instruction)
+    inputs = name_inputs(paths)
+    if TAG_PATTERN.search(instruction) is None:
+        instruction = " ".join([*(f"<{name}>" for name in inputs), instruction])
+    return run_request(args, instruction, inputs, start_s=args.start)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    check_instruction(args.prompt)
+    return run_request(args, args.prompt, {}, start_s=0.0)
+
+
+def check_instruction(instruction: str) -> None:
+    if not TAG_PATTERN.sub("", instruction).strip():
+        raise RequestError(f"the instruction is {instruction!r}, some words are expected; say what to do")
+
+
+def name_inputs(paths: Sequence[str]) -> dict[str, str]:
+    """Return tag name -> path: each file's kind, numbered from 1 in the order given."""
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for path in paths:
+        kind = video.probe(path).kind
+        counts[kind] = counts.get(kind, 0) + 1
+        names[f"{kind}{counts[kind]}"] = path
+    return names
+
+
+def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *, start_s: float) -> int:
+    check_output(args.output, video.OUTPUT_SUFFIXES)
+    num_frames = args.frames
+    if args.output.suffix.lower() in video.IMAGE_SUFFIXES:
+        if num_frames not in (None, 1):
+            raise RequestError(
+                f"--frames {num_frames} is given for the picture {args.output}, which holds 1 frame; "
+                "leave --frames out or name a video"
+            )
+        num_frames = 1
+    if args.preview is not None:
+        check_output(args.preview, video.IMAGE_SUFFIXES)
+
+    begin = time.perf_counter()
+    progress = None if args.quiet else Progress(sys.stderr)
+    with Pipeline.open(args.bundle, args.backend, num_threads=args.threads) as pipeline:
+        result = pipeline(
+            prompt,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+            seed=args.seed,
+            schedule=args.schedule,
+            size=args.size,
+            num_frames=num_frames,
+            fps=args.fps,
+            start_s=start_s,
+            callback_on_step_end=progress,
+            **inputs,
+        )
+        info = pipeline.info()
+    if progress is not None:
+        progress.close()
+    notices = list(result.notices)
+    if not args.quiet:
+        for notice in notices:
+            print(f"editverse-rt: {notice}", file=sys.stderr)
+    result.save(args.output)
+    if args.preview is not None:
+        write_preview(args.preview, result)
+    report(args, prompt, result, info, notices, time.perf_counter() - begin)
+    return EXIT_OK
+
+
+def check_output(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse a path that could not be written, before anything is computed."""
+    if path.suffix.lower() not in suffixes:
+        raise MediaError(
+            f"{path}: {path.suffix or 'no suffix'} is not a type that can be written here; "
+            f"use one of {', '.join(suffixes)}"
+        )
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder, a file's name is expected; add one")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise MediaError(
+            f"{path}: nothing can be written in {path.parent} ({error.strerror}); choose another place"
+        ) from error
+
+
+def write_preview(path: Path, result: Result) -> None:
+    video.write_image(path, video.contact_sheet([*result.sources, result.frames]))
+
+
+def report(
+    args: argparse.Namespace,
+    prompt: str,
+    result: Result,
+    info: dict[str, Any],
+    notices: list[str],
+    total_s: float,
+) -> None:
+    num_frames, height, width = result.frames.shape[:3]
+    if args.json:
+        print_json(
+            {
+                "output": os.fspath(args.output),
+                "preview": None if args.preview is None else os.fspath(args.preview),
+                "prompt": prompt,
+                "seed": args.seed,
+                "frames": num_frames,
+                "height": height,
+                "width": width,
+                "fps": result.fps,
+                "total_s": total_s,
+                "timings": result.timings,
+                "notices": notices,
+                "pipeline": info,
+            }
+        )
+    elif not args.quiet:
+        length = "1 frame" if num_frames == 1 else f"{num_frames} frames at {result.fps:g} fps"
+        print(f"{args.output}: {width}x{height}, {length}, seed {args.seed}, {total_s:.1f} s")
+
+
+class Progress:
+    """A bar on standard error, redrawn in place on a terminal and ten plain lines elsewhere."""
+
+    WIDTH = 30
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._in_place = bool(stream.isatty())
+        self._begin = time.perf_counter()
+        self._last_tenth = 0
+        self._open = False
+
+    def __call__(self, pipeline: object, step: int, timestep: float, facts: dict[str, Any]) -> None:
+        """Show that solver step `step`, counted from 0, is done."""
+        done, total = step + 1, int(facts["num_inference_steps"])
+        tenth = done * 10 // total
+        if not self._in_place and tenth == self._last_tenth:
+            return
+        self._last_tenth = tenth
+        elapsed_s = time.perf_counter() - self._begin
+        left_s = elapsed_s / done * (total - done)
+        filled = self.WIDTH * done // total
+        line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] step {done}/{total}, {left_s:.0f} s left"
+        self._stream.write(f"\r\033[K{line}" if self._in_place else f"{line}\n")
+        self._stream.flush()
+        self._open = self._in_place
+
+    def close(self) -> None:
+        """End the line that was redrawn, so that what follows has its own."""
+        if self._open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open = False
+
+
+# --- info and doctor --------------------------------------------------------------------------------------
+
+
+def run_info(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle)
+    facts = {
+        "path": os.fspath(bundle.root),
+        "num_bytes": sum(file.num_bytes for file in bundle.spec.files),
+        **json_from_spec(bundle.spec),
+    }
+    if args.json:
+        print_json(facts)
+        return EXIT_OK
+    print("\n".join(describe_bundle(facts)))
+    return EXIT_OK
+
+
+def describe_bundle(facts: dict[str, Any]) -> list[str]:
+    """Return the lines that `info` prints for a person."""
+    geometry, quality = facts["geometry"], facts["quality"]
+    lines = [
+        f"{facts['name']} (format version {facts['format_version']}), {facts['num_bytes'] / 1e6:.1f} MB",
+        f"  folder       {facts['path']}",
+        f"  area         {geometry['min_area_px']} to {geometry['max_area_px']} px a frame, "
+        f"sides up to {geometry['max_side_px']} px",
+        f"  frames       up to {geometry['max_frames']}",
+        f"  default      {geometry['default_width_px']}x{geometry['default_height_px']}, "
+        f"{geometry['default_frames']} frames at {geometry['default_fps']:g} fps",
+        f"  instruction  up to {facts['tokenizer']['max_tokens']} tokens",
+    ]
+    for name, schedule in facts["schedules"].items():
+        mark = " (default)" if name == facts["default_schedule"] else ""
+        lines.append(f"  schedule     {name}{mark}: {schedule['kind']}, {len(schedule['timesteps'])} steps")
+    lines += [f"  graph        {name}: {graph['file']}" for name, graph in facts["graphs"].items()]
+    if quality:
+        lines.append(
+            f"  quality      {quality['success_rate']:.1%} of {quality['edits']} held-out edits right"
+        )
+        for task, score in quality.get("by_task", {}).items():
+            lines.append(f"    {task}: {score}")
+    return lines
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    packages = ("editverse-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "av", "sentencepiece")
+    backends = list_backends()
+    problem: str | None = None
+    try:
+        load_bundle(args.bundle)
+    except EditVerseError as error:
+        problem = str(error)
+    if problem is None and all(backend.reason is not None for backend in backends):
+        problem = "no backend is available; install onnxruntime"
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: version_of(name) for name in packages},
+        "backends": [
+            {"name": backend.name, "available": backend.reason is None, "reason": backend.reason}
+            for backend in backends
+        ],
+        "bundle": args.bundle,
+        "problem": problem,
+    }
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(describe_machine(facts)))
+    if problem is not None:
+        print_error(problem)
+        return EXIT_BAD_INPUT
+    return EXIT_OK
+
+
+def describe_machine(facts: dict[str, Any]) -> list[str]:
+    """Return the lines that `doctor` prints for a person."""
+    lines = [f"Python {facts['python']} on {facts['platform']}, {facts['cores']} cores"]
+    lines += [f"  {name:<18}{version or 'not installed'}" for name, version in facts["packages"].items()]
+    lines.append("backends")
+    for backend in facts["backends"]:
+        state = "available" if backend["available"] else f"not here: {backend['reason']}"
+        lines.append(f"  {backend['name']:<18}{state}")
+    state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
+    lines.append(f"bundle {facts['bundle']}: {state}")
+    return lines
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2, ensure_ascii=False))

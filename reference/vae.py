@@ -1,9 +1,9 @@
 """The causal video autoencoder: diffusers' `AutoencoderKLWan`, and stateless first/next views of it.
 
 The class keeps its temporal caches in itself; a graph cannot. The four modules below run the class's own
-encoder and decoder with the caches as arguments and results, all of one uniform shape, so that one "first" and
-one "next" graph serve clips of every length. Pixels are uint8 outside, latents are normalised and cut into the
-transformer's patches (paper section 3.1) outside: everything between is inside the modules.
+encoder and decoder with the caches as arguments and results, all of one uniform shape, so that one "first"
+and one "next" graph serve clips of every length. Outside stand uint8 pixels on one side, normalised latents
+cut into the transformer's patches (paper section 3.1) on the other: everything between is inside.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def check_vae(vae: AutoencoderKLWan) -> None:
     temporal_ratio = 2 ** sum(config.temperal_downsample)
     if temporal_ratio != 4:
         raise ValueError(
-            f"the VAE compresses time by {temporal_ratio}; expected 4: AutoencoderKLWan encodes 4 frames a chunk, "
-            "so set two of temperal_downsample"
+            f"the VAE compresses time by {temporal_ratio}; expected 4, the frames that the class encodes "
+            "in a chunk: set two of temperal_downsample"
         )
 
 
@@ -68,7 +68,7 @@ def frames_from_pixels(pixels: Tensor) -> Tensor:
 
 
 def patches_from_latents(latents: Tensor, patch_size: int) -> Tensor:
-    """Latents [1, z, t, h p, w p] -> patches [t, h, w, z p p], z slowest (paper section 3.1, kernel 1 x p x p)."""
+    """Latents [1, z, t, h p, w p] -> patches [t, h, w, z p p], z slowest (section 3.1: kernel 1 x p x p)."""
     _, z, t, height, width = latents.shape
     p = patch_size
     cells = latents.reshape(z, t, height // p, p, width // p, p)
@@ -128,9 +128,9 @@ def _fill_to_two_frames(cache: Tensor) -> Tensor:
 def _uniform_caches(raw: Sequence[Tensor | str]) -> list[Tensor]:
     """The class's caches after a chunk -> tensors of two frames each, [1, C, 2, h', w'].
 
-    Where the class notes "Rep" (a temporal upsampling that has seen no second chunk yet) it pads with zeros in
-    the next chunk, so two frames of zeros say the same. Their shape is that of the cache before, which belongs to
-    the last convolution of the same block.
+    Where the class notes "Rep" (a temporal upsampling that has seen no second chunk yet) it pads with zeros
+    in the next chunk, so two frames of zeros say the same. Their shape is that of the cache before, which
+    belongs to the last convolution of the same block.
     """
     caches: list[Tensor] = []
     for cache in raw:

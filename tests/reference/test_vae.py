@@ -114,7 +114,7 @@ def test_patches_are_a_bijection_of_latents(t: int, h: int, w: int, z: int, p: i
 def test_every_grey_level_survives_the_way_to_pixels_and_back() -> None:
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
     pixels = pixels_from_frames(levels)
-    assert pixels.min() == -1.0 and pixels.max() == 1.0
+    assert (pixels.min(), pixels.max()) == (-1.0, 1.0)
     assert torch.equal(frames_from_pixels(pixels), levels)
     assert torch.equal(frames_from_pixels(pixels * 3.0)[levels > 200], levels[levels > 200] * 0 + 255)
 

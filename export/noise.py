@@ -1,13 +1,14 @@
 """The noise graph: N(0, 1) from a counter, the same stream wherever ONNX runs.
 
-Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns the index of a group
-of four values and the seed into four random words; Box-Muller turns them into four normals. No state is kept, so
-value i depends on the seed and on i alone: a longer request begins with the noise of a shorter one.
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns the seed and the
+index of a group of four values into four random words; Box-Muller turns them into four normals. No state is
+kept, so value i depends on the seed and on i alone: a longer request begins with the noise of a shorter one.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 WORD = 0xFFFFFFFF
 
-# The name of the tensor that holds the random words, uint64 [groups, 4]: what an integer oracle is compared with.
+# The tensor that holds the random words, uint64 [groups, 4]: what an integer oracle is compared with.
 NOISE_WORDS = "words"
 
 
@@ -37,7 +38,7 @@ class _Nodes:
         self.constants[name] = numpy_helper.from_array(np.array(value, dtype=dtype), name)
         return name
 
-    def __call__(self, op: str, *inputs: str, name: str = "", **attributes: object) -> str:
+    def __call__(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         self.count += 1
         output = name or f"{op.lower()}_{self.count}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
@@ -88,7 +89,7 @@ def _add_uniform(n: _Nodes, word: str) -> str:
 
 
 def _add_normals(n: _Nodes, radius_word: str, angle_word: str) -> list[str]:
-    """Box-Muller: two words -> two independent normals. The angle lies in (-pi, pi), where float32 is finest."""
+    """Box-Muller: two words -> two normals. The angle lies in (-pi, pi), where float32 is finest."""
     log = n("Log", _add_uniform(n, radius_word))
     radius = n("Sqrt", n("Mul", log, n.constant("minus_two", -2.0, np.float32)))
     turn = n("Sub", _add_uniform(n, angle_word), n.constant("half", 0.5, np.float32))

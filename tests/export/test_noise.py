@@ -12,7 +12,7 @@ from scipy import stats
 
 from export.noise import NOISE_WORDS, build_noise_model
 
-# Both sides compute in float32 or better from the same integers: the angle and the logarithm differ by an ulp.
+# From the same integers, float32 here and float64 there: the angle and the logarithm differ by an ulp.
 NORMAL_TOLERANCE = 1e-6
 
 

@@ -5,7 +5,7 @@ Each message is one line that says what was found, what was expected, and what t
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "BundleError", "EditVerseError", "MediaError", "RequestError"]
+__all__ = ["BackendError", "BundleError", "EditVerseError", "MediaError", "RequestCancelled", "RequestError"]
 
 
 class EditVerseError(Exception):
@@ -26,3 +26,7 @@ class RequestError(EditVerseError):
 
 class BackendError(EditVerseError):
     """A backend is not available here, or cannot run one of the bundle's graphs."""
+
+
+class RequestCancelled(EditVerseError):  # noqa: N818 - the caller asked for it; nothing went wrong
+    """A request was stopped by its callback or by Ctrl-C; nothing was written, the pipeline stays usable."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from editverse_rt.errors import RequestError
+
 __all__ = [
+    "FORMAT_VERSION",
     "BundleSpec",
     "FileSpec",
     "Geometry",
@@ -81,6 +85,14 @@ class Geometry:
         """Pixels a side of one latent patch; heights and widths are multiples of it."""
         return self.spatial_ratio * self.patch_size
 
+    def round_frames(self, num_frames: int) -> int:
+        """The longest clip length 1 + temporal_ratio * k that is at most num_frames (itself at least 1)."""
+        return num_frames - (num_frames - 1) % self.temporal_ratio
+
+    def count_latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip of num_frames = 1 + temporal_ratio * k frames."""
+        return 1 + (num_frames - 1) // self.temporal_ratio
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -100,6 +112,42 @@ class Schedule:
     @property
     def num_inference_steps(self) -> int:
         return len(self.timesteps)
+
+    def with_steps(self, num_inference_steps: int) -> Schedule:
+        """This schedule in another number of steps: uniform Euler steps, each with the first row's guidance.
+
+        Raises RequestError for fewer than one step, and for a multistep table, which holds for its own
+        number of steps only.
+        """
+        if num_inference_steps == self.num_inference_steps:
+            return self
+        if num_inference_steps < 1:
+            raise RequestError(f"num_inference_steps is {num_inference_steps}; give at least 1")
+        if self.kind != "euler":
+            raise RequestError(
+                f'num_inference_steps is {num_inference_steps}, but schedule "{self.name}" is a multistep '
+                f"table of {self.num_inference_steps} steps; leave it out, or choose an euler schedule"
+            )
+        n = num_inference_steps
+        return replace(
+            self,
+            timesteps=tuple(i / n for i in range(n)),
+            coefficients=((1.0 / n, 0.0, 0.0),) * n,
+            guidance_scale=(self.guidance_scale[0],) * n,
+        )
+
+    def with_guidance(self, guidance_scale: float) -> Schedule:
+        """This schedule with the caller's guidance.
+
+        Steps that the table leaves unguided (a guidance of 1) stay so: where guidance applies belongs to the
+        schedule. A table without any guidance takes the caller's everywhere. Raises RequestError for a
+        negative or non-finite value.
+        """
+        if not math.isfinite(guidance_scale) or guidance_scale < 0:
+            raise RequestError(f"guidance_scale is {guidance_scale}; give a number of at least 0 (1: none)")
+        unguided = all(row == 1 for row in self.guidance_scale)
+        rows = tuple(float(guidance_scale) if unguided or row != 1 else row for row in self.guidance_scale)
+        return replace(self, guidance_scale=rows)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""The table of backends, and the choice among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from editverse_rt.backends.base import Availability, Backend, Runner
+from editverse_rt.backends.ort import OrtBackend
+from editverse_rt.bundle import Bundle
+from editverse_rt.errors import BackendError
+
+__all__ = ["Availability", "Backend", "Runner", "Selection", "list_backends", "select_backend"]
+
+# In the order of preference of "auto".
+_BACKENDS: tuple[Backend, ...] = (
+    OrtBackend("ort-cuda", "CUDAExecutionProvider", "onnxruntime-gpu"),
+    OrtBackend("ort-cpu", "CPUExecutionProvider", "onnxruntime"),
+)
+
+# Named in the design, preferred over all above, and not written yet.
+_PLANNED = {
+    "tensorrt": "this version of editverse-rt does not run TensorRT plans; use ort-cuda or ort-cpu",
+    "tensorrt-rtx": "this version of editverse-rt does not run TensorRT for RTX plans; use ort-cuda or ort-cpu",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen backend, and why each one that is preferred over it was passed over."""
+
+    backend: Backend
+    availability: Availability
+    passed_over: tuple[Availability, ...]
+
+
+def list_backends() -> tuple[Availability, ...]:
+    """All backends in the order of preference, each with the reason why it cannot be used here, or None."""
+    planned = tuple(Availability(name, reason) for name, reason in _PLANNED.items())
+    return planned + tuple(backend.probe() for backend in _BACKENDS)
+
+
+def select_backend(name: str, bundle: Bundle) -> Selection:
+    """Choose the backend that was named, or for "auto" the first that is here and can run the bundle.
+
+    Raises BackendError with reasons: an unknown name, a named backend that is not available (there is no
+    falling back from a named one), or none at all.
+    """
+    states = {state.name: state for state in list_backends()}
+    if name != "auto" and name not in states:
+        raise BackendError(f'there is no backend "{name}"; choose auto or one of {", ".join(states)}')
+    backends = {backend.name: backend for backend in _BACKENDS}
+    passed_over: list[Availability] = []
+    for candidate, state in states.items():
+        if name not in ("auto", candidate):
+            continue
+        reason = state.reason or backends[candidate].refuse(bundle)
+        if reason is None:
+            return Selection(backends[candidate], state, tuple(passed_over))
+        if name == candidate:
+            raise BackendError(f'backend "{name}" cannot be used: {reason}')
+        passed_over.append(Availability(candidate, reason, state.version))
+    reasons = "; ".join(f"{state.name}: {state.reason}" for state in passed_over)
+    raise BackendError(f"no backend can be used ({reasons})")

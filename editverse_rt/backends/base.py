@@ -1,0 +1,73 @@
+"""What a backend is: something that says whether it can work here, and opens a runner of a bundle's graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editverse_rt.bundle import Bundle
+
+__all__ = ["Availability", "Backend", "Runner", "Tensor"]
+
+Tensor = NDArray[Any] | np.generic
+"""One input or output of a graph, of the dtype that the bundle's graph table says."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be used here.
+
+    reason: None if it can, else why not and what to do. version: of the library that runs the graphs.
+    """
+
+    name: str
+    reason: str | None
+    version: str | None = None
+
+    @property
+    def available(self) -> bool:
+        return self.reason is None
+
+
+class Runner(Protocol):
+    """Runs the graphs of one bundle; a context manager. No device and no weight is touched before it is entered."""
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """Run one graph of the bundle; inputs and outputs by the names of the graph table.
+
+        A graph is loaded when it is first run. Raises BackendError if this backend cannot load or run it.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """One way to run graphs, known by its name."""
+
+    @property
+    def name(self) -> str: ...
+
+    def probe(self) -> Availability:
+        """Say whether this backend works on this machine, without touching a device."""
+        ...
+
+    def refuse(self, bundle: Bundle) -> str | None:
+        """None if the bundle holds what this backend needs, else what is missing and what to do."""
+        ...
+
+    def open_runner(self, bundle: Bundle, num_threads: int | None) -> Runner:
+        """A runner of bundle's graphs, not yet entered; num_threads None leaves the choice to the backend."""
+        ...

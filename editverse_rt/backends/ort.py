@@ -1,0 +1,158 @@
+"""ONNX Runtime on the CPU and on CUDA. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from editverse_rt.backends.base import Availability, Tensor
+from editverse_rt.bundle import Bundle
+from editverse_rt.errors import BackendError
+
+__all__ = ["OrtBackend", "OrtRunner"]
+
+_ERROR_SEVERITY = 3
+# What ONNX Runtime says of an operator, an operator set or a function that it does not have.
+_UNKNOWN_OPERATOR = re.compile(
+    r"NOT_IMPLEMENTED|not a registered function/op|No Op registered|Could not find an implementation|"
+    r"No opset import for domain|Unrecognized|till opset|is under development",
+    re.IGNORECASE,
+)
+
+
+class OrtBackend:
+    """One execution provider of ONNX Runtime as a backend.
+
+    package: what to install for it, for the error's sake.
+    """
+
+    def __init__(self, name: str, provider: str, package: str) -> None:
+        self._name = name
+        self._provider = provider
+        self._package = package
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def probe(self) -> Availability:
+        """Whether onnxruntime can be imported and was built with the execution provider."""
+        try:
+            ort = import_onnxruntime()
+        except BackendError as error:
+            return Availability(self._name, str(error))
+        providers = ort.get_available_providers()
+        if self._provider not in providers:
+            return Availability(
+                self._name,
+                f"onnxruntime {ort.__version__} here has no {self._provider}, only {', '.join(providers)}; "
+                f"install it with: pip install {self._package}",
+                ort.__version__,
+            )
+        return Availability(self._name, None, ort.__version__)
+
+    def refuse(self, bundle: Bundle) -> str | None:
+        return None
+
+    def open_runner(self, bundle: Bundle, num_threads: int | None) -> OrtRunner:
+        """A runner of bundle's ONNX files; num_threads None is one thread per physical core."""
+        return OrtRunner(bundle, self._provider, num_threads)
+
+
+class OrtRunner:
+    """Runs a bundle's ONNX files; a session is created when its graph is first run.
+
+    The same inputs give the same bytes on every run: sequential execution, deterministic kernels, and no
+    provider takes a graph over from another, except ONNX Runtime's own fall back of single nodes to the CPU.
+    """
+
+    def __init__(self, bundle: Bundle, provider: str, num_threads: int | None) -> None:
+        self._bundle = bundle
+        self._provider = provider
+        self._num_threads = num_threads
+        self._sessions: dict[str, Any] = {}
+        self._entered = False
+
+    def __enter__(self) -> OrtRunner:
+        self._entered = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._entered = False
+        self._sessions.clear()
+
+    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+        """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""
+        if not self._entered:
+            raise BackendError(
+                f'graph "{graph}" was asked for outside of the runner\'s `with` block; enter it'
+            )
+        if graph not in self._sessions:
+            self._sessions[graph] = self._create_session(graph)
+        names = [tensor.name for tensor in self._bundle.spec.graphs[graph].outputs]
+        try:
+            outputs = self._sessions[graph].run(names, dict(inputs))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+            raise BackendError(
+                f'onnxruntime failed in graph "{graph}" with {shapes}: {first_line(error)}; '
+                "try a smaller size or fewer frames if memory ran out, else export the bundle again"
+            ) from error
+        return dict(zip(names, outputs, strict=True))
+
+    def _create_session(self, graph: str) -> Any:
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._num_threads or 0
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.use_deterministic_compute = True
+        options.log_severity_level = _ERROR_SEVERITY
+        path = self._bundle.graph_path(graph)
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[self._provider])
+        except Exception as error:
+            if _UNKNOWN_OPERATOR.search(str(error)):
+                raise BackendError(
+                    f'graph "{graph}" needs an operator that onnxruntime {ort.__version__} does not have: '
+                    f"{first_line(error)}; pip install -U onnxruntime, or export with --attention inline"
+                ) from error
+            raise BackendError(
+                f'onnxruntime {ort.__version__} cannot load graph "{graph}" ({path}): {first_line(error)}; '
+                "export the bundle again"
+            ) from error
+        if self._provider not in session.get_providers():
+            # ONNX Runtime itself goes on with the CPU when a provider's libraries cannot be loaded.
+            raise BackendError(
+                f'{self._provider} could not be used for graph "{graph}", onnxruntime offered '
+                f"{', '.join(session.get_providers())}; install CUDA and cuDNN as onnxruntime {ort.__version__} "
+                'needs them, or choose backend "ort-cpu"'
+            )
+        return session
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module, imported when it is first needed. Raises BackendError if it cannot be."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise BackendError(
+            f"onnxruntime cannot be imported ({first_line(error)}); install it with: pip install onnxruntime"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,566 @@
+"""Bundles on disk: the one home of the `bundle.json` format, and of the checks before a byte is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from editverse_rt.errors import BundleError
+from editverse_rt.spec import (
+    FORMAT_VERSION,
+    BundleSpec,
+    FileSpec,
+    Geometry,
+    GraphSpec,
+    Schedule,
+    TensorSpec,
+    TokenizerSpec,
+)
+
+__all__ = [
+    "BUNDLE_JSON",
+    "Bundle",
+    "file_specs",
+    "json_from_spec",
+    "load_bundle",
+    "shipped_bundles",
+    "spec_from_json",
+    "write_bundle_json",
+]
+
+BUNDLE_JSON = "bundle.json"
+_CHUNK_BYTES = 1 << 20
+_EXPORT_AGAIN = "export the bundle again"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: where it is, and what it says."""
+
+    root: Path
+    spec: BundleSpec
+
+    @property
+    def text_dim(self) -> int:
+        """Width Dt of the text encoder's rows."""
+        return int(self.spec.graphs["text_encoder"].outputs[0].shape[1])
+
+    def graph_path(self, name: str) -> Path:
+        """The ONNX file of one graph. Raises BundleError for a graph that the bundle does not have."""
+        if name not in self.spec.graphs:
+            known = ", ".join(self.spec.graphs)
+            raise BundleError(
+                f'bundle "{self.spec.name}" has no graph "{name}", only {known}; {_EXPORT_AGAIN}'
+            )
+        return self.root / self.spec.graphs[name].file
+
+    def tokenizer_path(self) -> Path:
+        return self.root / self.spec.tokenizer.file
+
+
+def shipped_bundles() -> tuple[str, ...]:
+    """Names of the bundles inside the installed package."""
+    folder = resources.files("editverse_rt") / "bundles"
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(entry.name for entry in folder.iterdir() if (entry / BUNDLE_JSON).is_file()))
+
+
+def load_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle and verify it: format version, every field, every file's place, size and sha256.
+
+    path_or_name: the name of a bundle that ships with the package ("nano"), or a folder. A shipped name
+    wins over a folder of that name in the working directory; "./nano" is always the folder.
+    Raises BundleError: nothing there, a field missing or of a wrong type, a newer format version, a path
+    that leaves the bundle, a file missing, cut short or altered, a graph that refers to an unlisted file.
+    """
+    root = _find_root(path_or_name)
+    spec = spec_from_json(_read_json(root / BUNDLE_JSON), where=str(root / BUNDLE_JSON))
+    for file in spec.files:
+        _verify_file(root, file)
+    _refuse_unlisted_weights(root, spec)
+    return Bundle(root, spec)
+
+
+def file_specs(root: str | os.PathLike[str]) -> tuple[FileSpec, ...]:
+    """Size and sha256 of every file under root but bundle.json, in the order of their paths."""
+    folder = Path(root)
+    paths = [(path, folder / path) for path in _list_files(folder)]
+    return tuple(FileSpec(path, full.stat().st_size, _hash_file(full)) for path, full in paths)
+
+
+def write_bundle_json(root: str | os.PathLike[str], spec: BundleSpec) -> Path:
+    """Write root/bundle.json, in one step, after checking that it can be read back as the same spec.
+
+    Raises BundleError if the spec is not one that `load_bundle` would take.
+    """
+    path = Path(root) / BUNDLE_JSON
+    text = json.dumps(json_from_spec(spec), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if spec_from_json(json.loads(text), where=str(path)) != spec:
+        raise BundleError(f"{path}: the spec does not read back as it was written; use only JSON types in it")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def json_from_spec(spec: BundleSpec) -> dict[str, object]:
+    """The JSON object of a spec: plain dicts, lists, strings and numbers."""
+
+    def tensors(specs: tuple[TensorSpec, ...]) -> list[object]:
+        return [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in specs]
+
+    return {
+        "format_version": spec.format_version,
+        "name": spec.name,
+        "model": spec.model,
+        "geometry": asdict(spec.geometry),
+        "tokenizer": asdict(spec.tokenizer),
+        "graphs": {
+            name: {"file": graph.file, "inputs": tensors(graph.inputs), "outputs": tensors(graph.outputs)}
+            for name, graph in spec.graphs.items()
+        },
+        "schedules": {
+            name: {
+                "kind": schedule.kind,
+                "timesteps": list(schedule.timesteps),
+                "coefficients": [list(row) for row in schedule.coefficients],
+                "guidance_scale": list(schedule.guidance_scale),
+            }
+            for name, schedule in spec.schedules.items()
+        },
+        "default_schedule": spec.default_schedule,
+        "files": [asdict(file) for file in spec.files],
+        "made": spec.made,
+        "quality": spec.quality,
+    }
+
+
+def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
+    """Check the JSON value of a bundle.json field by field. `where` stands at the head of error messages.
+
+    Raises BundleError that names the field, what was found and what was expected.
+    """
+    fields = _Fields(value, where, "")
+    version = fields.integer("format_version", 1)
+    if version > FORMAT_VERSION:
+        # Before any other field: a newer format may mean anything by them.
+        raise BundleError(
+            f"{where}: format_version is {version}, made by a newer version of editverse-rt; this one reads "
+            f"up to {FORMAT_VERSION}; upgrade with: pip install -U editverse-rt"
+        )
+    geometry = _read_geometry(fields.child("geometry"))
+    tokenizer_fields = fields.child("tokenizer")
+    tokenizer = TokenizerSpec(
+        file=tokenizer_fields.path("file"),
+        eos_id=tokenizer_fields.integer("eos_id", 0),
+        max_tokens=tokenizer_fields.integer("max_tokens", 2),
+    )
+    tokenizer_fields.finish()
+    files = tuple(_read_file(entry) for entry in fields.children("files"))
+    spec = BundleSpec(
+        format_version=version,
+        name=fields.string("name"),
+        model=fields.mapping("model"),
+        geometry=geometry,
+        tokenizer=tokenizer,
+        graphs={name: _read_graph(name, entry) for name, entry in fields.named_children("graphs")},
+        schedules={name: _read_schedule(name, entry) for name, entry in fields.named_children("schedules")},
+        default_schedule=fields.string("default_schedule"),
+        files=files,
+        made=fields.mapping("made"),
+        quality=fields.mapping("quality"),
+    )
+    fields.finish()
+    if spec.default_schedule not in spec.schedules:
+        expected = f"one of {', '.join(spec.schedules) or 'none'}"
+        fields.refuse("default_schedule", spec.default_schedule, expected)
+    listed = [file.path for file in files]
+    if len(set(listed)) != len(listed) or BUNDLE_JSON in listed:
+        fields.refuse("files", listed, f"each file once, without {BUNDLE_JSON} itself")
+    for field, path in [
+        ("tokenizer.file", tokenizer.file),
+        *((f"graphs.{name}.file", graph.file) for name, graph in spec.graphs.items()),
+    ]:
+        if path not in listed:
+            fields.refuse(field, path, "a path that the list of files has, with its sha256")
+    _check_interfaces(spec, fields)
+    return spec
+
+
+class _Fields:
+    """Takes the fields of one JSON object, each with its type, and names them in errors."""
+
+    def __init__(self, value: object, where: str, name: str) -> None:
+        self._where = where
+        self._name = name
+        if not isinstance(value, dict):
+            self._refuse(name or "the whole", value, "an object")
+        self._values: dict[str, object] = dict(value)
+        self._taken: set[str] = set()
+
+    def _refuse(self, field: str, found: object, expected: str) -> NoReturn:
+        shown = json.dumps(found, default=str)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        raise BundleError(f'{self._where}: field "{field}" is {shown}; expected {expected}; {_EXPORT_AGAIN}')
+
+    def refuse(self, field: str, found: object, expected: str) -> NoReturn:
+        self._refuse(f"{self._name}.{field}" if self._name else field, found, expected)
+
+    def _take(self, field: str) -> object:
+        if field not in self._values:
+            full = f"{self._name}.{field}" if self._name else field
+            raise BundleError(f'{self._where}: field "{full}" is missing; {_EXPORT_AGAIN}')
+        self._taken.add(field)
+        return self._values[field]
+
+    def finish(self) -> None:
+        """Refuse what nobody took: a misspelt field must not pass as absent."""
+        for field in self._values:
+            if field not in self._taken:
+                self.refuse(field, self._values[field], "no field of this name")
+
+    def string(self, field: str) -> str:
+        value = self._take(field)
+        if not isinstance(value, str) or not value:
+            self.refuse(field, value, "a string that is not empty")
+        return value
+
+    def path(self, field: str) -> str:
+        value = self.string(field)
+        # One spelling for every platform; a backslash or a drive would be a way out of the bundle on some.
+        parts = PurePosixPath(value).parts
+        if re.search(r"[\\:\x00-\x1f]|^/", value) or value != "/".join(parts) or ".." in parts:
+            self.refuse(field, value, "a relative path with forward slashes that stays inside the bundle")
+        return value
+
+    def integer(self, field: str, minimum: int) -> int:
+        value = self._take(field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            self.refuse(field, value, f"a whole number of at least {minimum}")
+        return value
+
+    def positive_number(self, field: str) -> float:
+        value = self._take(field)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            self.refuse(field, value, "a number above 0")
+        return float(value)
+
+    def numbers(self, field: str) -> tuple[float, ...]:
+        return self._numbers(field, self._take(field))
+
+    def number_rows(self, field: str) -> tuple[tuple[float, ...], ...]:
+        return tuple(self._numbers(f"{field}[{i}]", row) for i, row in enumerate(self.array(field)))
+
+    def _numbers(self, field: str, value: object) -> tuple[float, ...]:
+        numbers = [float(x) for x in value if type(x) in (int, float)] if isinstance(value, list) else []
+        if not isinstance(value, list) or len(numbers) != len(value) or not all(map(math.isfinite, numbers)):
+            self.refuse(field, value, "a list of numbers")
+        return tuple(numbers)
+
+    def array(self, field: str) -> list[object]:
+        value = self._take(field)
+        if not isinstance(value, list):
+            self.refuse(field, value, "a list")
+        return value
+
+    def mapping(self, field: str) -> dict[str, object]:
+        value = self._take(field)
+        if not isinstance(value, dict):
+            self.refuse(field, value, "an object")
+        return value
+
+    def child(self, field: str) -> _Fields:
+        return _Fields(self._take(field), self._where, f"{self._name}.{field}" if self._name else field)
+
+    def children(self, field: str) -> Iterator[_Fields]:
+        prefix = f"{self._name}.{field}" if self._name else field
+        for i, value in enumerate(self.array(field)):
+            yield _Fields(value, self._where, f"{prefix}[{i}]")
+
+    def named_children(self, field: str) -> Iterator[tuple[str, _Fields]]:
+        prefix = f"{self._name}.{field}" if self._name else field
+        for name, value in self.mapping(field).items():
+            yield name, _Fields(value, self._where, f"{prefix}.{name}")
+
+
+def _read_geometry(fields: _Fields) -> Geometry:
+    geometry = Geometry(
+        temporal_ratio=fields.integer("temporal_ratio", 1),
+        spatial_ratio=fields.integer("spatial_ratio", 1),
+        patch_size=fields.integer("patch_size", 1),
+        patch_dim=fields.integer("patch_dim", 1),
+        min_area_px=fields.integer("min_area_px", 1),
+        max_area_px=fields.integer("max_area_px", 1),
+        max_side_px=fields.integer("max_side_px", 1),
+        max_frames=fields.integer("max_frames", 1),
+        default_height_px=fields.integer("default_height_px", 1),
+        default_width_px=fields.integer("default_width_px", 1),
+        default_frames=fields.integer("default_frames", 1),
+        default_fps=fields.positive_number("default_fps"),
+    )
+    fields.finish()
+    if geometry.min_area_px > geometry.max_area_px:
+        fields.refuse("min_area_px", geometry.min_area_px, f"at most max_area_px = {geometry.max_area_px}")
+    for field, side in (
+        ("default_height_px", geometry.default_height_px),
+        ("default_width_px", geometry.default_width_px),
+    ):
+        if side % geometry.size_multiple or side > geometry.max_side_px:
+            expected = f"a multiple of {geometry.size_multiple} up to max_side_px = {geometry.max_side_px}"
+            fields.refuse(field, side, expected)
+    for field, frames in (("max_frames", geometry.max_frames), ("default_frames", geometry.default_frames)):
+        if frames > geometry.max_frames or geometry.round_frames(frames) != frames:
+            expected = f"1 + {geometry.temporal_ratio} * k, up to max_frames = {geometry.max_frames}"
+            fields.refuse(field, frames, expected)
+    return geometry
+
+
+def _read_file(fields: _Fields) -> FileSpec:
+    file = FileSpec(fields.path("path"), fields.integer("num_bytes", 0), fields.string("sha256"))
+    fields.finish()
+    if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
+        fields.refuse("sha256", file.sha256, "64 lower-case hexadecimal digits")
+    return file
+
+
+def _read_graph(name: str, fields: _Fields) -> GraphSpec:
+    graph = GraphSpec(
+        name=name,
+        file=fields.path("file"),
+        inputs=tuple(_read_tensor(entry) for entry in fields.children("inputs")),
+        outputs=tuple(_read_tensor(entry) for entry in fields.children("outputs")),
+    )
+    fields.finish()
+    return graph
+
+
+def _read_tensor(fields: _Fields) -> TensorSpec:
+    name, dtype, shape = fields.string("name"), fields.string("dtype"), fields.array("shape")
+    fields.finish()
+    axes: list[int | str] = []
+    for axis in shape:
+        if isinstance(axis, bool) or not isinstance(axis, (int, str)) or axis == "":
+            fields.refuse("shape", shape, "a list of whole numbers and names of dynamic axes")
+        axes.append(axis)
+    return TensorSpec(name, dtype, tuple(axes))
+
+
+def _read_schedule(name: str, fields: _Fields) -> Schedule:
+    kind = fields.string("kind")
+    timesteps = fields.numbers("timesteps")
+    rows = fields.number_rows("coefficients")
+    guidance_scale = fields.numbers("guidance_scale")
+    fields.finish()
+    if kind not in ("euler", "multistep"):
+        fields.refuse("kind", kind, '"euler" or "multistep"')
+    ascending = list(timesteps) == sorted(set(timesteps))
+    if not timesteps or not ascending or timesteps[0] < 0 or timesteps[-1] >= 1:
+        fields.refuse("timesteps", list(timesteps), "times in [0, 1), each above the one before")
+    if len(rows) != len(timesteps) or any(len(row) != 3 for row in rows):
+        fields.refuse("coefficients", [list(row) for row in rows], f"{len(timesteps)} rows of 3 numbers")
+    if len(guidance_scale) != len(timesteps) or any(scale < 0 for scale in guidance_scale):
+        fields.refuse("guidance_scale", list(guidance_scale), f"{len(timesteps)} numbers of at least 0")
+    return Schedule(
+        name=name,
+        timesteps=timesteps,
+        coefficients=tuple((row[0], row[1], row[2]) for row in rows),
+        guidance_scale=guidance_scale,
+        kind="euler" if kind == "euler" else "multistep",
+    )
+
+
+# What the runtime calls, as "name dtype axes": r, P and Dt stand for the bundle's temporal_ratio, patch_dim
+# and text width, other letters for dynamic axes. "caches" are the VAE's own, as many as it needs.
+_INTERFACE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "text_encoder": (("ids int64 Lt",), ("text float32 Lt Dt",)),
+    "vae_encoder_first": (("frames uint8 1 H W 3",), ("patches float32 1 h w P", "caches")),
+    "vae_encoder_next": (("frames uint8 r H W 3", "caches"), ("patches float32 1 h w P", "caches")),
+    "transformer": (
+        (
+            "text float32 Lt Dt",
+            "clean float32 Lc P",
+            "noisy float32 Lg P",
+            "layout int64 L",
+            "positions int64 L 4",
+            "timestep float32",
+        ),
+        ("velocity float32 Lg P",),
+    ),
+    "solver_step": (
+        (
+            "sample float32 Lg P",
+            "velocity_cond float32 Lg P",
+            "velocity_uncond float32 Lg P",
+            "velocity_prev1 float32 Lg P",
+            "velocity_prev2 float32 Lg P",
+            "guidance float32",
+            "coefficients float32 3",
+        ),
+        ("sample_next float32 Lg P", "velocity float32 Lg P"),
+    ),
+    "noise": (("seed int64", "shape int64 2"), ("noise float32 N P",)),
+    "vae_decoder_first": (("patches float32 1 h w P",), ("frames uint8 1 H W 3", "caches")),
+    "vae_decoder_next": (("patches float32 1 h w P", "caches"), ("frames uint8 r H W 3", "caches")),
+}
+
+
+def _check_interfaces(spec: BundleSpec, fields: _Fields) -> None:
+    for name in _INTERFACE:
+        if name not in spec.graphs:
+            fields.refuse("graphs", list(spec.graphs), f'a graph "{name}" among them')
+    text = {tensor.name: tensor for tensor in spec.graphs["transformer"].inputs}.get("text")
+    text_dim = text.shape[-1] if text is not None and text.shape else None
+    if not isinstance(text_dim, int):
+        fields.refuse("graphs.transformer.inputs", None, 'an input "text" whose last axis is a whole number')
+    sizes = {"r": spec.geometry.temporal_ratio, "P": spec.geometry.patch_dim, "Dt": text_dim}
+    for name, (inputs, outputs) in _INTERFACE.items():
+        graph = spec.graphs[name]
+        for side, expected, found, prefix in (
+            ("inputs", inputs, graph.inputs, "cache_"),
+            ("outputs", outputs, graph.outputs, "next_cache_"),
+        ):
+            caches = [tensor.name for tensor in found if tensor.name.startswith(prefix)]
+            others = [tensor for tensor in found if tensor.name not in caches]
+            wanted = [_parse_tensor(line, sizes) for line in expected if line != "caches"]
+            if not _match_tensors(others, wanted):
+                shown = [f"{t.name} {t.dtype} {list(t.shape)}" for t in others]
+                fields.refuse(f"graphs.{name}.{side}", shown, f"{', '.join(expected)} with {sizes}")
+            if "caches" in expected and caches != [f"{prefix}{i}" for i in range(len(caches))]:
+                fields.refuse(f"graphs.{name}.{side}", caches, f"{prefix}0, {prefix}1 ... in this order")
+            if "caches" not in expected and caches:
+                fields.refuse(f"graphs.{name}.{side}", caches, "no caches")
+    for vae in ("vae_encoder", "vae_decoder"):
+        first, following = spec.graphs[f"{vae}_first"], spec.graphs[f"{vae}_next"]
+        taken = _cache_kinds(following.inputs)
+        if any(_cache_kinds(given) != taken for given in (first.outputs, following.outputs)):
+            fields.refuse(f"graphs.{vae}_next.inputs", [k[0] for k in taken], "the caches that both give")
+
+
+def _parse_tensor(line: str, sizes: dict[str, int]) -> TensorSpec:
+    name, dtype, *axes = line.split()
+    return TensorSpec(name, dtype, tuple(int(a) if a.isdigit() else sizes.get(a, a) for a in axes))
+
+
+def _match_tensors(found: list[TensorSpec], wanted: list[TensorSpec]) -> bool:
+    """Same names, dtypes and ranks; a size where one is wanted (or left open), a dynamic axis elsewhere."""
+    by_name = {tensor.name: tensor for tensor in found}
+    return len(by_name) == len(found) == len(wanted) and all(
+        tensor.name in by_name
+        and by_name[tensor.name].dtype == tensor.dtype
+        and len(by_name[tensor.name].shape) == len(tensor.shape)
+        and all(
+            have == want or isinstance(have, str)
+            for have, want in zip(by_name[tensor.name].shape, tensor.shape, strict=True)
+        )
+        for tensor in wanted
+    )
+
+
+def _cache_kinds(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, str, int]]:
+    return [
+        (tensor.name.removeprefix("next_"), tensor.dtype, len(tensor.shape))
+        for tensor in tensors
+        if tensor.name.removeprefix("next_").startswith("cache_")
+    ]
+
+
+def _find_root(path_or_name: str | os.PathLike[str]) -> Path:
+    shipped = shipped_bundles()
+    if isinstance(path_or_name, str) and path_or_name in shipped:
+        entry = resources.files("editverse_rt") / "bundles" / path_or_name
+        if not isinstance(entry, Path):
+            raise BundleError(
+                f'bundle "{path_or_name}" lies in an archive; expected an installed folder; install with pip'
+            )
+        return entry
+    root = Path(path_or_name)
+    if not (root / BUNDLE_JSON).is_file():
+        found = f"no {BUNDLE_JSON} in it" if root.is_dir() else "no such folder"
+        names = ", ".join(f'"{name}"' for name in shipped) or "none in this installation"
+        raise BundleError(
+            f'bundle "{root}": {found}; give the folder of a bundle, or a name that ships: {names}'
+        )
+    return root
+
+
+def _read_json(path: Path) -> object:
+    def refuse_constant(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a field stands twice among {', '.join(names)}")
+        return dict(pairs)
+
+    try:
+        value: object = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        line = str(error).splitlines()[0]
+        raise BundleError(f"{path} cannot be read as UTF-8 JSON: {line}; fetch or {_EXPORT_AGAIN}") from error
+    return value
+
+
+def _verify_file(root: Path, file: FileSpec) -> None:
+    path = root / file.path
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"{path} is a link that leaves the bundle; copy the file itself to that place")
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; bundle.json lists it; fetch or {_EXPORT_AGAIN}")
+    num_bytes = path.stat().st_size
+    if num_bytes != file.num_bytes:
+        raise BundleError(
+            f"{path} has {num_bytes} bytes, expected {file.num_bytes}; fetch or {_EXPORT_AGAIN}"
+        )
+    digest = _hash_file(path)
+    if digest != file.sha256:
+        raise BundleError(
+            f"{path} was altered: sha256 {digest}, expected {file.sha256}; fetch or {_EXPORT_AGAIN}"
+        )
+
+
+def _refuse_unlisted_weights(root: Path, spec: BundleSpec) -> None:
+    """A graph must not take weights from a file that was not verified.
+
+    A graph names its external data by path inside the ONNX file; looking for the names of the unlisted
+    files there needs no ONNX parser.
+    """
+    listed = {file.path for file in spec.files}
+    unlisted = [path for path in _list_files(root) if path not in listed]
+    for graph in spec.graphs.values() if unlisted else ():
+        with (root / graph.file).open("rb") as stream:
+            if not (root / graph.file).stat().st_size:
+                continue
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                for path in unlisted:
+                    if content.find(PurePosixPath(path).name.encode()) >= 0:
+                        raise BundleError(
+                            f"{root / path} is not in the list of files of bundle.json, but graph "
+                            f'"{graph.name}" refers to it; {_EXPORT_AGAIN}'
+                        )
+
+
+def _list_files(root: Path) -> list[str]:
+    paths = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != BUNDLE_JSON)
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

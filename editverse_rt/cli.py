@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from editverse_rt.pipeline import Pipeline, Result
+
 from editverse_rt import video
 from editverse_rt.backends import list_backends
 from editverse_rt.bundle import json_from_spec, load_bundle
 from editverse_rt.errors import EditVerseError, MediaError, RequestError
-from editverse_rt.pipeline import Pipeline, Result
-from editverse_rt.sequence import TAG_PATTERN
 
 __all__ = ["main"]
 
@@ -234,21 +234,14 @@ def run_edit(args: argparse.Namespace) -> int:
             "one argument was given, inputs and then an instruction are expected, as in "
             '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
         )
-    check_instruction(instruction)
     inputs = name_inputs(paths)
-    if TAG_PATTERN.search(instruction) is None:
+    if "<video" not in instruction and "<image" not in instruction:
         instruction = " ".join([*(f"<{name}>" for name in inputs), instruction])
     return run_request(args, instruction, inputs, start_s=args.start)
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    check_instruction(args.prompt)
     return run_request(args, args.prompt, {}, start_s=0.0)
-
-
-def check_instruction(instruction: str) -> None:
-    if not TAG_PATTERN.sub("", instruction).strip():
-        raise RequestError(f"the instruction is {instruction!r}, some words are expected; say what to do")
 
 
 def name_inputs(paths: Sequence[str]) -> dict[str, str]:
@@ -444,7 +437,7 @@ def run_doctor(args: argparse.Namespace) -> int:
         load_bundle(args.bundle)
     except EditVerseError as error:
         problem = str(error)
-    if problem is None and all(backend.reason is not None for backend in backends):
+    if problem is None and all(not backend.available for backend in backends):
         problem = "no backend is available; install onnxruntime"
     facts = {
         "python": platform.python_version(),
@@ -452,7 +445,12 @@ def run_doctor(args: argparse.Namespace) -> int:
         "cores": os.cpu_count(),
         "packages": {name: version_of(name) for name in packages},
         "backends": [
-            {"name": backend.name, "available": backend.reason is None, "reason": backend.reason}
+            {
+                "name": backend.name,
+                "available": backend.available,
+                "version": backend.version,
+                "reason": backend.reason,
+            }
             for backend in backends
         ],
         "bundle": args.bundle,

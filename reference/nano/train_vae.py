@@ -1,0 +1,184 @@
+"""Train nano's causal video VAE on rendered scenes and textures.
+
+    python -m reference.nano.train_vae RUN --minutes 25
+
+RUN/vae.pt holds weights, optimiser and clock; a second call goes on from there. RUN/vae_log.jsonl takes a
+line every 50 steps; the diffusers folder RUN/vae is written at the end and at every checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders import autoencoder_kl_wan
+
+from reference.nano import styles
+from reference.nano.optim import Averaged, Muon
+from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
+
+VAE_CONFIG: dict[str, object] = {
+    "base_dim": 16,
+    "z_dim": 16,
+    "dim_mult": [1, 2, 3],
+    "num_res_blocks": 1,
+    "attn_scales": [],
+    "temperal_downsample": [True, True],
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 8,
+}
+SIZES = ((64, 64), (48, 80), (80, 48))
+BATCHES = ((1, 10), (1, 10), (5, 3), (1, 10), (1, 10), (9, 2))
+LATENT_NOISE = 0.05
+"""Noise on the latents while training, in units of their standard deviation: what the decoder must forgive."""
+
+
+def use_image_convolutions() -> None:
+    """Let causal convolutions see a lone first frame as an image: the taps on the zero padding are left out.
+
+    The result is the same and a step on images takes a third of the time.
+    """
+    general = autoencoder_kl_wan.WanCausalConv3d.forward
+
+    def forward(self: Any, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
+        alone = x.shape[2] == 1 and cache_x is None and self.stride[0] == 1
+        if not alone or self._padding[4] != self.kernel_size[0] - 1:
+            return general(self, x, cache_x)
+        padding = (self._padding[2], self._padding[0])
+        return F.conv2d(x.squeeze(2), self.weight[:, :, -1], self.bias, padding=padding).unsqueeze(2)
+
+    autoencoder_kl_wan.WanCausalConv3d.forward = forward
+
+
+def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
+    """What nano's requests hold: scenes, moving textures, and their stylised, sketched and mask forms."""
+    draw = rng.random()
+    scene = random_scene(rng, canvas, least=0, most=4)
+    if draw < 0.05 and scene.things:
+        return render_mask(scene.things[0], canvas)
+    if draw < 0.30:
+        picture = texture(str(rng.choice(TEXTURES)), int(rng.integers(200)))
+        speed = rng.uniform(-1.5, 1.5, 2) * (canvas.frames > 1)
+        reach = np.abs(speed) * canvas.frames
+        room = np.maximum(0, np.array(picture.shape[:2]) - (canvas.height, canvas.width) - reach)
+        start = rng.uniform(0, 1, 2) * room + np.where(speed < 0, reach, 0)
+        corners = [np.clip((start + speed * i).astype(int), 0, [96 - canvas.height, 96 - canvas.width]) for i in range(canvas.frames)]
+        frames = np.stack([picture[y : y + canvas.height, x : x + canvas.width] for y, x in corners])
+        return np.asarray(frames * 255, np.uint8)
+    frames = render(scene, canvas)
+    if draw < 0.60:
+        frames = styles.STYLES[str(rng.choice(list(styles.STYLES)))](frames)
+    elif draw < 0.65:
+        frames = styles.sketch(frames)
+    return frames
+
+
+def batch(rng: np.random.Generator, frames: int, count: int) -> torch.Tensor:
+    """float32 [count, 3, frames, H, W] in [-1, 1]."""
+    height, width = SIZES[int(rng.integers(len(SIZES)))]
+    clips = np.stack([random_clip(rng, Canvas(frames, height, width)) for _ in range(count)])
+    return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def evaluate(vae: AutoencoderKLWan) -> dict[str, float]:
+    """PSNR in dB on clips of held-out seeds, for images and for clips."""
+    result = {}
+    for frames, count in ((1, 24), (9, 6)):
+        video = batch(np.random.default_rng([99, frames]), frames, count)
+        with torch.no_grad():
+            out = vae.decode(vae.encode(video).latent_dist.mean).sample.clamp(-1, 1)
+        error = (out - video).square().mean((1, 2, 3, 4))
+        result[f"psnr_{frames}"] = float((10 * torch.log10(4 / error)).mean())
+    return result
+
+
+@torch.no_grad()
+def measure_latents(vae: AutoencoderKLWan) -> None:
+    """Write the latents' mean and standard deviation per channel into the config."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for frames, count in ((1, 14), (5, 3), (1, 14), (9, 2)) * 6:
+        latents = vae.encode(batch(rng, frames, count)).latent_dist.mean
+        rows.append(latents.transpose(0, 1).flatten(1))
+    values = torch.cat(rows, 1)
+    vae.register_to_config(latents_mean=values.mean(1).tolist(), latents_std=values.std(1).tolist())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--minutes", type=float, default=25.0, help="total training time, over all calls")
+    parser.add_argument("--lr", type=float, default=0.02)
+    args = parser.parse_args()
+    args.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    use_image_convolutions()
+    vae = AutoencoderKLWan(**VAE_CONFIG)
+    matrices = [p for p in vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in vae.parameters() if id(p) not in chosen]
+    muon = Muon(matrices, lr=args.lr)
+    adam = torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    average = Averaged(vae, 0.995)
+    step, spent = 0, 0.0
+    state_path = args.run / "vae.pt"
+    if state_path.exists():
+        state = torch.load(state_path)
+        vae.load_state_dict(state["vae"])
+        muon.load_state_dict(state["muon"])
+        adam.load_state_dict(state["adam"])
+        average.values, step, spent = state["average"], state["step"], state["spent"]
+    rng = np.random.default_rng([1, step])
+    losses: list[float] = []
+    start = time.monotonic() - spent
+    while True:
+        progress = (time.monotonic() - start) / (60 * args.minutes)
+        if progress >= 1:
+            break
+        factor = min(1.0, (step + 1) / 50, (1 - progress) / 0.5)
+        muon.param_groups[0]["lr"] = args.lr * factor
+        adam.param_groups[0]["lr"] = 2e-3 * factor
+        video = batch(rng, *BATCHES[step % len(BATCHES)])
+        latents = vae.encode(video).latent_dist.mean
+        noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
+        out = vae.decode(noisy).sample
+        loss = (out - video).square().mean() + 0.02 * (out - video).abs().mean() + 2e-5 * latents.square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(others, 1.0)
+        muon.step()
+        adam.step()
+        vae.zero_grad(set_to_none=True)
+        average.update(vae, step)
+        losses.append(float(loss.detach()))
+        step += 1
+        if step % 50 == 0:
+            line = {"step": step, "minutes": round((time.monotonic() - start) / 60, 2), "loss": float(np.mean(losses))}
+            losses.clear()
+            if step % 200 == 0:
+                shadow = AutoencoderKLWan(**VAE_CONFIG)
+                average.copy_to(shadow)
+                line |= evaluate(shadow)
+                state = {"vae": vae.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
+                state |= {"average": average.values, "step": step, "spent": time.monotonic() - start}
+                torch.save(state, state_path)
+            with (args.run / "vae_log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+    average.copy_to(vae)
+    measure_latents(vae)
+    print(evaluate(vae))
+    vae.save_pretrained(args.run / "vae")
+
+
+if __name__ == "__main__":
+    main()

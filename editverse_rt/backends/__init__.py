@@ -19,8 +19,8 @@ _BACKENDS: tuple[Backend, ...] = (
 
 # Named in the design, preferred over all above, and not written yet.
 _PLANNED = {
-    "tensorrt": "this version of editverse-rt does not run TensorRT plans; use ort-cuda or ort-cpu",
-    "tensorrt-rtx": "this version of editverse-rt does not run TensorRT for RTX plans; use ort-cuda or ort-cpu",
+    "tensorrt": "this version of editverse-rt runs no TensorRT plans; use ort-cuda or ort-cpu",
+    "tensorrt-rtx": "this version of editverse-rt runs no TensorRT for RTX plans; use ort-cuda or ort-cpu",
 }
 
 

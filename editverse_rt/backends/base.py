@@ -1,4 +1,4 @@
-"""What a backend is: something that says whether it can work here, and opens a runner of a bundle's graphs."""
+"""What a backend is: it says whether it can work here, and opens a runner of a bundle's graphs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Availability:
 
 
 class Runner(Protocol):
-    """Runs the graphs of one bundle; a context manager. No device and no weight is touched before it is entered."""
+    """Runs the graphs of one bundle; a context manager that loads nothing before it is entered."""
 
     def __enter__(self) -> Runner: ...
 
@@ -61,7 +61,7 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     def probe(self) -> Availability:
-        """Say whether this backend works on this machine, without touching a device."""
+        """Say whether this backend works on this machine, without loading a bundle."""
         ...
 
     def refuse(self, bundle: Bundle) -> str | None:

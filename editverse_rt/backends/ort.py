@@ -16,8 +16,9 @@ from editverse_rt.errors import BackendError
 
 __all__ = ["OrtBackend", "OrtRunner"]
 
-_ERROR_SEVERITY = 3
+_ERROR_SEVERITY, _FATAL_SEVERITY = 3, 4
 # What ONNX Runtime says of an operator, an operator set or a function that it does not have.
+_FIX_PROVIDER = "install the GPU's driver, CUDA and cuDNN as onnxruntime needs them, or use ort-cpu"
 _UNKNOWN_OPERATOR = re.compile(
     r"NOT_IMPLEMENTED|not a registered function/op|No Op registered|Could not find an implementation|"
     r"No opset import for domain|Unrecognized|till opset|is under development",
@@ -54,6 +55,10 @@ class OrtBackend:
                 f"install it with: pip install {self._package}",
                 ort.__version__,
             )
+        # Being built with a provider says nothing about the driver and the libraries that it loads.
+        if self._provider != "CPUExecutionProvider" and not _can_start(ort, self._provider):
+            reason = f"onnxruntime {ort.__version__} cannot start {self._provider} here; {_FIX_PROVIDER}"
+            return Availability(self._name, reason, ort.__version__)
         return Availability(self._name, None, ort.__version__)
 
     def refuse(self, bundle: Bundle) -> str | None:
@@ -136,10 +141,23 @@ class OrtRunner:
             # ONNX Runtime itself goes on with the CPU when a provider's libraries cannot be loaded.
             raise BackendError(
                 f'{self._provider} could not be used for graph "{graph}", onnxruntime offered '
-                f"{', '.join(session.get_providers())}; install CUDA and cuDNN as onnxruntime {ort.__version__} "
-                'needs them, or choose backend "ort-cpu"'
+                f"{', '.join(session.get_providers())}; {_FIX_PROVIDER}"
             )
         return session
+
+
+def _can_start(ort: Any, provider: str) -> bool:
+    """Whether a session of one Identity node (opset 13) runs on the provider."""
+    tensor = b"\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01"
+    node = b'\x0a\x10\x0a\x01x\x12\x01y"\x08Identity'
+    graph = node + b"\x12\x01gZ\x0f\x0a\x01x" + tensor + b"b\x0f\x0a\x01y" + tensor
+    model = b"\x08\x08:" + bytes([len(graph)]) + graph + b"B\x04\x0a\x00\x10\x0d"
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_SEVERITY
+    try:
+        return provider in ort.InferenceSession(model, options, providers=[provider]).get_providers()
+    except Exception:
+        return False
 
 
 def import_onnxruntime() -> Any:

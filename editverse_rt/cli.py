@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from editverse_rt.pipeline import Pipeline, Result
-
 from editverse_rt import video
 from editverse_rt.backends import list_backends
 from editverse_rt.bundle import json_from_spec, load_bundle
-from editverse_rt.errors import EditVerseError, MediaError, RequestError
+from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
+from editverse_rt.frames import contact_sheet
+from editverse_rt.pipeline import Pipeline, Result
 
 __all__ = ["main"]
 
@@ -89,11 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             take_late_words(args, extra)
         run: Callable[[argparse.Namespace], int] = args.run
         return run(args)
+    except (RequestCancelled, KeyboardInterrupt) as error:
+        print_error(str(error) or "stopped by Ctrl-C; nothing half-written is left")
+        return EXIT_INTERRUPTED
     except EditVerseError as error:
         print_error(str(error))
-    except KeyboardInterrupt:
-        print_error("interrupted; nothing was written")
-        return EXIT_INTERRUPTED
     except OSError as error:
         if error.strerror is None:
             raise
@@ -287,13 +287,12 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
         info = pipeline.info()
     if progress is not None:
         progress.close()
-    notices = list(result.notices)
+    notices = [*result.notices, *result.save(args.output)]
+    if args.preview is not None:
+        video.write_image(args.preview, contact_sheet([*result.sources, result.frames]))
     if not args.quiet:
         for notice in notices:
             print(f"editverse-rt: {notice}", file=sys.stderr)
-    result.save(args.output)
-    if args.preview is not None:
-        write_preview(args.preview, result)
     report(args, prompt, result, info, notices, time.perf_counter() - begin)
     return EXIT_OK
 
@@ -314,10 +313,6 @@ def check_output(path: Path, suffixes: Sequence[str]) -> None:
         raise MediaError(
             f"{path}: nothing can be written in {path.parent} ({error.strerror}); choose another place"
         ) from error
-
-
-def write_preview(path: Path, result: Result) -> None:
-    video.write_image(path, video.contact_sheet([*result.sources, result.frames]))
 
 
 def report(
@@ -472,7 +467,9 @@ def describe_machine(facts: dict[str, Any]) -> list[str]:
     lines += [f"  {name:<18}{version or 'not installed'}" for name, version in facts["packages"].items()]
     lines.append("backends")
     for backend in facts["backends"]:
-        state = "available" if backend["available"] else f"not here: {backend['reason']}"
+        state = (
+            f"available ({backend['version']})" if backend["available"] else f"not here: {backend['reason']}"
+        )
         lines.append(f"  {backend['name']:<18}{state}")
     state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
     lines.append(f"bundle {facts['bundle']}: {state}")

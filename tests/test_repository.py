@@ -79,7 +79,7 @@ def test_importing_the_runtime_loads_no_pytorch() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative(MODULES))
 def test_files_are_small_and_named_for_what_they_do(path: Path) -> None:
-    assert len(path.read_text("utf-8").splitlines()) <= 450
+    assert len(path.read_text("utf-8").splitlines()) <= 600
     assert not {"utils", "util", "helpers", "manager", "common", "misc"} & set(path.stem.split("_"))
 
 

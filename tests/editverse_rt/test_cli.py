@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editverse_rt import cli, video
+from editverse_rt import arguments, cli, video
 from editverse_rt.backends import Availability
 from editverse_rt.errors import BackendError, BundleError, RequestCancelled
 
@@ -166,7 +166,7 @@ def test_a_picture_as_output_is_one_frame(clip: str, tmp_path: Path) -> None:
 
 @given(width=st.integers(0, 999_999), height=st.integers(0, 999_999), letter=st.sampled_from("xX"))
 def test_size_is_width_by_height(width: int, height: int, letter: str) -> None:
-    assert cli.size_from_text(f"{width}{letter}{height}") == (height, width)
+    assert arguments.size_from_text(f"{width}{letter}{height}") == (height, width)
 
 
 # --- what is printed --------------------------------------------------------------------------------------

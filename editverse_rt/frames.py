@@ -1,0 +1,243 @@
+"""Clips and pictures as arrays, without any codec: sampling by time, checks, the contact sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editverse_rt.errors import MediaError
+
+__all__ = [
+    "Clip",
+    "Frames",
+    "MediaInfo",
+    "WriteReport",
+    "check_fps",
+    "check_sampling",
+    "checked_frames",
+    "contact_sheet",
+    "sample_by_time",
+    "take_clip",
+]
+
+Frames = NDArray[np.uint8]
+T = TypeVar("T")
+
+# A slot takes the frame on screen this share of a frame after its beginning: far enough from both ends of
+# a frame for the usual ratios of rates (24:30, 25:30, 60:24 ...) that rounded timestamps change nothing.
+_SLOT_SHARE = 0.3
+# Matroska and WebM round timestamps to milliseconds.
+_TIMESTAMP_ROUNDING_S = 0.002
+_MAX_SIDE_PX = 16384
+_SEPARATOR_LEVEL = 230
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames taken from a source: uint8 [T, H, W, 3], RGB, at `fps` frames a second.
+
+    `source_times_s` holds for each frame when it appears in the source. T is smaller than `num_frames_asked`
+    where the source ended first (`is_short`). `covers_source` says that nothing of the source was left out
+    before or after, so that the result keeps its length. `num_damaged` counts packets that could not be
+    decoded and were skipped.
+    """
+
+    frames: Frames
+    fps: float
+    source_times_s: tuple[float, ...]
+    num_frames_asked: int
+    covers_source: bool
+    num_damaged: int = 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the source held fewer frames than were asked for."""
+        return len(self.frames) < self.num_frames_asked
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds, as it is shown: upright, with square pixels.
+
+    `fps` and `duration_s` are None for an image, `duration_s` and `num_frames` also where the file does not
+    say them. An image is one still picture; an animated GIF or PNG is a video.
+    """
+
+    kind: Literal["video", "image"]
+    width_px: int
+    height_px: int
+    fps: float | None
+    duration_s: float | None
+    num_frames: int | None
+    has_audio: bool
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written where; `notices` are lines for the user (audio left out, an odd side padded)."""
+
+    path: Path
+    num_frames: int
+    notices: tuple[str, ...] = ()
+
+
+def sample_by_time(
+    frames: Iterable[tuple[float, float, T]], *, start_s: float, fps: float | None, source_fps: float
+) -> Iterator[tuple[float, T]]:
+    """Choose which of `frames`, (time, end, frame) in order of time, stand for the slots from `start_s` on.
+
+    Slot k begins at start_s + k / fps and takes the frame on screen then (a touch later, see _SLOT_SHARE):
+    frames are left out where the source is faster and repeated where it is slower or pauses. With fps None
+    the first is the one on screen at `start_s`, and every later frame follows once. Nothing is read ahead
+    but the one frame that ends the last one's time. Yields (time, frame) until the source ends.
+    """
+    share_s = _SLOT_SHARE / max(source_fps, fps or 0.0)
+    slot_s = 1 / fps if fps else 0.0
+    slot = 0
+    shown: tuple[float, T] | None = None
+    shown_until_s = 0.0
+
+    def slots_before(until_s: float, held: tuple[float, T]) -> Iterator[tuple[float, T]]:
+        nonlocal slot
+        while start_s + slot * slot_s + share_s < until_s:
+            yield held
+            slot += 1
+            if fps is None:
+                break
+
+    for time_s, end_s, frame in frames:
+        if shown is not None:
+            yield from slots_before(time_s, shown)
+        shown, shown_until_s = (time_s, frame), end_s
+    if shown is not None:
+        yield from slots_before(shown_until_s, shown)
+
+
+def take_clip(
+    items: Iterable[tuple[float, float, T]],
+    render: Callable[[T], Frames],
+    *,
+    start_s: float,
+    num_frames: int,
+    fps: float | None,
+    source_fps: float,
+) -> Clip | None:
+    """Sample (time, end, frame) `items` and render what was chosen; None where nothing was left."""
+    chosen = sample_by_time(items, start_s=start_s, fps=fps, source_fps=source_fps)
+    times_s: list[float] = []
+    pictures: list[Frames] = []
+    last: T | None = None
+    for time_s, frame in islice(chosen, num_frames):
+        pictures.append(pictures[-1] if frame is last else render(frame))
+        times_s.append(time_s)
+        last = frame
+    if not pictures:
+        return None
+    covers_source = start_s <= 0 and next(chosen, None) is None
+    return Clip(
+        np.stack(pictures),
+        fps or _average_fps(times_s, source_fps),
+        tuple(times_s),
+        num_frames,
+        covers_source,
+    )
+
+
+def _average_fps(times_s: list[float], source_fps: float) -> float:
+    """Average rate of consecutive frames: the container's where they agree but for rounded timestamps."""
+    span_s, count = times_s[-1] - times_s[0], len(times_s) - 1
+    if span_s <= 0 or abs(count / source_fps - span_s) <= _TIMESTAMP_ROUNDING_S:
+        return source_fps
+    return count / span_s
+
+
+def check_sampling(start_s: float, num_frames: int, fps: float | None, height_px: int, width_px: int) -> None:
+    """Raise MediaError unless a clip can be asked for in these terms."""
+    if not (math.isfinite(start_s) and start_s >= 0):
+        raise MediaError(f"found a start of {start_s} s; expected 0 or more")
+    if num_frames < 1:
+        raise MediaError(f"found {num_frames} frames asked for; expected 1 or more")
+    if fps is not None:
+        check_fps(fps)
+    if not (1 <= height_px <= _MAX_SIDE_PX and 1 <= width_px <= _MAX_SIDE_PX):
+        raise MediaError(
+            f"found a size of {height_px}x{width_px} (height x width); expected 1 to {_MAX_SIDE_PX} px"
+        )
+
+
+def check_fps(fps: float) -> None:
+    """Raise MediaError unless `fps` is a rate that a video can have."""
+    if not (math.isfinite(fps) and 0.001 <= fps <= 1000):
+        raise MediaError(f"found {fps} frames a second; expected 0.001 to 1000")
+
+
+def checked_frames(array: NDArray[Any]) -> Frames:
+    """Return `array` as uint8 [T, H, W, 3]; one picture [H, W, 3] becomes a clip of one.
+
+    Raises MediaError on another dtype or shape, and on no frames: nothing is converted by guesswork.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise MediaError(
+            f"found frames of type {found}; expected a uint8 array of values 0 to 255, convert it"
+        )
+    frames = array[None] if array.ndim == 3 else array
+    if frames.ndim != 4 or frames.shape[3] != 3:
+        raise MediaError(
+            f"found an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], RGB last"
+        )
+    if 0 in frames.shape:
+        raise MediaError(
+            f"found an empty array of shape {array.shape}; expected at least one frame and pixel"
+        )
+    if max(frames.shape[1:3]) > _MAX_SIDE_PX:
+        raise MediaError(f"found an array of shape {array.shape}; expected at most {_MAX_SIDE_PX} px a side")
+    return frames
+
+
+def contact_sheet(
+    rows: Sequence[NDArray[Any]], *, num_columns: int = 5, frame_px: int = 200, separator_px: int = 4
+) -> Frames:
+    """Stack clips, each uint8 [T, H, W, 3], as rows of a few uniformly chosen frames.
+
+    Each row is scaled by one whole number, up by repeating pixels or down by averaging them, so that its
+    frames are about `frame_px` a side; a shorter clip shows each of its frames once. Thin light lines
+    separate frames and rows. Returns a picture uint8 [H, W, 3]. Raises MediaError on other arrays.
+    """
+    if not rows:
+        raise MediaError("found no clips for the picture; expected at least one")
+    strips = [_strip(checked_frames(row), num_columns, frame_px, separator_px) for row in rows]
+    width = max(strip.shape[1] for strip in strips)
+    height = sum(strip.shape[0] for strip in strips) + separator_px * (len(strips) - 1)
+    sheet = np.full((height, width, 3), _SEPARATOR_LEVEL, np.uint8)
+    top = 0
+    for strip in strips:
+        sheet[top : top + strip.shape[0], : strip.shape[1]] = strip
+        top += strip.shape[0] + separator_px
+    return sheet
+
+
+def _strip(frames: Frames, num_columns: int, frame_px: int, separator_px: int) -> Frames:
+    indices = np.linspace(0, len(frames) - 1, min(num_columns, len(frames))).round().astype(int)
+    pictures = [_scaled(frames[i], frame_px) for i in indices]
+    line = np.full((pictures[0].shape[0], separator_px, 3), _SEPARATOR_LEVEL, np.uint8)
+    parts = [part for picture in pictures for part in (line, picture)][1:]
+    return np.concatenate(parts, axis=1)
+
+
+def _scaled(picture: Frames, frame_px: int) -> Frames:
+    side = max(picture.shape[:2])
+    if side <= frame_px:
+        factor = max(1, round(frame_px / side))
+        return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    factor = min(max(1, round(side / frame_px)), *picture.shape[:2])
+    height, width = picture.shape[0] // factor, picture.shape[1] // factor
+    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    return np.asarray(blocks.mean(axis=(1, 3)).round(), dtype=np.uint8)

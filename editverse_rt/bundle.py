@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from editverse_rt.errors import BundleError
+from editverse_rt.fields import EXPORT_AGAIN, Fields
 from editverse_rt.spec import (
     FORMAT_VERSION,
     BundleSpec,
@@ -39,7 +38,6 @@ __all__ = [
 
 BUNDLE_JSON = "bundle.json"
 _CHUNK_BYTES = 1 << 20
-_EXPORT_AGAIN = "export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Bundle:
         if name not in self.spec.graphs:
             known = ", ".join(self.spec.graphs)
             raise BundleError(
-                f'bundle "{self.spec.name}" has no graph "{name}", only {known}; {_EXPORT_AGAIN}'
+                f'bundle "{self.spec.name}" has no graph "{name}", only {known}; {EXPORT_AGAIN}'
             )
         return self.root / self.spec.graphs[name].file
 
@@ -150,7 +148,7 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
 
     Raises BundleError that names the field, what was found and what was expected.
     """
-    fields = _Fields(value, where, "")
+    fields = Fields(value, where, "")
     version = fields.integer("format_version", 1)
     if version > FORMAT_VERSION:
         # Before any other field: a newer format may mean anything by them.
@@ -197,104 +195,7 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
     return spec
 
 
-class _Fields:
-    """Takes the fields of one JSON object, each with its type, and names them in errors."""
-
-    def __init__(self, value: object, where: str, name: str) -> None:
-        self._where = where
-        self._name = name
-        if not isinstance(value, dict):
-            self._refuse(name or "the whole", value, "an object")
-        self._values: dict[str, object] = dict(value)
-        self._taken: set[str] = set()
-
-    def _refuse(self, field: str, found: object, expected: str) -> NoReturn:
-        shown = json.dumps(found, default=str)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
-        raise BundleError(f'{self._where}: field "{field}" is {shown}; expected {expected}; {_EXPORT_AGAIN}')
-
-    def refuse(self, field: str, found: object, expected: str) -> NoReturn:
-        self._refuse(f"{self._name}.{field}" if self._name else field, found, expected)
-
-    def _take(self, field: str) -> object:
-        if field not in self._values:
-            full = f"{self._name}.{field}" if self._name else field
-            raise BundleError(f'{self._where}: field "{full}" is missing; {_EXPORT_AGAIN}')
-        self._taken.add(field)
-        return self._values[field]
-
-    def finish(self) -> None:
-        """Refuse what nobody took: a misspelt field must not pass as absent."""
-        for field in self._values:
-            if field not in self._taken:
-                self.refuse(field, self._values[field], "no field of this name")
-
-    def string(self, field: str) -> str:
-        value = self._take(field)
-        if not isinstance(value, str) or not value:
-            self.refuse(field, value, "a string that is not empty")
-        return value
-
-    def path(self, field: str) -> str:
-        value = self.string(field)
-        # One spelling for every platform; a backslash or a drive would be a way out of the bundle on some.
-        parts = PurePosixPath(value).parts
-        if re.search(r"[\\:\x00-\x1f]|^/", value) or value != "/".join(parts) or ".." in parts:
-            self.refuse(field, value, "a relative path with forward slashes that stays inside the bundle")
-        return value
-
-    def integer(self, field: str, minimum: int) -> int:
-        value = self._take(field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            self.refuse(field, value, f"a whole number of at least {minimum}")
-        return value
-
-    def positive_number(self, field: str) -> float:
-        value = self._take(field)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-            self.refuse(field, value, "a number above 0")
-        return float(value)
-
-    def numbers(self, field: str) -> tuple[float, ...]:
-        return self._numbers(field, self._take(field))
-
-    def number_rows(self, field: str) -> tuple[tuple[float, ...], ...]:
-        return tuple(self._numbers(f"{field}[{i}]", row) for i, row in enumerate(self.array(field)))
-
-    def _numbers(self, field: str, value: object) -> tuple[float, ...]:
-        numbers = [float(x) for x in value if type(x) in (int, float)] if isinstance(value, list) else []
-        if not isinstance(value, list) or len(numbers) != len(value) or not all(map(math.isfinite, numbers)):
-            self.refuse(field, value, "a list of numbers")
-        return tuple(numbers)
-
-    def array(self, field: str) -> list[object]:
-        value = self._take(field)
-        if not isinstance(value, list):
-            self.refuse(field, value, "a list")
-        return value
-
-    def mapping(self, field: str) -> dict[str, object]:
-        value = self._take(field)
-        if not isinstance(value, dict):
-            self.refuse(field, value, "an object")
-        return value
-
-    def child(self, field: str) -> _Fields:
-        return _Fields(self._take(field), self._where, f"{self._name}.{field}" if self._name else field)
-
-    def children(self, field: str) -> Iterator[_Fields]:
-        prefix = f"{self._name}.{field}" if self._name else field
-        for i, value in enumerate(self.array(field)):
-            yield _Fields(value, self._where, f"{prefix}[{i}]")
-
-    def named_children(self, field: str) -> Iterator[tuple[str, _Fields]]:
-        prefix = f"{self._name}.{field}" if self._name else field
-        for name, value in self.mapping(field).items():
-            yield name, _Fields(value, self._where, f"{prefix}.{name}")
-
-
-def _read_geometry(fields: _Fields) -> Geometry:
+def _read_geometry(fields: Fields) -> Geometry:
     geometry = Geometry(
         temporal_ratio=fields.integer("temporal_ratio", 1),
         spatial_ratio=fields.integer("spatial_ratio", 1),
@@ -326,7 +227,7 @@ def _read_geometry(fields: _Fields) -> Geometry:
     return geometry
 
 
-def _read_file(fields: _Fields) -> FileSpec:
+def _read_file(fields: Fields) -> FileSpec:
     file = FileSpec(fields.path("path"), fields.integer("num_bytes", 0), fields.string("sha256"))
     fields.finish()
     if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
@@ -334,7 +235,7 @@ def _read_file(fields: _Fields) -> FileSpec:
     return file
 
 
-def _read_graph(name: str, fields: _Fields) -> GraphSpec:
+def _read_graph(name: str, fields: Fields) -> GraphSpec:
     graph = GraphSpec(
         name=name,
         file=fields.path("file"),
@@ -345,7 +246,7 @@ def _read_graph(name: str, fields: _Fields) -> GraphSpec:
     return graph
 
 
-def _read_tensor(fields: _Fields) -> TensorSpec:
+def _read_tensor(fields: Fields) -> TensorSpec:
     name, dtype, shape = fields.string("name"), fields.string("dtype"), fields.array("shape")
     fields.finish()
     axes: list[int | str] = []
@@ -356,7 +257,7 @@ def _read_tensor(fields: _Fields) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(axes))
 
 
-def _read_schedule(name: str, fields: _Fields) -> Schedule:
+def _read_schedule(name: str, fields: Fields) -> Schedule:
     kind = fields.string("kind")
     timesteps = fields.numbers("timesteps")
     rows = fields.number_rows("coefficients")
@@ -415,7 +316,7 @@ _INTERFACE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def _check_interfaces(spec: BundleSpec, fields: _Fields) -> None:
+def _check_interfaces(spec: BundleSpec, fields: Fields) -> None:
     for name in _INTERFACE:
         if name not in spec.graphs:
             fields.refuse("graphs", list(spec.graphs), f'a graph "{name}" among them')
@@ -510,7 +411,7 @@ def _read_json(path: Path) -> object:
         )
     except (OSError, ValueError, RecursionError) as error:
         line = str(error).splitlines()[0]
-        raise BundleError(f"{path} cannot be read as UTF-8 JSON: {line}; fetch or {_EXPORT_AGAIN}") from error
+        raise BundleError(f"{path} cannot be read as UTF-8 JSON: {line}; fetch or {EXPORT_AGAIN}") from error
     return value
 
 
@@ -519,16 +420,14 @@ def _verify_file(root: Path, file: FileSpec) -> None:
     if not path.resolve().is_relative_to(root.resolve()):
         raise BundleError(f"{path} is a link that leaves the bundle; copy the file itself to that place")
     if not path.is_file():
-        raise BundleError(f"{path} is missing; bundle.json lists it; fetch or {_EXPORT_AGAIN}")
+        raise BundleError(f"{path} is missing; bundle.json lists it; fetch or {EXPORT_AGAIN}")
     num_bytes = path.stat().st_size
     if num_bytes != file.num_bytes:
-        raise BundleError(
-            f"{path} has {num_bytes} bytes, expected {file.num_bytes}; fetch or {_EXPORT_AGAIN}"
-        )
+        raise BundleError(f"{path} has {num_bytes} bytes, expected {file.num_bytes}; fetch or {EXPORT_AGAIN}")
     digest = _hash_file(path)
     if digest != file.sha256:
         raise BundleError(
-            f"{path} was altered: sha256 {digest}, expected {file.sha256}; fetch or {_EXPORT_AGAIN}"
+            f"{path} was altered: sha256 {digest}, expected {file.sha256}; fetch or {EXPORT_AGAIN}"
         )
 
 
@@ -549,7 +448,7 @@ def _refuse_unlisted_weights(root: Path, spec: BundleSpec) -> None:
                     if content.find(PurePosixPath(path).name.encode()) >= 0:
                         raise BundleError(
                             f"{root / path} is not in the list of files of bundle.json, but graph "
-                            f'"{graph.name}" refers to it; {_EXPORT_AGAIN}'
+                            f'"{graph.name}" refers to it; {EXPORT_AGAIN}'
                         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from types import TracebackType
@@ -163,11 +162,12 @@ def _can_start(ort: Any, provider: str) -> bool:
 def import_onnxruntime() -> Any:
     """The onnxruntime module, imported when it is first needed. Raises BackendError if it cannot be."""
     try:
-        return importlib.import_module("onnxruntime")
+        import onnxruntime
     except ImportError as error:
         raise BackendError(
             f"onnxruntime cannot be imported ({first_line(error)}); install it with: pip install onnxruntime"
         ) from error
+    return onnxruntime
 
 
 def first_line(error: BaseException) -> str:

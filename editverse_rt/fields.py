@@ -1,0 +1,116 @@
+"""Reading a JSON object field by field, each with its type, so that an error names the field."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import NoReturn
+
+from editverse_rt.errors import BundleError
+
+__all__ = ["EXPORT_AGAIN", "Fields"]
+
+EXPORT_AGAIN = "export the bundle again"
+
+
+class Fields:
+    """Takes the fields of one JSON object, each with its type.
+
+    where: the file, at the head of errors. name: of the object in it, "" for the outermost.
+    Every method raises BundleError for a field that is missing or of another kind.
+    """
+
+    def __init__(self, value: object, where: str, name: str) -> None:
+        self._where = where
+        self._name = name
+        if not isinstance(value, dict):
+            self.refuse("", value, "an object")
+        self._values: dict[str, object] = dict(value)
+        self._taken: set[str] = set()
+
+    def _full_name(self, field: str) -> str:
+        return ".".join(part for part in (self._name, field) if part)
+
+    def refuse(self, field: str, found: object, expected: str) -> NoReturn:
+        """Raise BundleError about a field of this object."""
+        shown = json.dumps(found, default=str)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        name = self._full_name(field)
+        raise BundleError(f'{self._where}: field "{name}" is {shown}; expected {expected}; {EXPORT_AGAIN}')
+
+    def _take(self, field: str) -> object:
+        if field not in self._values:
+            raise BundleError(f'{self._where}: field "{self._full_name(field)}" is missing; {EXPORT_AGAIN}')
+        self._taken.add(field)
+        return self._values[field]
+
+    def finish(self) -> None:
+        """Refuse what nobody took: a misspelt field must not pass as absent."""
+        for field in self._values:
+            if field not in self._taken:
+                self.refuse(field, self._values[field], "no field of this name")
+
+    def string(self, field: str) -> str:
+        value = self._take(field)
+        if not isinstance(value, str) or not value:
+            self.refuse(field, value, "a string that is not empty")
+        return value
+
+    def path(self, field: str) -> str:
+        value = self.string(field)
+        # One spelling for every platform; a backslash or a drive would be a way out of the bundle on some.
+        parts = PurePosixPath(value).parts
+        if re.search(r"[\\:\x00-\x1f]|^/", value) or value != "/".join(parts) or ".." in parts:
+            self.refuse(field, value, "a relative path with forward slashes that stays inside the bundle")
+        return value
+
+    def integer(self, field: str, minimum: int) -> int:
+        value = self._take(field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            self.refuse(field, value, f"a whole number of at least {minimum}")
+        return value
+
+    def positive_number(self, field: str) -> float:
+        value = self._take(field)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            self.refuse(field, value, "a number above 0")
+        return float(value)
+
+    def numbers(self, field: str) -> tuple[float, ...]:
+        return self._numbers(field, self._take(field))
+
+    def number_rows(self, field: str) -> tuple[tuple[float, ...], ...]:
+        return tuple(self._numbers(f"{field}[{i}]", row) for i, row in enumerate(self.array(field)))
+
+    def _numbers(self, field: str, value: object) -> tuple[float, ...]:
+        numbers = [float(x) for x in value if type(x) in (int, float)] if isinstance(value, list) else []
+        if not isinstance(value, list) or len(numbers) != len(value) or not all(map(math.isfinite, numbers)):
+            self.refuse(field, value, "a list of numbers")
+        return tuple(numbers)
+
+    def array(self, field: str) -> list[object]:
+        value = self._take(field)
+        if not isinstance(value, list):
+            self.refuse(field, value, "a list")
+        return value
+
+    def mapping(self, field: str) -> dict[str, object]:
+        value = self._take(field)
+        if not isinstance(value, dict):
+            self.refuse(field, value, "an object")
+        return value
+
+    def child(self, field: str) -> Fields:
+        return Fields(self._take(field), self._where, self._full_name(field))
+
+    def children(self, field: str) -> Iterator[Fields]:
+        for i, value in enumerate(self.array(field)):
+            yield Fields(value, self._where, f"{self._full_name(field)}[{i}]")
+
+    def named_children(self, field: str) -> Iterator[tuple[str, Fields]]:
+        for name, value in self.mapping(field).items():
+            yield name, Fields(value, self._where, f"{self._full_name(field)}.{name}")

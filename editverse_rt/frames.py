@@ -237,7 +237,9 @@ def _scaled(picture: Frames, frame_px: int) -> Frames:
     if side <= frame_px:
         factor = max(1, round(frame_px / side))
         return picture.repeat(factor, axis=0).repeat(factor, axis=1)
-    factor = min(max(1, round(side / frame_px)), *picture.shape[:2])
-    height, width = picture.shape[0] // factor, picture.shape[1] // factor
-    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    factor = round(side / frame_px)
+    height, width = -(-picture.shape[0] // factor), -(-picture.shape[1] // factor)
+    rest = (height * factor - picture.shape[0], width * factor - picture.shape[1])
+    whole = np.pad(picture, ((0, rest[0]), (0, rest[1]), (0, 0)), "edge")
+    blocks = whole.reshape(height, factor, width, factor, 3)
     return np.asarray(blocks.mean(axis=(1, 3)).round(), dtype=np.uint8)

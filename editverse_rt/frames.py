@@ -98,7 +98,10 @@ def sample_by_time(
     the first is the one on screen at `start_s`, and every later frame follows once. Nothing is read ahead
     but the one frame that ends the last one's time. Yields (time, frame) until the source ends.
     """
-    share_s = _SLOT_SHARE / max(source_fps, fps or 0.0)
+    # Without slots, the share would pass over frames that are shown for less than it.
+    share_s = (
+        _SLOT_SHARE / max(source_fps, fps) if fps else min(_TIMESTAMP_ROUNDING_S, _SLOT_SHARE / source_fps)
+    )
     slot_s = 1 / fps if fps else 0.0
     slot = 0
     shown: tuple[float, T] | None = None

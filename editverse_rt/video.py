@@ -58,6 +58,7 @@ from editverse_rt.frames import (
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
     "Clip",
     "MediaInfo",
     "WriteReport",
@@ -155,15 +156,18 @@ def read_clip(
     check_sampling(start_s, num_frames, fps, height_px, width_px)
     if start_s > 0:
         with _open_video(source) as video:
-            if video.duration_s is not None and start_s > video.duration_s and not video.is_image:
+            if video.is_image:
+                start_s = 0.0
+            elif video.duration_s is not None and start_s > video.duration_s:
                 raise _start_error(video, start_s, video.duration_s)
-            frames = video.decode_from(start_s)
-            if frames is not None:
-                return _clip_from_frames(frames, video, start_s, num_frames, fps, height_px, width_px)
+            else:
+                frames = video.decode_from(start_s)
+                if frames is not None:
+                    return _clip_from_frames(frames, video, start_s, num_frames, fps, height_px, width_px)
     # From the beginning, also where an index is missing or leads too far.
     with _open_video(source) as video:
         if video.is_image:
-            start_s, fps = 0.0, fps or 1.0
+            fps = fps or 1.0
         return _clip_from_frames(video.decode(), video, start_s, num_frames, fps, height_px, width_px)
 
 
@@ -439,6 +443,7 @@ _PICTURES = {
     ".webp": _Picture("libwebp", "bgra", {"lossless": "1"}),
 }
 IMAGE_SUFFIXES = frozenset(_PICTURES)
+VIDEO_SUFFIXES = frozenset(_CONTAINERS)
 _FOLDER_PATTERN = "frame_%05d.png"
 
 

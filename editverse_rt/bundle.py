@@ -47,11 +47,6 @@ class Bundle:
     root: Path
     spec: BundleSpec
 
-    @property
-    def text_dim(self) -> int:
-        """Width Dt of the text encoder's rows."""
-        return int(self.spec.graphs["text_encoder"].outputs[0].shape[1])
-
     def graph_path(self, name: str) -> Path:
         """The ONNX file of one graph. Raises BundleError for a graph that the bundle does not have."""
         if name not in self.spec.graphs:

@@ -69,8 +69,9 @@ class Inputs:
             if clip.num_damaged:
                 notices.append(f"{name}: {clip.num_damaged} damaged packets were skipped")
             whole = clip.covers_source and kept == len(clip.frames)
+            to_its_end = (clip.covers_source or clip.is_short) and kept == len(clip.frames)
             asked = self._asked_frames if is_main else self.num_frames
-            if (asked is None and not whole) or (asked is not None and kept < asked):
+            if kept < asked if asked is not None else not to_its_end:
                 notices.append(self._describe_cut(name, kept, clip.fps))
             if is_main:
                 self.num_frames, self.fps = kept, clip.fps
@@ -107,7 +108,7 @@ class Inputs:
 
     def _describe_cut(self, name: str, kept: int, fps: float) -> str:
         total = self._media[name].num_frames
-        if self._start_s == 0 and self._asked_fps is None:
+        if self._start_s == 0 and (self._asked_fps is None or isinstance(self._inputs[name], np.ndarray)):
             took = f"took frames 0-{kept - 1} ({kept / fps:.2f} s)" + (f" of {total}" if total else "")
         else:
             took = f"took {kept} frames ({kept / fps:.2f} s) from {self._start_s:g} s on"

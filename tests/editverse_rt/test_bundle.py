@@ -32,7 +32,6 @@ def test_a_bundle_reads_back_as_it_was_written(fake_bundle: Any) -> None:
     bundle = load_bundle(fake_bundle.root)
     assert bundle.spec == fake_bundle.spec
     assert bundle.root == fake_bundle.root
-    assert bundle.text_dim == 6
     assert bundle.graph_path("noise").read_bytes() == b"graph noise"
 
 

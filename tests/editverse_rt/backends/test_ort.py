@@ -1,0 +1,256 @@
+"""ONNX Runtime behind the Runner protocol, on models of one or two nodes written byte by byte.
+
+The runtime's tests run without the onnx package, so the few protobuf fields that are needed are encoded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from editverse_rt import backends
+from editverse_rt.backends import list_backends, select_backend
+from editverse_rt.backends.ort import OrtBackend, OrtRunner
+from editverse_rt.bundle import Bundle
+from editverse_rt.errors import BackendError
+from editverse_rt.spec import GraphSpec, TensorSpec
+
+FLOAT = 1
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def field(number: int, value: int | bytes | str) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def tensor_info(name: str, axes: tuple[int | str, ...]) -> bytes:
+    dims = b"".join(field(1, field(1, a) if isinstance(a, int) else field(2, a)) for a in axes)
+    return field(1, name) + field(2, field(1, field(1, FLOAT) + field(2, dims)))
+
+
+def node(op: str, inputs: list[str], outputs: list[str], domain: str = "") -> bytes:
+    value = b"".join(field(1, name) for name in inputs) + b"".join(field(2, name) for name in outputs)
+    return value + field(4, op) + (field(7, domain) if domain else b"")
+
+
+def model(nodes: list[bytes], opset: int = 17, domains: tuple[str, ...] = ()) -> bytes:
+    """Inputs a [N, K] and b [K, M], output c [N, M]."""
+    graph = b"".join(field(1, n) for n in nodes) + field(2, "g")
+    graph += field(11, tensor_info("a", ("N", "K"))) + field(11, tensor_info("b", ("K", "M")))
+    graph += field(12, tensor_info("c", ("N", "M")))
+    opsets = field(8, field(1, "") + field(2, opset))
+    opsets += b"".join(field(8, field(1, domain) + field(2, 1)) for domain in domains)
+    return field(1, 8) + field(7, graph) + opsets
+
+
+PRODUCT = model([node("MatMul", ["a", "b"], ["c"])])
+A, B, C = (TensorSpec(name, "float32", axes) for name, axes in zip("abc", ("NK", "KM", "NM"), strict=True))
+
+
+@pytest.fixture
+def bundle(fake_template: Any, tmp_path: Path) -> Bundle:
+    (tmp_path / "product.onnx").write_bytes(PRODUCT)
+    graph = GraphSpec("product", "product.onnx", (A, B), (C,))
+    return Bundle(tmp_path, replace(fake_template.spec, graphs={"product": graph}))
+
+
+def open_runner(bundle: Bundle, num_threads: int | None = 1) -> OrtRunner:
+    return OrtBackend("ort-cpu", "CPUExecutionProvider", "onnxruntime").open_runner(bundle, num_threads)
+
+
+def matrices(n: int, k: int, m: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    rng = np.random.default_rng(0)
+    return {
+        "a": rng.standard_normal((n, k), dtype=np.float32),
+        "b": rng.standard_normal((k, m), dtype=np.float32),
+    }
+
+
+def test_a_graph_runs_by_names(bundle: Bundle) -> None:
+    inputs = matrices(3, 4, 5)
+    with open_runner(bundle) as runner:
+        outputs = runner.run("product", inputs)
+    assert list(outputs) == ["c"]
+    np.testing.assert_allclose(outputs["c"], inputs["a"] @ inputs["b"], rtol=1e-5, atol=1e-6)
+
+
+def test_axes_may_be_empty(bundle: Bundle) -> None:
+    with open_runner(bundle) as runner:
+        assert runner.run("product", matrices(0, 4, 5))["c"].shape == (0, 5)
+
+
+def test_the_number_of_threads_changes_no_byte(bundle: Bundle) -> None:
+    inputs = matrices(300, 200, 100)
+    digests = set()
+    for num_threads in (1, 2, 3, None):
+        with open_runner(bundle, num_threads) as runner:
+            for _ in range(2):
+                digests.add(hashlib.sha256(runner.run("product", inputs)["c"].tobytes()).digest())
+    assert len(digests) == 1
+
+
+def test_a_graph_is_loaded_when_it_is_first_run(bundle: Bundle) -> None:
+    path = bundle.graph_path("product")
+    path.unlink()
+    with open_runner(bundle) as runner:
+        path.write_bytes(PRODUCT)
+        runner.run("product", matrices(1, 1, 1))
+        path.unlink()
+        runner.run("product", matrices(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        model([node("Frobnicate", ["a", "b"], ["c"])]),
+        model([node("RopeAttention", ["a", "b"], ["c"], "editverse")], domains=("editverse",)),
+        model([node("FusedMystery", ["a", "b"], ["c"], "com.microsoft")], domains=("com.microsoft",)),
+        model([node("MatMul", ["a", "b"], ["c"])], opset=9999),
+    ],
+    ids=["standard", "own domain", "contrib", "opset"],
+)
+def test_an_operator_that_is_not_there(bundle: Bundle, content: bytes) -> None:
+    bundle.graph_path("product").write_bytes(content)
+    with open_runner(bundle) as runner, pytest.raises(BackendError) as error:
+        runner.run("product", matrices(1, 1, 1))
+    message = str(error.value)
+    assert message.startswith('graph "product" needs an operator that onnxruntime ')
+    assert "pip install -U onnxruntime, or export with --attention inline" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", PRODUCT[:40]])
+def test_a_graph_that_cannot_be_loaded(bundle: Bundle, content: bytes) -> None:
+    bundle.graph_path("product").write_bytes(content)
+    with (
+        open_runner(bundle) as runner,
+        pytest.raises(BackendError, match=r'cannot load graph "product" \(.*again'),
+    ):
+        runner.run("product", matrices(1, 1, 1))
+
+
+def test_a_graph_that_the_bundle_does_not_have(bundle: Bundle) -> None:
+    with open_runner(bundle) as runner, pytest.raises(Exception, match='no graph "upscaler"'):
+        runner.run("upscaler", {})
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"a": np.zeros((2, 3), np.float32), "b": np.zeros((4, 2), np.float32)},
+        {"a": np.zeros((2, 3), np.float64), "b": np.zeros((3, 2), np.float32)},
+        {"a": np.zeros((2, 3), np.float32)},
+    ],
+    ids=["shapes", "dtype", "missing"],
+)
+def test_a_graph_that_fails_names_itself_and_the_shapes(bundle: Bundle, inputs: dict[str, Any]) -> None:
+    with open_runner(bundle) as runner, pytest.raises(BackendError) as error:
+        runner.run("product", inputs)
+    assert str(error.value).startswith('onnxruntime failed in graph "product" with a [2, 3]')
+    assert "\n" not in str(error.value)
+
+
+def test_a_runner_works_only_while_it_is_entered(bundle: Bundle) -> None:
+    runner = open_runner(bundle)
+    with pytest.raises(BackendError, match="outside of the runner's `with` block"):
+        runner.run("product", matrices(1, 1, 1))
+    with runner:
+        runner.run("product", matrices(1, 1, 1))
+    with pytest.raises(BackendError, match="outside of the runner's `with` block"):
+        runner.run("product", matrices(1, 1, 1))
+
+
+def test_a_provider_that_is_not_in_this_build() -> None:
+    state = OrtBackend("ort-npu", "NoSuchExecutionProvider", "onnxruntime-npu").probe()
+    assert not state.available
+    assert state.version
+    assert "has no NoSuchExecutionProvider, only " in str(state.reason)
+    assert "pip install onnxruntime-npu" in str(state.reason)
+
+
+def test_the_cpu_is_here() -> None:
+    state = OrtBackend("ort-cpu", "CPUExecutionProvider", "onnxruntime").probe()
+    assert state.available
+    assert state.reason is None
+
+
+def test_a_provider_that_is_built_in_but_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["NoSuchExecutionProvider"])
+    state = OrtBackend("ort-cuda", "NoSuchExecutionProvider", "onnxruntime-gpu").probe()
+    assert "cannot start NoSuchExecutionProvider here; install the GPU's driver" in str(state.reason)
+
+
+def test_the_model_that_probes_a_provider_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU it must start, or the probe would refuse every GPU."""
+    import onnxruntime
+
+    from editverse_rt.backends import ort
+
+    assert ort._can_start(onnxruntime, "CPUExecutionProvider")
+
+
+def test_without_onnxruntime_every_backend_says_so(
+    monkeypatch: pytest.MonkeyPatch, fake_template: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    states = {state.name: state for state in list_backends()}
+    assert "onnxruntime cannot be imported" in str(states["ort-cpu"].reason)
+    with pytest.raises(
+        BackendError, match=r"no backend can be used \(tensorrt: .*; ort-cpu: onnxruntime cannot"
+    ):
+        select_backend("auto", Bundle(fake_template.root, fake_template.spec))
+
+
+def test_the_order_of_preference() -> None:
+    assert [state.name for state in list_backends()] == ["tensorrt", "tensorrt-rtx", "ort-cuda", "ort-cpu"]
+
+
+def test_auto_takes_the_first_that_has_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, fake_template: Any
+) -> None:
+    class Picky(OrtBackend):
+        def refuse(self, bundle: Bundle) -> str | None:
+            return f"no plans in bundle {bundle.spec.name}"
+
+    table = (
+        OrtBackend("far", "NoSuchExecutionProvider", "far"),
+        Picky("picky", "CPUExecutionProvider", "onnxruntime"),
+        OrtBackend("first", "CPUExecutionProvider", "onnxruntime"),
+        OrtBackend("second", "CPUExecutionProvider", "onnxruntime"),
+    )
+    monkeypatch.setattr(backends, "_BACKENDS", table)
+    bundle = Bundle(fake_template.root, fake_template.spec)
+    selection = select_backend("auto", bundle)
+    assert selection.backend is table[2]
+    assert [state.name for state in selection.passed_over] == ["tensorrt", "tensorrt-rtx", "far", "picky"]
+    assert selection.passed_over[3].reason == "no plans in bundle fake"
+    named = select_backend("second", bundle)
+    assert named.backend is table[3]
+    assert named.passed_over == ()
+    with pytest.raises(BackendError, match='backend "picky" cannot be used: no plans in bundle fake'):
+        select_backend("picky", bundle)
+
+
+def test_importing_the_runtime_loads_neither_onnxruntime_nor_torch() -> None:
+    script = "import editverse_rt, sys; print({'onnxruntime', 'torch', 'onnx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,146 @@
+"""The bundle that ships, end to end: real graphs, a trained model, files in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from editverse_rt import Pipeline, RequestCancelled, video
+
+Frames = NDArray[np.uint8]
+FEW_STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with Pipeline.open("nano", "ort-cpu") as opened:
+        yield opened
+
+
+def draw_clip(num_frames: int, height: int = 64, width: int = 64) -> Frames:
+    """A red disc that moves right over a blue-green gradient."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[..., 1] = 60 + 100 * rows // height
+        frame[..., 2] = 80 + 100 * columns // width
+        center = width * (0.35 + 0.02 * i)
+        disc = (rows - height / 2) ** 2 + (columns - center) ** 2 < (0.2 * min(height, width)) ** 2
+        frame[disc] = (220, 30, 36)
+    return frames
+
+
+def color_spread(frames: Frames) -> float:
+    """Mean distance between a pixel's largest and smallest channel: 0 for grey."""
+    return float((frames.max(-1).astype(int) - frames.min(-1)).mean())
+
+
+def test_the_bundle_says_how_good_it_is(pipeline: Pipeline) -> None:
+    spec = pipeline.bundle.spec
+    assert spec.name == "nano"
+    assert {"success_rate", "edits", "by_task"} <= set(spec.quality)
+    default = spec.schedules[spec.default_schedule]
+    assert default.num_inference_steps == 50
+    assert default.guidance_scale[0] == 5.0
+
+
+def test_a_video_is_made_grayscale(pipeline: Pipeline) -> None:
+    source = draw_clip(9)
+    result = pipeline("<video1> Make it grayscale", video1=source, num_inference_steps=12)
+    assert result.frames.shape == source.shape
+    assert result.frames.dtype == np.uint8
+    assert color_spread(source) > 60
+    assert color_spread(result.frames) < 20
+    # The same picture, not just any grey one.
+    luma = source @ np.array([0.299, 0.587, 0.114])
+    assert np.corrcoef(luma.ravel(), result.frames.mean(-1).ravel())[0, 1] > 0.8
+
+
+def test_an_image_is_made_grayscale(pipeline: Pipeline) -> None:
+    source = draw_clip(1)[0]
+    result = pipeline("Make it grayscale <image1>", image1=source, num_inference_steps=12)
+    assert result.frames.shape == (1, *source.shape)
+    assert color_spread(result.frames) < 20
+
+
+def test_the_vae_carries_what_it_is_given(pipeline: Pipeline) -> None:
+    """Encode and decode without the transformer, in chunks: the caches have to be right."""
+    source = draw_clip(9)
+    plan = pipeline("<video1> Go", video1=source, num_inference_steps=1).plan
+    decoded = pipeline._decode_patches(plan, pipeline._encode_clip(source))
+    error = ((decoded.astype(float) - source) ** 2).mean()
+    assert 10 * np.log10(255**2 / error) > 22
+
+
+def test_the_same_seed_gives_the_same_bytes_on_any_thread_count() -> None:
+    source = draw_clip(5)
+    frames = []
+    for num_threads in (1, 2, 3, None, 1):
+        with Pipeline.open("nano", "ort-cpu", num_threads=num_threads) as opened:
+            prompt = "<video1> Turn the circle green"
+            result = opened(prompt, video1=source, num_inference_steps=FEW_STEPS, seed=7)
+            frames.append(result.frames)
+    for other in frames[1:]:
+        np.testing.assert_array_equal(other, frames[0])
+
+
+def test_another_seed_gives_another_picture(pipeline: Pipeline) -> None:
+    first, second = (
+        pipeline("A red circle", num_inference_steps=FEW_STEPS, num_frames=1, seed=seed).frames
+        for seed in (1, 2)
+    )
+    assert (first != second).any()
+
+
+def test_two_videos_and_an_image_in_any_order(pipeline: Pipeline) -> None:
+    mask = np.zeros((5, 64, 64, 3), np.uint8)
+    mask[:, 16:48, 16:48] = 255
+    result = pipeline(
+        "<image1> Put this into <video2> where <video1> is white",
+        video1=mask,
+        video2=draw_clip(5),
+        image1=draw_clip(1, 64, 80)[0],
+        num_inference_steps=FEW_STEPS,
+    )
+    assert result.frames.shape == (5, 64, 64, 3)
+    assert [source.shape for source in result.sources] == [(5, 64, 64, 3), (5, 64, 64, 3), (1, 64, 80, 3)]
+
+
+@pytest.mark.parametrize(("num_frames", "size"), [(1, (64, 64)), (5, (64, 80)), (9, (80, 64))])
+def test_text_alone_generates(pipeline: Pipeline, num_frames: int, size: tuple[int, int]) -> None:
+    result = pipeline(
+        "A red circle moving right over a blue background",
+        num_frames=num_frames,
+        size=size,
+        num_inference_steps=FEW_STEPS,
+    )
+    assert result.frames.shape == (num_frames, *size, 3)
+
+
+def test_no_guidance_skips_the_unconditional_branch_and_still_edits(pipeline: Pipeline) -> None:
+    result = pipeline(
+        "<video1> Make it grayscale", video1=draw_clip(1), guidance_scale=1, num_inference_steps=8
+    )
+    assert color_spread(result.frames) < color_spread(draw_clip(1))
+
+
+def test_stopping_leaves_the_pipeline_usable(pipeline: Pipeline) -> None:
+    with pytest.raises(RequestCancelled):
+        pipeline("A red circle", num_frames=1, callback_on_step_end=lambda *args: False)
+    assert len(pipeline("A red circle", num_frames=1, num_inference_steps=1).frames) == 1
+
+
+def test_from_file_to_file(pipeline: Pipeline, tmp_path: Path) -> None:
+    video.write_clip(tmp_path / "in.mp4", draw_clip(30, 120, 160), 25.0)
+    result = pipeline(
+        "<video1> Make it grayscale", video1=tmp_path / "in.mp4", num_frames=5, num_inference_steps=FEW_STEPS
+    )
+    result.save(tmp_path / "out.mp4")
+    info = video.probe(tmp_path / "out.mp4")
+    assert (info.num_frames, info.fps) == (5, 25.0)
+    assert (info.height_px, info.width_px) == result.frames.shape[1:3]
+    assert result.timings["transformer"] > 0

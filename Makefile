@@ -27,7 +27,6 @@ help:
 .venv-demo/ready: $(RUNTIME)
 	@test -x .venv-demo/bin/python && .venv-demo/bin/python -m pip --version >/dev/null 2>&1 \
 	    || { rm -rf .venv-demo; $(PYTHON) -m venv .venv-demo; }
-	.venv-demo/bin/python -m pip install --quiet --upgrade --force-reinstall --no-deps .
 	.venv-demo/bin/python -m pip install --quiet .
 	@touch $@
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ examples:
 Videos become <video1>, <video2> ..., images <image1>, <image2> ..., each in the order given. An instruction
 without any tag gets them in front, in that order. An output that exists is replaced, at once and only when
 the new one is complete. The source's audio is carried over when the output keeps its length.
+
+OUT is a video (.mp4 .mov .mkv .webm .gif), a picture of one frame (.png .jpg .jpeg .webp), or PNG frames: a
+name without a suffix is a new folder of them, and a name such as out_%04d.png numbers them.
 """
 
 GENERATE_HELP = """\
@@ -123,12 +127,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-o", "--output", type=Path, required=True, metavar="OUT", help="video, GIF or image to write")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="file to write; its suffix says the type",
+    )
     add(
         "--num-inference-steps", type=positive_int, metavar="N", help="solver steps (default: the schedule's)"
     )
-    add("--guidance-scale", type=float, metavar="G", help="weight of the text (default: the schedule's)")
-    add("--seed", type=int, default=0, help="same seed and bundle, same bytes (default: 0)")
+    add("--guidance-scale", type=number, metavar="G", help="weight of the text (default: the schedule's)")
+    add(
+        "--seed",
+        type=whole_number,
+        metavar="S",
+        default=0,
+        help="same seed and bundle, same bytes (default: 0)",
+    )
     add(
         "--frames",
         type=positive_int,
@@ -136,7 +153,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="frames to make (default: the source's, 1 for an image)",
     )
     add("--size", type=size_from_text, metavar="WxH", help="width x height in pixels (default: the source's)")
-    add("--fps", type=positive_float, help="frames a second (default: the source's)")
+    add("--fps", type=positive_number, metavar="RATE", help="frames a second (default: the source's)")
     add("--bundle", default="nano", help="name or folder (default: nano)")
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
     add("--schedule", metavar="NAME", help="a schedule of the bundle (default: the bundle's)")
@@ -158,22 +175,37 @@ def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
 
 
 def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is given, 1 or more is expected")
+    if re.fullmatch(r"0*[1-9]\d{0,8}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, a whole number of 1 or more is expected")
+    return int(text)
+
+
+def whole_number(text: str) -> int:
+    if re.fullmatch(r"[+-]?\d{1,30}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, a whole number is expected")
+    return int(text)
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is given, a number is expected")
     return value
 
 
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
+def positive_number(text: str) -> float:
+    value = number(text)
+    if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is given, a number above 0 is expected")
     return value
 
 
 def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
+    value = number(text)
+    if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is given, seconds of 0 or more are expected")
     return value
 

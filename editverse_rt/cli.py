@@ -31,27 +31,40 @@ __all__ = ["main"]
 EXIT_OK = 0
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell says of a command whose reader left, as in `info | head -1`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` without the program's name, or None for sys.argv."""
     try:
         args = parse_arguments(argv)
-        return COMMANDS[args.command](args)
+        code = COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return code
     except (RequestCancelled, KeyboardInterrupt) as error:
         print_error(str(error) or "stopped by Ctrl-C; nothing half-written is left")
         return EXIT_INTERRUPTED
     except EditVerseError as error:
         print_error(str(error))
+    except BrokenPipeError:
+        discard_output()
+        return EXIT_BROKEN_PIPE
     except OSError as error:
         if error.strerror is None:
             raise
-        print_error(f"{error.filename or 'a file'}: {error.strerror}; check the path and the free space")
+        name = error.filename or "standard output"
+        print_error(f"{name}: {error.strerror}; check the path and the free space")
+        discard_output()
     return EXIT_BAD_INPUT
 
 
 def print_error(message: str) -> None:
     print(f"editverse-rt: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def discard_output() -> None:
+    """Drop what standard output did not take, or Python fails once more when it leaves."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 # --- edit and generate ------------------------------------------------------------------------------------
@@ -86,17 +99,18 @@ def name_inputs(paths: Sequence[str]) -> dict[str, str]:
 
 
 def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *, start_s: float) -> int:
-    check_output(args.output, video.OUTPUT_SUFFIXES)
+    check_output(args.output)
     num_frames = args.frames
-    if args.output.suffix.lower() in video.IMAGE_SUFFIXES:
+    if args.output.suffix.lower() in video.IMAGE_SUFFIXES and "%" not in args.output.name:
         if num_frames not in (None, 1):
             raise RequestError(
                 f"--frames {num_frames} is given for the picture {args.output}, which holds 1 frame; "
-                "leave --frames out or name a video"
+                f"leave it out, or name a video, a folder or {args.output.stem}_%04d.png"
             )
         num_frames = 1
     if args.preview is not None:
-        check_output(args.preview, video.IMAGE_SUFFIXES)
+        check_suffix(args.preview, video.IMAGE_SUFFIXES)
+        check_place(args.preview)
 
     begin = time.perf_counter()
     progress = None if args.quiet else Progress(sys.stderr)
@@ -127,15 +141,28 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
     return EXIT_OK
 
 
-def check_output(path: Path, suffixes: Sequence[str]) -> None:
-    """Refuse a path that could not be written, before anything is computed."""
+def check_output(path: Path) -> None:
+    """Refuse a video, a picture or a folder that could not be written, before anything is computed."""
+    if path.suffix:
+        check_suffix(path, video.VIDEO_SUFFIXES | video.IMAGE_SUFFIXES)
+    elif path.is_dir() and any(path.iterdir()):
+        raise MediaError(
+            f"{path} is a folder that is not empty; name a new folder, or a file such as {path}.mp4"
+        )
+    check_place(path)
+
+
+def check_suffix(path: Path, suffixes: frozenset[str]) -> None:
     if path.suffix.lower() not in suffixes:
         raise MediaError(
             f"{path}: {path.suffix or 'no suffix'} is not a type that can be written here; "
-            f"use one of {', '.join(suffixes)}"
+            f"use one of {' '.join(sorted(suffixes))}"
         )
     if path.is_dir():
-        raise MediaError(f"{path} is a folder, a file's name is expected; add one")
+        raise MediaError(f"{path} is a folder, the name of a file is expected; choose another")
+
+
+def check_place(path: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

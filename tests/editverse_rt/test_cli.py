@@ -290,14 +290,14 @@ def test_nothing_is_opened_for_an_output_that_cannot_be_written(
 
 
 def test_doctor_says_why_a_backend_is_not_here(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fake_bundle: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = (
         Availability("tensorrt", "no driver was found; install it"),
         Availability("ort-cpu", None, "1.31"),
     )
     monkeypatch.setattr(cli, "list_backends", lambda: states)
-    assert cli.main(["doctor"]) == 0
+    assert cli.main(["doctor", "--bundle", str(fake_bundle.root)]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert ["tensorrt", "not here: no driver was found; install it"] in lines
     assert ["ort-cpu", "available (1.31)"] in lines
@@ -329,9 +329,11 @@ def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str
     assert set(facts["quality"]) >= {"success_rate", "edits", "by_task"}
 
 
-def test_info_for_a_person_names_schedules_and_graphs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info"]) == 0
+def test_info_for_a_person_names_schedules_and_graphs(
+    fake_bundle: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["info", str(fake_bundle.root)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("nano (format version 1)")
-    for word in ("(default)", "transformer.onnx", "noise", "px a frame"):
+    assert text.startswith("fake (format version 1)")
+    for word in ("paper (default): euler, 4 steps", "graphs/transformer.onnx", "noise", "px a frame"):
         assert word in text

@@ -336,7 +336,7 @@ def _open_video(path: PathLike) -> Iterator[_Source]:
 
 
 def _no_frame_error(source: _Source) -> MediaError:
-    damaged = f", {source.num_damaged} damaged packets" if source.num_damaged else ""
+    damaged = f" ({source.num_damaged} damaged)" if source.num_damaged else ""
     return MediaError(
         f"{source.path}: found no frame that can be decoded{damaged}; expected at least one, make it again"
     )
@@ -396,8 +396,10 @@ def _placement(frame: VideoFrame, source: _Source) -> _Placement:
         side_data: Iterable[Any] = frame.side_data
         entries = [entry for entry in side_data if entry.type.name == "DISPLAYMATRIX"]
     except ValueError:
-        # PyAV 18 does not know the kind of side data that holds EXIF, and with it lists none at all.
-        return _EXIF_PLACEMENTS[exif_orientation(Path(source.path).read_bytes()) - 1]
+        # PyAV 18 lists no side data at all where there is a kind that it does not know, as EXIF.
+        if source.is_image:
+            return _EXIF_PLACEMENTS[exif_orientation(Path(source.path).read_bytes()) - 1]
+        return _EXIF_PLACEMENTS[(1, 8, 3, 6)[round(frame.rotation / 90) % 4] - 1]
     if not entries:
         return _Placement()
     a, b, _, c, d = np.frombuffer(bytes(entries[0]), np.int32)[:5].tolist()
@@ -724,7 +726,13 @@ def _open_audio(path: PathLike | None) -> Iterator[_AudioSource | None]:
         return
     name = os.fspath(path)
     check_input_file(name)
-    with av.open(os.path.abspath(name), "r", options=_READ_OPTIONS, metadata_errors="replace") as container:
+    try:
+        container = av.open(os.path.abspath(name), "r", options=_READ_OPTIONS, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise MediaError(
+            f"{name}: its audio cannot be read ({reason(error)}); leave the audio out"
+        ) from error
+    with container:
         yield _AudioSource(container) if container.streams.audio else None
 
 

@@ -6,8 +6,10 @@ Most clips made here carry their frames' numbers as grey levels, which any resiz
 from __future__ import annotations
 
 import importlib.util
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,7 @@ import av
 import numpy as np
 import pytest
 
+from editverse_rt import video
 from editverse_rt.errors import MediaError
 from editverse_rt.video import (
     IMAGE_SUFFIXES,
@@ -228,6 +231,34 @@ def test_rotation_metadata_is_applied(tmp_path: Path, rotation, turned) -> None:
     clip = read_clip(path, num_frames=3, height_px=info.height_px, width_px=info.width_px)
     for frame in clip.frames:
         assert quarter_colours(frame) == quarter_colours(expected)
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (180, 2), (-180, 2), (-90, 3)])
+def test_rotation_is_applied_though_other_side_data_is_unknown(
+    tmp_path: Path, monkeypatch, degrees: int, turns: int
+) -> None:
+    """PyAV lists no side data of a frame if a newer kind is among it; the rotation it still tells."""
+
+    class Frame:
+        rotation = degrees
+
+        @property
+        def side_data(self) -> None:
+            raise ValueError("31 is not a valid Type")
+
+        def __init__(self, frame: av.VideoFrame) -> None:
+            self.frame = frame
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.frame, name)
+
+    decode = video._Source.decode
+    monkeypatch.setattr(
+        video._Source, "decode", lambda self: ((start, end, Frame(f)) for start, end, f in decode(self))
+    )
+    path = encode(tmp_path / "in.mp4", corners()[None])
+    clip = read_clip(path, num_frames=1, height_px=64, width_px=64)
+    assert quarter_colours(clip.frames[0]) == quarter_colours(np.rot90(corners(), turns))
 
 
 def exif_jpeg(path: Path, picture: np.ndarray, orientation: int, order: str) -> Path:
@@ -495,6 +526,26 @@ def test_a_video_cut_within_its_frames_gives_those_that_are_whole(tmp_path: Path
     assert clip.is_short
     assert clip.num_damaged > 0
     assert capfd.readouterr().err == ""
+
+
+def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with pytest.raises(MediaError, match="found"):
+        probe(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("made_by", [text_file, no_file, empty_file])
+@pytest.mark.parametrize("name", ["out.mp4", "out.png"])
+def test_audio_from_a_bad_file_is_refused(tmp_path: Path, made_by, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(MediaError, match=r"audio cannot be read|no such file|empty"):
+        write_clip(tmp_path / "out" / name, grey_frames(1), 25.0, audio_from=made_by(tmp_path))
+    assert names(tmp_path / "out") == []
 
 
 # --- writing ---

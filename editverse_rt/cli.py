@@ -204,7 +204,7 @@ def report(
 
 
 class Progress:
-    """A bar on standard error, redrawn in place on a terminal and ten plain lines elsewhere."""
+    """A bar, redrawn in place on a terminal; elsewhere a line for the first step and for each tenth of them."""
 
     WIDTH = 30
 
@@ -219,7 +219,7 @@ class Progress:
         """Show that solver step `step`, counted from 0, is done."""
         done, total = step + 1, int(facts["num_inference_steps"])
         tenth = done * 10 // total
-        if not self._in_place and tenth == self._last_tenth:
+        if not self._in_place and step > 0 and tenth == self._last_tenth:
             return
         self._last_tenth = tenth
         elapsed_s = time.perf_counter() - self._begin

@@ -204,7 +204,7 @@ def report(
 
 
 class Progress:
-    """A bar, redrawn in place on a terminal; elsewhere a line for the first step and for each tenth of them."""
+    """A bar, redrawn in place on a terminal; elsewhere a line for the first step and for each tenth."""
 
     WIDTH = 30
 

@@ -1,0 +1,254 @@
+"""`python -m export.export_onnx CHECKPOINT BUNDLE`: write a checkpoint as a bundle of ONNX graphs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+import onnx_ir as ir
+import sentencepiece
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from editverse_rt.bundle import file_specs, write_bundle_json
+from editverse_rt.spec import FORMAT_VERSION, BundleSpec, GraphSpec, Schedule, TokenizerSpec
+from export import lower
+from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
+from export.noise import build_noise_model
+from export.weights import count_weight_bytes, move_weights_out, strip_traces
+from reference.checkpoint import Checkpoint, load_checkpoint
+
+__all__ = ["export_bundle", "export_graph"]
+
+OPSET = 23
+TOKENIZER_FILE = "tokenizer.model"
+# A protobuf message ends at 2 GB; a graph that comes near it keeps its weights beside itself.
+MAX_INLINE_BYTES = 1_500_000_000
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering) -> ir.Model:
+    """Trace one graph of the table; weights inside, names and axes as the table has them, traces removed."""
+    if graph.module is None:
+        return ir.from_proto(build_noise_model())
+    spec = graph.spec
+    model = _trace(graph.module().eval(), spec)
+    for value, tensor in zip(
+        [*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True
+    ):
+        value.shape = ir.Shape(tensor.shape)
+    if any(node.op_type == lower.OP_TYPE for node in model.graph):
+        function = lower.build_function(checkpoint.transformer.config, lowering)
+        if function is not None:
+            definition = ir.serde.deserialize_function(function)
+            model.functions[definition.identifier()] = definition
+            model.opset_imports.update(lower.function_opsets(lowering))
+    strip_traces(model, keep_shapes_of=lower.OP_TYPE)
+    return model
+
+
+def _trace(module: nn.Module, spec: GraphSpec) -> ir.Model:
+    inputs = tuple(example_inputs(spec))
+    shapes = dynamic_shapes(spec)
+    # Modules with caches take them as *caches: the shapes of those stand in a tuple of their own.
+    num_caches = sum(tensor.name.startswith("cache_") for tensor in spec.inputs)
+    nested = tuple(shapes) if not num_caches else (*shapes[:-num_caches], tuple(shapes[-num_caches:]))
+    with torch.no_grad(), lower.rope_attention_as_node(), _quiet():
+        program = torch.onnx.export(
+            module,
+            inputs,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            dynamic_shapes=nested,
+            opset_version=OPSET,
+            custom_translation_table=lower.translation_table(),
+            dynamo=True,
+            verbose=False,
+        )
+    return cast(torch.onnx.ONNXProgram, program).model
+
+
+class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function
+    """Silences the exporter's warnings on names of axes and on absent packages; errors still raise."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
+        self._level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+    def __exit__(self, *args: Any) -> None:
+        logging.getLogger("torch.onnx").setLevel(self._level)
+        super().__exit__(*args)
+
+
+def paper_schedule(scheduler: dict[str, Any]) -> Schedule:
+    """The paper's loop: uniform Euler steps at one guidance (section 5.1), from scheduler_config.json."""
+    n = int(scheduler["num_inference_steps"])
+    return Schedule(
+        name="paper",
+        timesteps=tuple(i / n for i in range(n)),
+        coefficients=((1.0 / n, 0.0, 0.0),) * n,
+        guidance_scale=(float(scheduler["guidance_scale"]),) * n,
+        kind="euler",
+    )
+
+
+def export_bundle(
+    checkpoint_folder: str | Path,
+    bundle_folder: str | Path,
+    *,
+    lowering: lower.Lowering = "fused",
+    name: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quality: dict[str, object] | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write the bundle of a checkpoint; it appears in one step, and takes the place of a bundle of that name.
+
+    dtype: what the transformer and the text encoder compute in; graph inputs and outputs stay float32.
+    Raises FileExistsError when bundle_folder holds something that is not a bundle.
+    """
+    target = Path(bundle_folder).absolute()
+    if target.exists() and any(target.iterdir()) and not (target / "bundle.json").is_file():
+        raise FileExistsError(
+            f"{bundle_folder} is there and is not a bundle; give another path, or remove it"
+        )
+    checkpoint = load_checkpoint(checkpoint_folder, dtype=dtype)
+    graphs = build_graphs(checkpoint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _write_graphs(graphs, checkpoint, lowering, partial, progress)
+        shutil.copyfile(checkpoint.tokenizer_file, partial / TOKENIZER_FILE)
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint.tokenizer_file))
+        schedule = paper_schedule(checkpoint.scheduler)
+        spec = BundleSpec(
+            format_version=FORMAT_VERSION,
+            name=name or target.name,
+            model=_model_facts(checkpoint),
+            geometry=geometry_of(checkpoint),
+            tokenizer=TokenizerSpec(
+                TOKENIZER_FILE, tokenizer.eos_id(), int(checkpoint.limits["max_text_tokens"])
+            ),
+            graphs={graph_name: graph.spec for graph_name, graph in graphs.items()},
+            schedules={schedule.name: schedule},
+            default_schedule=schedule.name,
+            files=file_specs(partial),
+            made=_made_facts(lowering, dtype),
+            quality=quality or {},
+        )
+        write_bundle_json(partial, spec)
+        _take_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _write_graphs(
+    graphs: dict[str, Graph], checkpoint: Checkpoint, lowering: lower.Lowering, folder: Path, progress: bool
+) -> None:
+    by_weights: dict[str, list[Graph]] = {}
+    for graph in graphs.values():
+        by_weights.setdefault(graph.weights, []).append(graph)
+    with tqdm(total=len(graphs), desc="graphs", unit="graph", disable=not progress) as bar:
+        for weights, group in by_weights.items():
+            models = []
+            for graph in group:
+                bar.set_postfix_str(graph.spec.name)
+                models.append(export_graph(graph, checkpoint, lowering))
+                bar.update()
+            if len(group) > 1 or count_weight_bytes(models) > MAX_INLINE_BYTES:
+                move_weights_out(models, folder / weights)
+            for graph, model in zip(group, models, strict=True):
+                ir.save(model, folder / graph.spec.file)
+                onnx.checker.check_model(folder / graph.spec.file)
+
+
+def _take_place(partial: Path, target: Path) -> None:
+    """Rename partial to target; what target was stays until the moment of the change."""
+    os.chmod(partial, 0o755)
+    if not target.exists():
+        os.rename(partial, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.rename(target, aside / target.name)
+    os.rename(partial, target)
+    shutil.rmtree(aside)
+
+
+def _model_facts(checkpoint: Checkpoint) -> dict[str, object]:
+    parts: dict[str, Any] = {
+        "transformer": checkpoint.transformer,
+        "text_encoder": checkpoint.text_encoder,
+        "vae": checkpoint.vae,
+    }
+    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+    config = checkpoint.transformer.config.to_dict()
+    return {"transformer": json.loads(json.dumps(config)), "parameters": counts}
+
+
+def _made_facts(lowering: lower.Lowering, dtype: torch.dtype) -> dict[str, object]:
+    packages = ("torch", "onnx", "onnxscript", "diffusers", "transformers")
+    made: dict[str, object] = {
+        "by": "export.export_onnx",
+        "attention": lowering,
+        "dtype": str(dtype).removeprefix("torch."),
+        "opset": OPSET,
+        "versions": {package: version(package) for package in packages},
+    }
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        seconds = int(os.environ["SOURCE_DATE_EPOCH"])
+        made["date"] = datetime.fromtimestamp(seconds, tz=timezone.utc).isoformat()
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.export_onnx",
+        description="Write a checkpoint as a bundle of ONNX graphs.",
+        epilog="example: python -m export.export_onnx checkpoints/nano bundles/nano --attention fused",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument(
+        "--attention",
+        choices=lower.lowerings,
+        default="fused",
+        help="what stands for the RopeAttention node (default: fused, ONNX Runtime's fastest on a CPU)",
+    )
+    parser.add_argument("--name", help="the bundle's name (default: that of its folder)")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="what the graphs compute in")
+    parser.add_argument(
+        "--quality", type=Path, metavar="FILE", help="a quality report (JSON) to put in the bundle"
+    )
+    args = parser.parse_args()
+    quality = None if args.quality is None else json.loads(args.quality.read_text(encoding="utf-8"))
+    try:
+        export_bundle(
+            args.checkpoint,
+            args.bundle,
+            lowering=args.attention,
+            name=args.name,
+            dtype=DTYPES[args.dtype],
+            quality=quality,
+            progress=True,
+        )
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(args.bundle)
+
+
+if __name__ == "__main__":
+    main()

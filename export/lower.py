@@ -1,0 +1,248 @@
+"""`RopeAttention`: one node for QK-norm, 4D RoPE and attention, and what stands for it in a graph.
+
+The node (domain `editverse`, version 1) is an ONNX function, so a backend that does not know it reads its
+body instead. Three lowerings:
+  inline  the body is standard operators of opset 23;
+  fused   as inline, but attention is ONNX Runtime's `com.microsoft::MultiHeadAttention`, which never holds
+          the L x L scores at once;
+  plugin  no body: the node stays for a backend that brings its own kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import onnx
+import onnx.defs
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxscript import opset23, values
+from torch import Tensor
+
+import reference.model
+from reference.model import TransformerConfig
+
+__all__ = [
+    "DOMAIN",
+    "OP_TYPE",
+    "Lowering",
+    "build_function",
+    "function_opsets",
+    "lowerings",
+    "rope_attention_as_node",
+    "translation_table",
+]
+
+Lowering = Literal["inline", "fused", "plugin"]
+lowerings: tuple[Lowering, ...] = get_args(Lowering)
+
+DOMAIN = "editverse"
+OP_TYPE = "RopeAttention"
+OPSET = 23
+INPUTS = ("q", "k", "v", "q_norm", "k_norm", "positions")
+
+_eager_rope_attention = reference.model.rope_attention
+
+
+@torch.library.custom_op("editverse::rope_attention", mutates_args=())
+def rope_attention_op(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_norm: Tensor,
+    k_norm: Tensor,
+    positions: Tensor,
+    num_heads: int,
+    axis_dims: Sequence[int],
+    axis_thetas: Sequence[float],
+    epsilon: float,
+) -> Tensor:
+    """The reference's `rope_attention` as one operator that an export does not look into."""
+    dims, thetas = tuple(axis_dims), tuple(axis_thetas)
+    options: dict[str, Any] = {
+        "num_heads": num_heads,
+        "axis_dims": dims,
+        "axis_thetas": thetas,
+        "eps": epsilon,
+    }
+    return _eager_rope_attention(q, k, v, q_norm, k_norm, positions, **options).contiguous()
+
+
+@rope_attention_op.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(q)
+
+
+def _rope_attention_through_op(*tensors: Tensor, key_mask: Tensor | None = None, **options: Any) -> Tensor:
+    if key_mask is not None:
+        raise ValueError("RopeAttention has no key_mask: a graph runs one request, which needs no padding")
+    options["epsilon"] = options.pop("eps")
+    return cast(Tensor, rope_attention_op(*tensors, **options))
+
+
+@contextmanager
+def rope_attention_as_node() -> Iterator[None]:
+    """While open, the reference's transformer calls the operator, so that an export keeps it as one node."""
+    schema = _node_schema()
+    onnx.defs.register_schema(schema)
+    reference.model.rope_attention = _rope_attention_through_op
+    try:
+        yield
+    finally:
+        reference.model.rope_attention = _eager_rope_attention
+        onnx.defs.deregister_schema(OP_TYPE, 1, DOMAIN)
+
+
+def _node_schema() -> onnx.defs.OpSchema:
+    schema = onnx.defs.OpSchema
+    kinds = schema.AttrType
+    return schema(
+        OP_TYPE,
+        DOMAIN,
+        1,
+        inputs=[
+            schema.FormalParameter(name, "tensor(int64)" if name == "positions" else "T") for name in INPUTS
+        ],
+        outputs=[schema.FormalParameter("output", "T")],
+        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "")],
+        attributes=[
+            schema.Attribute("num_heads", kinds.INT),
+            schema.Attribute("axis_dims", kinds.INTS),
+            schema.Attribute("axis_thetas", kinds.FLOATS),
+            schema.Attribute("epsilon", kinds.FLOAT),
+        ],
+    )
+
+
+def translation_table() -> dict[Any, Any]:
+    """What `torch.onnx.export(custom_translation_table=...)` needs to write the operator as a node."""
+    opset = values.Opset(DOMAIN, 1)
+
+    def rope_attention(
+        q: Any, k: Any, v: Any, q_norm: Any, k_norm: Any, positions: Any,
+        num_heads: int, axis_dims: Sequence[int], axis_thetas: Sequence[float], epsilon: float,
+    ) -> Any:  # fmt: skip
+        return opset.RopeAttention(
+            q, k, v, q_norm, k_norm, positions,
+            num_heads=num_heads, axis_dims=axis_dims, axis_thetas=axis_thetas, epsilon=epsilon,
+        )  # fmt: skip
+
+    return {
+        torch.ops.editverse.rope_attention.default: rope_attention,
+        torch.ops.aten._upsample_nearest_exact2d.vec: _resize,
+    }
+
+
+def _resize(x: Any, output_size: Any, scale_factors: Sequence[float]) -> Any:
+    """The VAE's upsampling as `Resize`; decomposed, it would gather pixel by pixel.
+
+    At a whole factor "nearest-exact" takes the pixel that asymmetric coordinates, rounded down, take.
+    """
+    if output_size is not None or any(not float(scale).is_integer() for scale in scale_factors):
+        raise ValueError(f"upsampling to {output_size} by {scale_factors}; expected whole factors alone")
+    scales: Any = opset23.Constant(value_floats=[1.0, 1.0, *scale_factors])
+    return opset23.Resize(
+        x,
+        None,
+        scales,
+        None,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+
+
+def function_opsets(lowering: Lowering) -> dict[str, int]:
+    """The operator sets that the body of the function imports."""
+    return {"": OPSET, "com.microsoft": 1} if lowering == "fused" else {"": OPSET}
+
+
+def build_function(config: TransformerConfig, lowering: Lowering) -> onnx.FunctionProto | None:
+    """The body of `RopeAttention` for one model; None for `plugin`.
+
+    The body follows `reference.model.rope_attention` (paper section 3.2). The RoPE frequencies are constants
+    in it, since a body cannot compute tables from list attributes; the node carries the same facts as
+    attributes `axis_dims` and `axis_thetas` for a kernel that reads no body.
+    """
+    if lowering == "plugin":
+        return None
+    axes, frequencies = _pair_frequencies(config)
+    inner = config.num_heads * config.head_dim
+    nodes = [
+        _constant("axes", np.array(axes, np.int64)),
+        _constant("frequencies", frequencies),
+        _constant("by_head", np.array([1, -1, config.num_heads, config.head_dim], np.int64)),
+        _constant("by_token", np.array([1, -1, inner], np.int64)),
+        _constant("batch", np.array([0], np.int64)),
+        # Each of the head_dim / 2 pairs takes the column of its axis. A product of small matrices would do
+        # the same, but not exactly where a device multiplies matrices in a shorter format.
+        helper.make_node("Gather", ["positions", "axes"], ["columns"], axis=1),
+        helper.make_node("Cast", ["columns"], ["columns_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["columns_float", "frequencies"], ["pair_angles"]),
+        helper.make_node("Unsqueeze", ["pair_angles", "batch"], ["angles"]),
+    ]
+    for function in ("Cos", "Sin"):
+        table = function.lower()
+        nodes.append(helper.make_node(function, ["angles"], [f"{table}_float"]))
+        nodes.append(helper.make_node("CastLike", [f"{table}_float", "q"], [table]))
+    for x in ("q", "k"):
+        nodes += [
+            helper.make_node("Reshape", [x, "by_head"], [f"{x}_heads"]),
+            _refer(
+                helper.make_node("RMSNormalization", [f"{x}_heads", f"{x}_norm"], [f"{x}_normed"], axis=-1),
+                "epsilon",
+            ),
+            helper.make_node("Reshape", [f"{x}_normed", "by_token"], [f"{x}_tokens"]),
+            _refer(
+                helper.make_node("RotaryEmbedding", [f"{x}_tokens", "cos", "sin"], [f"{x}_turned"]),
+                "num_heads",
+            ),
+        ]
+    nodes.append(helper.make_node("Unsqueeze", ["v", "batch"], ["v_tokens"]))
+    attended = ["q_turned", "k_turned", "v_tokens"]
+    if lowering == "fused":
+        attention = helper.make_node("MultiHeadAttention", attended, ["mixed"], domain="com.microsoft")
+        nodes.append(_refer(attention, "num_heads"))
+    else:
+        attention = helper.make_node("Attention", attended, ["mixed"])
+        nodes.append(_refer(_refer(attention, "num_heads", "q_num_heads"), "num_heads", "kv_num_heads"))
+    nodes.append(helper.make_node("Squeeze", ["mixed", "batch"], ["output"]))
+    return helper.make_function(
+        DOMAIN,
+        OP_TYPE,
+        list(INPUTS),
+        ["output"],
+        nodes,
+        [helper.make_opsetid(domain, version) for domain, version in function_opsets(lowering).items()],
+        attributes=["num_heads", "axis_dims", "axis_thetas", "epsilon"],
+    )
+
+
+def _pair_frequencies(config: TransformerConfig) -> tuple[list[int], np.ndarray]:
+    """For each of the head_dim / 2 pairs its axis and its frequency, float32 as the reference computes it."""
+    axes: list[int] = []
+    unit = torch.ones((4,), dtype=torch.int64)
+    for axis, dim in enumerate(config.axis_dims):
+        axes += [axis] * (dim // 2)
+    # At position 1 the angle is the frequency itself.
+    frequencies = reference.model.rope_angles(unit, config.axis_dims, config.axis_thetas)
+    return axes, frequencies.numpy()
+
+
+def _constant(name: str, value: np.ndarray) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))
+
+
+_REFERRED_TYPES = {"epsilon": onnx.AttributeProto.FLOAT, "num_heads": onnx.AttributeProto.INT}
+
+
+def _refer(node: onnx.NodeProto, function_attribute: str, name: str = "") -> onnx.NodeProto:
+    """Let an attribute of a node in the body take the value of one of the function's."""
+    attribute = node.attribute.add()
+    attribute.name = name or function_attribute
+    attribute.ref_attr_name = function_attribute
+    attribute.type = _REFERRED_TYPES[function_attribute]
+    return node

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders import autoencoder_kl_wan
+from torch.utils.data import DataLoader, IterableDataset
 
 from reference.nano import styles
 from reference.nano.optim import Averaged, Muon
@@ -38,7 +40,9 @@ VAE_CONFIG: dict[str, object] = {
     "scale_factor_spatial": 8,
 }
 SIZES = ((64, 64), (48, 80), (80, 48))
-BATCHES = ((1, 10), (1, 10), (5, 3), (1, 10), (1, 10), (9, 2))
+IMAGE_BATCHES = ((1, 10),)
+VIDEO_BATCHES = ((5, 3), (1, 10), (9, 2), (1, 10))
+"""(frames, clips) of successive steps: images alone for the first half of the time, then mixed."""
 LATENT_NOISE = 0.05
 """Noise on the latents while training, in units of their standard deviation: what the decoder must forgive."""
 
@@ -65,7 +69,7 @@ def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
     draw = rng.random()
     scene = random_scene(rng, canvas, least=0, most=4)
     if draw < 0.05 and scene.things:
-        return render_mask(scene.things[0], canvas)
+        return render_mask(scene, 0, canvas)
     if draw < 0.30:
         picture = texture(str(rng.choice(TEXTURES)), int(rng.integers(200)))
         speed = rng.uniform(-1.5, 1.5, 2) * (canvas.frames > 1)
@@ -88,6 +92,24 @@ def batch(rng: np.random.Generator, frames: int, count: int) -> torch.Tensor:
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     clips = np.stack([random_clip(rng, Canvas(frames, height, width)) for _ in range(count)])
     return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+class Batches(IterableDataset[torch.Tensor]):
+    """Endless batches whose shapes take turns."""
+
+    def __init__(self, seed: int, shapes: tuple[tuple[int, int], ...]) -> None:
+        self.seed, self.shapes = seed, shapes
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        rng = np.random.default_rng([1, self.seed])
+        while True:
+            for frames, count in self.shapes:
+                yield batch(rng, frames, count)
+
+
+def batches_in_background(seed: int, shapes: tuple[tuple[int, int], ...]) -> Iterator[torch.Tensor]:
+    """Render in a process of its own, which starts with the first batch asked for."""
+    yield from DataLoader(Batches(seed, shapes), batch_size=None, num_workers=1, prefetch_factor=6)
 
 
 def evaluate(vae: AutoencoderKLWan) -> dict[str, float]:
@@ -138,17 +160,18 @@ def main() -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         average.values, step, spent = state["average"], state["step"], state["spent"]
-    rng = np.random.default_rng([1, step])
+    images, videos = (batches_in_background(step, shapes) for shapes in (IMAGE_BATCHES, VIDEO_BATCHES))
     losses: list[float] = []
     start = time.monotonic() - spent
     while True:
         progress = (time.monotonic() - start) / (60 * args.minutes)
         if progress >= 1:
             break
-        factor = min(1.0, (step + 1) / 50, (1 - progress) / 0.5)
+        stage, progress = divmod(2 * progress, 1)
+        factor = min(1.0, (step + 1) / 50, (1 - progress) / 0.7) * (0.6 if stage else 1.0)
         muon.param_groups[0]["lr"] = args.lr * factor
         adam.param_groups[0]["lr"] = 2e-3 * factor
-        video = batch(rng, *BATCHES[step % len(BATCHES)])
+        video = next(videos if stage else images)
         latents = vae.encode(video).latent_dist.mean
         noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
         out = vae.decode(noisy).sample

@@ -7,6 +7,7 @@ right answer. Everything is numpy, float32 in [0, 1] while rendering, uint8 at t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -131,7 +132,7 @@ def coverage(shape: str, dy: NDArray[np.float32], dx: NDArray[np.float32], radiu
         arm = 0.34 * radius
         distance = np.minimum(np.maximum(ay - radius, ax - arm), np.maximum(ax - radius, ay - arm))
     elif shape == "triangle":
-        distance = np.maximum(0.894 * ax + 0.447 * dy - 0.447 * radius, dy - 0.85 * radius)
+        distance = np.maximum(0.894 * ax - 0.447 * dy - 0.447 * radius, dy - 0.85 * radius)
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
     return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
@@ -150,6 +151,17 @@ def thing_alpha(thing: Thing, canvas: Canvas, frame: int, grid: tuple[NDArray[np
     y = (thing.place[0] + thing.motion[0] * frame) * canvas.height
     x = (thing.place[1] + thing.motion[1] * frame) * canvas.width
     return coverage(thing.shape, rows - np.float32(y), columns - np.float32(x), thing.size * canvas.short_side)
+
+
+def bounding_box(thing: Thing, canvas: Canvas, frame: int, camera_px: int = 0) -> tuple[slice, slice]:
+    """Rows and columns outside of which the object has no coverage."""
+    reach = 1.2 * thing.size * canvas.short_side + 2
+    y = (thing.place[0] + thing.motion[0] * frame) * canvas.height
+    x = (thing.place[1] + thing.motion[1] * frame) * canvas.width - camera_px
+    return (
+        slice(max(0, int(y - reach)), max(0, int(y + reach))),
+        slice(max(0, int(x - reach)), max(0, int(x + reach))),
+    )
 
 
 def _named_background(background: Background, canvas: Canvas) -> NDArray[np.float32]:
@@ -209,19 +221,25 @@ def render_background(background: Background, canvas: Canvas) -> NDArray[np.floa
     return picture[: canvas.height, : canvas.width]
 
 
-def render_float(scene: Scene, canvas: Canvas) -> NDArray[np.float32]:
-    """The scene as float32 [T, H, W, 3] in [0, 1]."""
-    background = render_background(scene.background, canvas)
-    frames = np.repeat(background[None], canvas.frames, 0)
+def render_float(scene: Scene, canvas: Canvas, camera_px: Sequence[int] = ()) -> NDArray[np.float32]:
+    """The scene as float32 [T, H, W, 3] in [0, 1].
+
+    camera_px: how many pixels to the right the camera stands in each frame (none: it stays).
+    """
+    camera = list(camera_px) or [0] * canvas.frames
+    reach = max(map(abs, camera))
+    background = render_background(scene.background, replace(canvas, width=canvas.width + reach))
+    columns = np.arange(canvas.width)
+    # Left of the scene's edge the background is its own mirror image.
+    frames = np.stack([background[:, np.abs(columns + offset)] for offset in camera])
     grid = pixel_grid(canvas)
     for thing in scene.things:
         color = np.asarray(COLORS[thing.color], np.float32)
-        moves = thing.motion != (0.0, 0.0)
-        alpha = thing_alpha(thing, canvas, 0, grid)[..., None]
-        for index in range(canvas.frames):
-            if moves and index:
-                alpha = thing_alpha(thing, canvas, index, grid)[..., None]
-            frames[index] += alpha * (color - frames[index])
+        for index, offset in enumerate(camera):
+            box = bounding_box(thing, canvas, index, offset)
+            near = (grid[0][box[0]], grid[1][:, box[1]] + np.float32(offset))
+            area = frames[index][box]
+            area += thing_alpha(thing, canvas, index, near)[..., None] * (color - area)
     return frames
 
 
@@ -230,25 +248,34 @@ def uint8_from_float(frames: NDArray[np.float32]) -> Frames:
     return np.asarray(np.clip(frames * 255.0 + 0.5, 0, 255), np.uint8)
 
 
-def render(scene: Scene, canvas: Canvas) -> Frames:
+def render(scene: Scene, canvas: Canvas, camera_px: Sequence[int] = ()) -> Frames:
     """The scene as uint8 [T, H, W, 3]."""
-    return uint8_from_float(render_float(scene, canvas))
+    return uint8_from_float(render_float(scene, canvas, camera_px))
 
 
-def render_mask(thing: Thing, canvas: Canvas) -> Frames:
-    """White where the object is, black elsewhere, uint8 [T, H, W, 3]."""
+def render_mask(scene: Scene, index: int, canvas: Canvas) -> Frames:
+    """White where the object is seen, black elsewhere, uint8 [T, H, W, 3]."""
     grid = pixel_grid(canvas)
-    alpha = np.stack([thing_alpha(thing, canvas, index, grid) for index in range(canvas.frames)])
-    return uint8_from_float(np.repeat(alpha[..., None], 3, -1))
+    frames = np.zeros((canvas.frames, canvas.height, canvas.width, 3), np.float32)
+    for frame in range(canvas.frames):
+        alpha = thing_alpha(scene.things[index], canvas, frame, grid)
+        for other in scene.things[index + 1 :]:
+            alpha = alpha * (1 - thing_alpha(other, canvas, frame, grid))
+        frames[frame] = alpha[..., None]
+    return uint8_from_float(frames)
+
+
+@lru_cache(maxsize=4096)
+def full_area_px(shape: str, tenth_radius: int) -> float:
+    """Area of a whole shape whose radius is given in tenths of a pixel."""
+    reach = np.arange(-32, 32, dtype=np.float32)
+    return float(coverage(shape, reach[:, None], reach[None, :], tenth_radius / 10).sum())
 
 
 def visible_fraction(scene: Scene, index: int, canvas: Canvas) -> float:
     """The least share, over the frames, of the object's full area that is inside the frame and not hidden."""
     thing = scene.things[index]
-    padded = 64
-    reach = np.arange(-padded, padded, dtype=np.float32)
-    radius = thing.size * canvas.short_side
-    full = coverage(thing.shape, reach[:, None], reach[None, :], radius).sum()
+    full = full_area_px(thing.shape, round(10 * thing.size * canvas.short_side))
     grid = pixel_grid(canvas)
     worst = 1.0
     for frame in {0, canvas.frames // 2, canvas.frames - 1}:

@@ -1,0 +1,196 @@
+"""Train nano's text encoder and transformer on cached latents.
+
+    python -m reference.nano.train RUN --minutes 90
+
+RUN/state.pt holds everything; a second call goes on from there. RUN/log.jsonl takes a line every 50 steps:
+loss, samples seen, hours; and every `--evaluate` steps the error left after a short sampling of held-out
+requests, relative to the error of doing nothing, for each task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from reference.model import CONFIGS, EditVerseTransformer
+from reference.nano.batching import Batch, Packed, ShardPool, collate, pack
+from reference.nano.curate import draw_curated, random_canvas
+from reference.nano.dataset import cache_sample
+from reference.nano.optim import Averaged, Muon
+from reference.nano.tasks import TASKS
+from reference.text_encoder import Tokenizer, make_nano_text_encoder
+
+MIN_TIME_LEFT = 0.05
+"""The loss is on the velocity; its weight 1 / (1 - t)^2 stops growing here."""
+TEXT_DROPOUT = 0.1
+VALIDATION_SEED = 2
+
+
+class Nano(nn.Module):
+    """The two networks that train together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = make_nano_text_encoder()
+        self.transformer = EditVerseTransformer(CONFIGS["nano"])
+
+    def encode_text(self, batch: Batch) -> Tensor:
+        """[B * Lt, text_dim]."""
+        out = self.text_encoder(input_ids=batch.ids, attention_mask=batch.ids_mask)
+        return out.last_hidden_state.flatten(0, 1)
+
+    def outputs(self, batch: Batch, text: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
+        """The head's output for the noisy rows [sum Lg, P]; timestep [B]."""
+        net = self.transformer
+        table = torch.cat((net.text_in(text), net.patch_in(torch.cat((batch.clean, x_t))), net.vision_markers, torch.zeros(1, net.config.width)))
+        out = net.run_blocks(table[batch.layout], batch.positions, batch.is_noisy, timestep, batch.key_mask)
+        return out[batch.is_noisy]
+
+
+def draw_timesteps(count: int) -> Tensor:
+    """Logit-normal, towards the noise: there the edit is decided."""
+    return torch.sigmoid(torch.randn(count) * 1.2 - 0.4)
+
+
+def velocity_loss(model: Nano, batch: Batch) -> Tensor:
+    """Flow matching (section 3.3): mean squared error of the velocity on the target segment."""
+    timestep = draw_timesteps(len(batch.samples))
+    t = timestep[batch.noisy_owner, None]
+    x_t = t * batch.noisy + (1 - t) * torch.randn_like(batch.noisy)
+    error = model.outputs(batch, model.encode_text(batch), x_t, timestep) - batch.noisy
+    return (error / (1 - t).clamp(min=MIN_TIME_LEFT)).square().mean()
+
+
+@torch.no_grad()
+def sample(model: Nano, batch: Batch, steps: int) -> Tensor:
+    """Euler without guidance, for validation only: the target rows [sum Lg, P]."""
+    x = torch.randn(batch.noisy.shape, generator=torch.Generator().manual_seed(0))
+    text = model.encode_text(batch)
+    for step in range(steps):
+        t = step / steps
+        out = model.outputs(batch, text, x, torch.full((len(batch.samples),), t))
+        x = x + (out - x) / (1 - t) / steps
+    return x
+
+
+def validation_set(run: Path) -> list[Packed]:
+    """Two requests a task that are never trained on, encoded once."""
+    path = run / "validation.pt"
+    if not path.exists():
+        vae = AutoencoderKLWan.from_pretrained(run / "vae").eval()
+        tokenizer = Tokenizer(run / "tokenizer.model")
+        samples = []
+        for index, task in enumerate(TASKS):
+            for video_share in (0.0, 0.0, 1.0):
+                rng = np.random.default_rng([VALIDATION_SEED, index, len(samples)])
+                samples.append(cache_sample(vae, tokenizer, draw_curated(rng, task, random_canvas(rng, task, video_share))))
+        torch.save(samples, path)
+    return [pack(s) for s in torch.load(path, weights_only=False)]
+
+
+def evaluate(model: Nano, packed: list[Packed]) -> dict[str, float]:
+    """Squared error left, relative to leaving the source as it is (or to black, without a source), by task."""
+    ratios: dict[str, list[float]] = {}
+    for start in range(0, len(packed), 12):
+        group = packed[start : start + 12]
+        batch = collate(group, np.zeros(len(group), bool))
+        result = sample(model, batch, 8)
+        for row, p in enumerate(group):
+            rows = batch.noisy_owner == row
+            target = batch.noisy[rows]
+            source = p.clean[: len(target)].float() if len(p.clean) >= len(target) else torch.zeros_like(target)
+            if p.sample.task == "propagation":
+                source = p.sample.clips["video1"].reshape(target.shape).float()
+            error = (result[rows] - target).square().mean() / (source - target).square().mean().clamp(min=1e-3)
+            ratios.setdefault(p.sample.task, []).append(float(error))
+    return {task: round(float(np.mean(values)), 3) for task, values in ratios.items()}
+
+
+def make_optimizers(model: Nano, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for embeddings, norms, modulation and the text encoder."""
+    matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2 and min(p.shape) > 6]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        Muon(matrices, lr=muon_lr),
+        torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--minutes", type=float, default=90.0, help="total training time, over all calls")
+    parser.add_argument("--tokens", type=int, default=4096, help="padded tokens a step")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=1.5e-3)
+    parser.add_argument("--evaluate", type=int, default=250)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model = Nano()
+    optimizers = make_optimizers(model, args.lr, args.adam_lr)
+    average = Averaged(model, 0.998)
+    progress_of: dict[str, Any] = {"step": 0, "samples": 0, "spent": 0.0}
+    state_path = args.run / "state.pt"
+    if state_path.exists():
+        state = torch.load(state_path)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        average.values, progress_of = state["average"], state["progress"]
+        torch.manual_seed(progress_of["step"])
+    shadow = Nano()
+    pool = ShardPool(args.run / "data")
+    validation = validation_set(args.run)
+    rng = np.random.default_rng([3, progress_of["step"]])
+    batches = pool.batches(rng, args.tokens)
+    losses: list[float] = []
+    start = time.monotonic() - progress_of["spent"]
+    while (progress := (time.monotonic() - start) / (60 * args.minutes)) < 1:
+        packed = next(batches)
+        batch = collate(packed, rng.random(len(packed)) < TEXT_DROPOUT)
+        loss = velocity_loss(model, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(optimizers[1].param_groups[0]["params"], 1.0)
+        factor = min(1.0, (progress_of["step"] + 1) / 100, (1 - progress) / 0.45)
+        for optimizer, lr in zip(optimizers, (args.lr, args.adam_lr), strict=True):
+            optimizer.param_groups[0]["lr"] = lr * factor
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+        step = progress_of["step"] = progress_of["step"] + 1
+        average.update(model, step)
+        progress_of["samples"] += len(packed)
+        progress_of["spent"] = time.monotonic() - start
+        losses.append(float(loss.detach()))
+        if step % 50 == 0:
+            line: dict[str, Any] = {
+                "step": step,
+                "samples": progress_of["samples"],
+                "hours": round(progress_of["spent"] / 3600, 3),
+                "loss": round(float(np.mean(losses)), 4),
+                "distinct": len(pool.packed),
+            }
+            losses.clear()
+            pool.refresh()
+            if step % args.evaluate == 0:
+                average.copy_to(shadow)
+                line["error_left"] = evaluate(shadow, validation)
+                saved = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+                torch.save(saved | {"average": average.values, "progress": progress_of}, state_path)
+            with (args.run / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+    saved = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    torch.save(saved | {"average": average.values, "progress": progress_of}, state_path)
+
+
+if __name__ == "__main__":
+    main()

@@ -67,8 +67,9 @@ A, B, C = (TensorSpec(name, "float32", axes) for name, axes in zip("abc", ("NK",
 @pytest.fixture
 def bundle(fake_template: Any, tmp_path: Path) -> Bundle:
     (tmp_path / "product.onnx").write_bytes(PRODUCT)
-    graph = GraphSpec("product", "product.onnx", (A, B), (C,))
-    return Bundle(tmp_path, replace(fake_template.spec, graphs={"product": graph}))
+    names = ("product", "transformer", "noise")
+    graphs = {name: GraphSpec(name, "product.onnx", (A, B), (C,)) for name in names}
+    return Bundle(tmp_path, replace(fake_template.spec, graphs=graphs))
 
 
 def open_runner(bundle: Bundle, num_threads: int | None = 1) -> OrtRunner:
@@ -102,8 +103,19 @@ def test_the_number_of_threads_changes_no_byte(bundle: Bundle) -> None:
     for num_threads in (1, 2, 3, None):
         with open_runner(bundle, num_threads) as runner:
             for _ in range(2):
-                digests.add(hashlib.sha256(runner.run("product", inputs)["c"].tobytes()).digest())
+                digests.add(hashlib.sha256(runner.run("transformer", inputs)["c"].tobytes()).digest())
     assert len(digests) == 1
+
+
+def test_threads_go_where_they_change_no_byte(bundle: Bundle) -> None:
+    with open_runner(bundle, 3) as runner:
+        for graph in ("transformer", "noise"):
+            runner.run(graph, matrices(2, 2, 2))
+        threads = {
+            graph: session.get_session_options().intra_op_num_threads
+            for graph, session in runner._sessions.items()
+        }
+    assert threads == {"transformer": 3, "noise": 1}
 
 
 def test_a_graph_is_loaded_when_it_is_first_run(bundle: Bundle) -> None:

@@ -7,7 +7,6 @@ integers of sequence.py and the numbers of the bundle's schedule.
 from __future__ import annotations
 
 import math
-import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -369,7 +368,7 @@ class _Clock:
 
 
 def _check_numbers(seed: int, fps: float | None, start_s: float) -> None:
-    if not 0 <= operator.index(seed) < 2**63:
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise RequestError(f"seed is {seed}; give a whole number from 0 to {2**63 - 1}")
     if fps is not None and not 0 < fps < math.inf:
         raise RequestError(f"fps is {fps}; give a number above 0")

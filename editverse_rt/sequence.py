@@ -6,6 +6,7 @@ Rules: paper sections 3.1 and 3.2; where the paper is silent, docs/architecture.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def plan_frames(num_frames: int | None, has_video: bool, has_image: bool, geomet
         if has_video:
             return geometry.max_frames
         return 1 if has_image else geometry.default_frames
-    if not 1 <= num_frames <= geometry.max_frames:
+    if not isinstance(num_frames, (int, np.integer)) or not 1 <= num_frames <= geometry.max_frames:
         raise RequestError(f"num_frames is {num_frames}; this bundle takes 1 to {geometry.max_frames}")
     return geometry.round_frames(num_frames)
 
@@ -260,7 +261,10 @@ def _iterate_sizes(geometry: Geometry) -> Iterator[Size]:
 
 
 def _check_size(size: Size, geometry: Geometry) -> Size:
-    height, width = size
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"size is {size!r}; give (height, width) in whole pixels") from error
     sizes = list(_iterate_sizes(geometry))
     if (height, width) in sizes:
         return height, width

@@ -15,7 +15,8 @@ from editverse_rt.errors import BackendError
 
 __all__ = ["OrtBackend", "OrtRunner"]
 
-_ERROR_SEVERITY, _FATAL_SEVERITY = 3, 4
+# What ONNX Runtime has to say reaches the caller as exceptions; on stderr it would only be noise.
+_FATAL_SEVERITY = 4
 # The graphs whose kernels give the same bytes on any number of threads: products with packed weights, and
 # attention by heads and rows. A convolution blocks its sums by the share of its thread, and logarithm and
 # cosine differ in the last bit between the vectors of a share and its rest; those graphs take one thread.
@@ -128,7 +129,7 @@ class OrtRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_deterministic_compute = True
-        options.log_severity_level = _ERROR_SEVERITY
+        options.log_severity_level = _FATAL_SEVERITY
         path = self._bundle.graph_path(graph)
         try:
             session = ort.InferenceSession(str(path), options, providers=[self._provider])

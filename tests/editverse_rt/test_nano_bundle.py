@@ -79,10 +79,10 @@ def test_the_vae_carries_what_it_is_given(pipeline: Pipeline) -> None:
 def test_the_same_seed_gives_the_same_bytes_on_any_thread_count() -> None:
     source = draw_clip(5)
     frames = []
-    for num_threads in (1, 2, 3, None, 1):
+    for num_threads in (1, 1, 2, 3):
         with Pipeline.open("nano", "ort-cpu", num_threads=num_threads) as opened:
             prompt = "<video1> Turn the circle green"
-            result = opened(prompt, video1=source, num_inference_steps=FEW_STEPS, seed=7)
+            result = opened(prompt, video1=source, num_inference_steps=2, seed=7)
             frames.append(result.frames)
     for other in frames[1:]:
         np.testing.assert_array_equal(other, frames[0])

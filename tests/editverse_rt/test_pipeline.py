@@ -457,6 +457,7 @@ def test_ctrl_c_stops_anywhere(
         ("A ring", {"num_frames": 10}, "num_frames is 10; this bundle takes 1 to 9"),
         ("A ring", {"size": (48, 50)}, "size is 50x48"),
         ("A ring", {"seed": -1}, "seed is -1; give a whole number"),
+        ("A ring", {"seed": 0.5}, "seed is 0.5; give a whole number"),
         ("A ring", {"seed": 2**63}, "seed is 9223372036854775808"),
         ("A ring", {"fps": 0}, "fps is 0; give a number above 0"),
         ("A ring", {"fps": float("nan")}, "fps is nan"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,6 +240,12 @@ def test_a_size_that_the_bundle_does_not_take(size: tuple[int, int]) -> None:
         plan_sizes({}, None, GEOMETRY, size)
 
 
+@pytest.mark.parametrize("size", [(64,), (64, 64, 3), 64, ("64", "64"), (64.0, 64.0)])
+def test_a_size_that_is_no_pair_of_whole_numbers(size: Any) -> None:
+    with pytest.raises(RequestError, match=r"give \(height, width\) in whole pixels"):
+        plan_sizes({}, None, GEOMETRY, size)
+
+
 # --- lengths
 
 
@@ -251,8 +258,8 @@ def test_lengths_follow_the_inputs() -> None:
     assert plan_frames(17, False, True, GEOMETRY) == 17
 
 
-@pytest.mark.parametrize("num_frames", [0, -4, 18])
-def test_lengths_out_of_range(num_frames: int) -> None:
+@pytest.mark.parametrize("num_frames", [0, -4, 18, 5.0])
+def test_lengths_out_of_range(num_frames: Any) -> None:
     with pytest.raises(RequestError, match=f"num_frames is {num_frames}; this bundle takes 1 to 17"):
         plan_frames(num_frames, True, False, GEOMETRY)
 

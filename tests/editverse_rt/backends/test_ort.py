@@ -172,11 +172,14 @@ def test_a_graph_that_the_bundle_does_not_have(bundle: Bundle) -> None:
     ],
     ids=["shapes", "dtype", "missing"],
 )
-def test_a_graph_that_fails_names_itself_and_the_shapes(bundle: Bundle, inputs: dict[str, Any]) -> None:
+def test_a_graph_that_fails_names_itself_and_the_shapes(
+    bundle: Bundle, capfd: pytest.CaptureFixture[str], inputs: dict[str, Any]
+) -> None:
     with open_runner(bundle) as runner, pytest.raises(BackendError) as error:
         runner.run("product", inputs)
     assert str(error.value).startswith('onnxruntime failed in graph "product" with a [2, 3]')
     assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_runner_works_only_while_it_is_entered(bundle: Bundle) -> None:

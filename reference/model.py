@@ -51,7 +51,9 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TransformerConfig:
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if not k.startswith("_")}
+        known = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if not k.startswith("_")
+        }
         return cls(**known)
 
     @property
@@ -89,7 +91,10 @@ def rope_angles(positions: Tensor, axis_dims: tuple[int, ...], axis_thetas: tupl
 
 
 def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn channel i against channel i + head_dim / 2; x [..., L, heads, head_dim], angles [..., L, head_dim / 2]."""
+    """Turn channel i against channel i + head_dim / 2.
+
+    x: [..., L, heads, head_dim]; angles: [..., L, head_dim / 2].
+    """
     cos, sin = angles.cos().unsqueeze(-2).to(x.dtype), angles.sin().unsqueeze(-2).to(x.dtype)
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
@@ -184,13 +189,19 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
         self.modulation = nn.Parameter(torch.zeros(6, config.width))
 
-    def forward(self, x: Tensor, modulation: Tensor, noisy: Tensor, positions: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """x [..., L, C]; modulation [..., 2, 6, C] for clean (row 0) and noisy (row 1) tokens; noisy bool [..., L, 1]."""
+    def forward(
+        self, x: Tensor, modulation: Tensor, noisy: Tensor, positions: Tensor, key_mask: Tensor | None = None
+    ) -> Tensor:
+        """x [..., L, C]; modulation [..., 2, 6, C] of clean and noisy tokens; noisy bool [..., L, 1]."""
         # [..., 2, 6, C] -> six times [..., L, C]: each token takes the clean or the noisy vector.
         clean_row, noisy_row = (modulation + self.modulation).unsqueeze(-2).unbind(-4)
-        chosen = (torch.where(noisy, n, c) for c, n in zip(clean_row.unbind(-3), noisy_row.unbind(-3), strict=True))
+        chosen = (
+            torch.where(noisy, n, c) for c, n in zip(clean_row.unbind(-3), noisy_row.unbind(-3), strict=True)
+        )
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = chosen
-        x = x + (1 + gate_a) * self.attention(self.attention_norm(x) * (1 + scale_a) + shift_a, positions, key_mask)
+        x = x + (1 + gate_a) * self.attention(
+            self.attention_norm(x) * (1 + scale_a) + shift_a, positions, key_mask
+        )
         return x + (1 + gate_m) * self.mlp(self.mlp_norm(x) * (1 + scale_m) + shift_m)
 
 
@@ -234,14 +245,18 @@ class EditVerseTransformer(nn.Module):
             nn.init.zeros_(block.attention.to_out.weight)
             nn.init.zeros_(block.mlp.down.weight)
 
-    def forward(self, text: Tensor, clean: Tensor, noisy: Tensor, layout: Tensor, positions: Tensor, timestep: Tensor) -> Tensor:
+    def forward(
+        self, text: Tensor, clean: Tensor, noisy: Tensor, layout: Tensor, positions: Tensor, timestep: Tensor
+    ) -> Tensor:
         """Velocity [Lg, P] of the noisy segment at one timestep.
 
         text [Lt, text_dim]; clean [Lc, patch_dim]; noisy [Lg, patch_dim]; layout int64 [L] indexes the rows
-        of (text, clean, noisy, start of vision, end of vision); positions int64 [L, 4]; timestep [] in [0, 1).
+        of (text, clean, noisy, start of vision, end of vision); positions int64 [L, 4]; timestep [].
         The noisy segment stands last: its rows end one before the last (the end of vision).
         """
-        rows = torch.cat((self.text_in(text), self.patch_in(clean), self.patch_in(noisy), self.vision_markers))
+        rows = torch.cat(
+            (self.text_in(text), self.patch_in(clean), self.patch_in(noisy), self.vision_markers)
+        )
         x = rows[layout]
         first_noisy = text.shape[0] + clean.shape[0]
         is_noisy = (layout >= first_noisy) & (layout < first_noisy + noisy.shape[0])
@@ -249,7 +264,9 @@ class EditVerseTransformer(nn.Module):
         end = layout.shape[0] - 1
         return self.velocity_from_output(x[end - noisy.shape[0] : end], noisy, timestep)
 
-    def run_blocks(self, x: Tensor, positions: Tensor, is_noisy: Tensor, timestep: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def run_blocks(
+        self, x: Tensor, positions: Tensor, is_noisy: Tensor, timestep: Tensor, key_mask: Tensor | None = None
+    ) -> Tensor:
         """The blocks and the head: x [..., L, width] -> [..., L, patch_dim]; timestep [...]."""
         times = torch.stack((torch.ones_like(timestep), timestep), -1)
         embedded = F.silu(self.time(times))

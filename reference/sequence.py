@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interleaved:
-    """layout int64 [L] into rows (text, clean, noisy, start of vision, end of vision); positions int64 [L, 4]."""
+    """layout int64 [L] into rows (text, clean, noisy, start and end of vision); positions int64 [L, 4]."""
 
     layout: Tensor
     positions: Tensor
 
 
 def interleave(segments: list[int | tuple[int, int, int]], target: tuple[int, int, int]) -> Interleaved:
-    """Layout and positions of text segments (their number of tokens) and clips (latent frames, rows, columns).
+    """Layout and positions of text segments (numbers of tokens) and clips (latent frames, rows, columns).
 
     Text rows and clean rows are numbered in the order in which they stand. Positions are (sequential,
     temporal, height, width): text and markers advance the first by one each, a latent frame by one for all

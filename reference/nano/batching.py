@@ -48,7 +48,7 @@ def pack(sample: CachedSample) -> Packed:
 
 @dataclass(frozen=True)
 class Batch:
-    """B sequences. `layout` [B, L] indexes one table of rows: text [B * Lt], clean, noisy, markers, padding."""
+    """B sequences; `layout` [B, L] indexes the rows of text [B * Lt], clean, noisy, markers and padding."""
 
     ids: Tensor
     ids_mask: Tensor
@@ -93,7 +93,18 @@ def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
         at_noisy += noisies
     is_noisy = (layout >= num_text + len(clean)) & (layout < markers)
     owner = torch.repeat_interleave(torch.arange(count), torch.tensor([len(p.noisy) for p in packed]))
-    return Batch(ids, ids_mask, clean.float(), noisy.float(), owner, layout, positions, is_noisy, layout < markers + 2, [p.sample for p in packed])
+    return Batch(
+        ids,
+        ids_mask,
+        clean.float(),
+        noisy.float(),
+        owner,
+        layout,
+        positions,
+        is_noisy,
+        layout < markers + 2,
+        [p.sample for p in packed],
+    )
 
 
 class ShardPool:

@@ -46,7 +46,9 @@ def draw_curated(rng: Rng, task: str, canvas: Canvas, rejected: dict[str, int] |
             rejected[reason] = rejected.get(reason, 0) + 1
 
 
-def random_canvas(rng: Rng, task: str, video_share: float, lengths: tuple[int, ...] = (5, 9, 13, 17)) -> Canvas:
+def random_canvas(
+    rng: Rng, task: str, video_share: float, lengths: tuple[int, ...] = (5, 9, 13, 17)
+) -> Canvas:
     """Horizontal, vertical or square; an image or a clip whose short lengths are the more frequent."""
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     if task not in VIDEO_ONLY and rng.random() >= video_share:

@@ -25,9 +25,11 @@ from reference.nano.curate import draw_curated, random_canvas, random_task
 from reference.nano.tasks import Sample
 from reference.nano.world import Frames
 from reference.text_encoder import EOS_ID, Tokenizer
+from reference.vae import patches_from_latents
 
 SHARD = 512
 TRAIN_SEED = 1
+PATCH_SIZE = 2
 PARTS = re.compile(r"<((?:video|image)\d+)>")
 
 
@@ -57,13 +59,6 @@ def split_prompt(prompt: str, tokenizer: Tokenizer) -> list[list[int] | str]:
     return segments
 
 
-def patches_from_latents(latents: Tensor, patch: int = 2) -> Tensor:
-    """[z, T, H, W] -> [T, H / p, W / p, z * p * p] (section 3.1: a 1 x 2 x 2 patch)."""
-    z, t, height, width = latents.shape
-    split = latents.reshape(z, t, height // patch, patch, width // patch, patch)
-    return split.permute(1, 2, 4, 0, 3, 5).reshape(t, height // patch, width // patch, z * patch * patch)
-
-
 @torch.no_grad()
 def encode_clips(vae: AutoencoderKLWan, clips: list[Frames]) -> list[Tensor]:
     """Normalised latent patches [t, h, w, P] of clips that share one shape."""
@@ -71,7 +66,7 @@ def encode_clips(vae: AutoencoderKLWan, clips: list[Frames]) -> list[Tensor]:
     latents = vae.encode(video).latent_dist.mean
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    return [patches_from_latents(one) for one in (latents - mean) / std]
+    return [patches_from_latents(one, PATCH_SIZE) for one in ((latents - mean) / std).split(1)]
 
 
 def cache_sample(vae: AutoencoderKLWan, tokenizer: Tokenizer, sample: Sample) -> CachedSample:
@@ -89,7 +84,9 @@ def cache_sample(vae: AutoencoderKLWan, tokenizer: Tokenizer, sample: Sample) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=60000)
     parser.add_argument("--video-share", type=float, default=0.3)

@@ -71,7 +71,9 @@ STYLES: dict[str, Callable[[Frames], Frames]] = {
 }
 
 
-def psnr_db(result: NDArray[np.uint8], expected: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
+def psnr_db(
+    result: NDArray[np.uint8], expected: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
+) -> float:
     """PSNR over the pixels of `where` ([T, H, W]); 99 when identical, NaN when there are none."""
     difference = (result.astype(np.float64) - expected.astype(np.float64)) ** 2
     chosen = difference if where is None else difference[where]

@@ -34,7 +34,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Sample:
-    """One training or test request: `target` answers `prompt` given `inputs`; `source` names the edited input."""
+    """One request: `target` answers `prompt` given `inputs`; `source` names the input that is edited."""
 
     task: str
     prompt: str
@@ -56,7 +56,13 @@ def article(noun: str) -> str:
 def refer_to(rng: Rng, thing: Thing) -> str:
     """Colours and shapes are unique in a scene, so each of these names one object."""
     draw = rng.random()
-    return f"the {thing.name}" if draw < 0.7 else f"the {thing.shape}" if draw < 0.85 else f"the {thing.color} object"
+    return (
+        f"the {thing.name}"
+        if draw < 0.7
+        else f"the {thing.shape}"
+        if draw < 0.85
+        else f"the {thing.color} object"
+    )
 
 
 def in_request(rng: Rng, tag: str, sentence: str) -> str:
@@ -172,7 +178,12 @@ STYLE_SENTENCES: dict[str, tuple[str, ...]] = {
     "pixelate": ("Pixelate it", "Make it pixelated", "Turn everything into pixel art"),
     "darken": ("Make it night", "Turn day into night", "Make it dark like at night"),
 }
-MIRROR_SENTENCES = ("Mirror it", "Flip it horizontally", "Swap left and right", "Mirror everything horizontally")
+MIRROR_SENTENCES = (
+    "Mirror it",
+    "Flip it horizontally",
+    "Swap left and right",
+    "Mirror everything horizontally",
+)
 
 
 def describe(scene: Scene, motions: tuple[str, ...], places: tuple[str, ...], sizes: tuple[str, ...]) -> str:
@@ -210,7 +221,9 @@ def plain_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
     if task == "camera":
         return camera_sample(rng, canvas, tag, scene, source)
     if task == "detection":
-        sentence, _, index = SCENE_EDITS[choose(rng, "remove_object", "change_object", "change_color")](rng, scene, canvas)
+        sentence, _, index = SCENE_EDITS[choose(rng, "remove_object", "change_object", "change_color")](
+            rng, scene, canvas
+        )
         assert index is not None
         lower = sentence[0].lower() + sentence[1:]
         prompt = f"<{tag}> I want to {lower}. Detect the region that needs to be edited."
@@ -218,7 +231,14 @@ def plain_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
     if task == "inpainting":
         return inpainting_sample(rng, canvas, tag, scene, source)
     if task == "combined":
-        first, second = (str(n) for n in rng.choice(("add_object", "remove_object", "change_color", "change_background", "style"), 2, replace=False))
+        first, second = (
+            str(n)
+            for n in rng.choice(
+                ("add_object", "remove_object", "change_color", "change_background", "style"),
+                2,
+                replace=False,
+            )
+        )
         if first == "style":
             first, second = second, first
         sentence, edited, _ = SCENE_EDITS[first](rng, scene, canvas)
@@ -267,9 +287,20 @@ def guided_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
         mask_tag = f"{kind}2"
         marked = choose(rng, f"the object marked by <{mask_tag}>", f"the object in the mask <{mask_tag}>")
         sentence = edit[0]
-        for reference in (scene.things[index].name, f"{scene.things[index].color} object", scene.things[index].shape):
+        for reference in (
+            scene.things[index].name,
+            f"{scene.things[index].color} object",
+            scene.things[index].shape,
+        ):
             sentence = sentence.replace(f"the {reference}", marked)
-        return Sample(task, f"<{tag}> {sentence}", {tag: source, mask_tag: mask}, render(edited, canvas), tag, (scene, edited))
+        return Sample(
+            task,
+            f"<{tag}> {sentence}",
+            {tag: source, mask_tag: mask},
+            render(edited, canvas),
+            tag,
+            (scene, edited),
+        )
     if task == "propagation":
         name = choose(rng, *SCENE_EDITS, "style")
         if name == "style":
@@ -283,7 +314,9 @@ def guided_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
             "<image1> is the edited first frame. Apply the same edit to <video1>",
             "<video1> Edit the video so that it starts with <image1>",
         )
-        return Sample(task, prompt, {"video1": source, "image1": target[:1]}, target, "video1", (scene, edited))
+        return Sample(
+            task, prompt, {"video1": source, "image1": target[:1]}, target, "video1", (scene, edited)
+        )
     # reference insertion
     image_tag = "image1" if kind == "video" else "image2"
     _, edited, index = add_object(rng, scene, replace(canvas, frames=1))
@@ -299,7 +332,9 @@ def guided_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
         f"Put the object from <{image_tag}> at the {place} of <{tag}>",
         f"<{tag}> Add the object shown in <{image_tag}> at the {place}.",
     )
-    return Sample(task, prompt, {tag: source, image_tag: reference}, render(edited, canvas), tag, (scene, edited))
+    return Sample(
+        task, prompt, {tag: source, image_tag: reference}, render(edited, canvas), tag, (scene, edited)
+    )
 
 
 def described_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
@@ -314,7 +349,9 @@ def described_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
             f"<{tag}> Color this sketch: {caption}",
         )
         return Sample(task, prompt, {tag: styles.sketch(target)}, target, tag, (scene,))
-    prompt = choose(rng, caption, f"Generate {article(kind)} of {caption}", caption[0].upper() + caption[1:] + ".")
+    prompt = choose(
+        rng, caption, f"Generate {article(kind)} of {caption}", caption[0].upper() + caption[1:] + "."
+    )
     return Sample(task, prompt, {}, target, None, (scene,))
 
 

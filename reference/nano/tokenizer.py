@@ -1,6 +1,6 @@
 """Train nano's SentencePiece model on the instructions of its world.
 
-    python -m reference.nano.tokenizer OUT.model
+python -m reference.nano.tokenizer OUT.model
 """
 
 from __future__ import annotations

@@ -50,7 +50,14 @@ class Nano(nn.Module):
     def outputs(self, batch: Batch, text: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
         """The head's output for the noisy rows [sum Lg, P]; timestep [B]."""
         net = self.transformer
-        table = torch.cat((net.text_in(text), net.patch_in(torch.cat((batch.clean, x_t))), net.vision_markers, torch.zeros(1, net.config.width)))
+        table = torch.cat(
+            (
+                net.text_in(text),
+                net.patch_in(torch.cat((batch.clean, x_t))),
+                net.vision_markers,
+                torch.zeros(1, net.config.width),
+            )
+        )
         out = net.run_blocks(table[batch.layout], batch.positions, batch.is_noisy, timestep, batch.key_mask)
         return out[batch.is_noisy]
 
@@ -91,13 +98,17 @@ def validation_set(run: Path) -> list[Packed]:
         for index, task in enumerate(TASKS):
             for video_share in (0.0, 0.0, 1.0):
                 rng = np.random.default_rng([VALIDATION_SEED, index, len(samples)])
-                samples.append(cache_sample(vae, tokenizer, draw_curated(rng, task, random_canvas(rng, task, video_share))))
+                samples.append(
+                    cache_sample(
+                        vae, tokenizer, draw_curated(rng, task, random_canvas(rng, task, video_share))
+                    )
+                )
         torch.save(samples, path)
     return [pack(s) for s in torch.load(path, weights_only=False)]
 
 
 def evaluate(model: Nano, packed: list[Packed]) -> dict[str, float]:
-    """Squared error left, relative to leaving the source as it is (or to black, without a source), by task."""
+    """Squared error left by task, relative to leaving the source as it is (to black, without one)."""
     ratios: dict[str, list[float]] = {}
     for start in range(0, len(packed), 12):
         group = packed[start : start + 12]
@@ -106,10 +117,14 @@ def evaluate(model: Nano, packed: list[Packed]) -> dict[str, float]:
         for row, p in enumerate(group):
             rows = batch.noisy_owner == row
             target = batch.noisy[rows]
-            source = p.clean[: len(target)].float() if len(p.clean) >= len(target) else torch.zeros_like(target)
+            source = (
+                p.clean[: len(target)].float() if len(p.clean) >= len(target) else torch.zeros_like(target)
+            )
             if p.sample.task == "propagation":
                 source = p.sample.clips["video1"].reshape(target.shape).float()
-            error = (result[rows] - target).square().mean() / (source - target).square().mean().clamp(min=1e-3)
+            error = (result[rows] - target).square().mean() / (source - target).square().mean().clamp(
+                min=1e-3
+            )
             ratios.setdefault(p.sample.task, []).append(float(error))
     return {task: round(float(np.mean(values)), 3) for task, values in ratios.items()}
 
@@ -126,7 +141,9 @@ def make_optimizers(model: Nano, muon_lr: float, adam_lr: float) -> list[torch.o
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=90.0, help="total training time, over all calls")
     parser.add_argument("--tokens", type=int, default=4096, help="padded tokens a step")

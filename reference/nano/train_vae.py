@@ -1,6 +1,6 @@
 """Train nano's causal video VAE on rendered scenes and textures.
 
-    python -m reference.nano.train_vae RUN --minutes 25
+    python -m reference.nano.train_vae RUN
 
 RUN/vae.pt holds weights, optimiser and clock; a second call goes on from there. RUN/vae_log.jsonl takes a
 line every 50 steps; the diffusers folder RUN/vae is written at the end and at every checkpoint.
@@ -41,10 +41,10 @@ VAE_CONFIG: dict[str, object] = {
 }
 SIZES = ((64, 64), (48, 80), (80, 48))
 IMAGE_BATCHES = ((1, 10),)
-VIDEO_BATCHES = ((5, 3), (1, 10), (9, 2), (1, 10))
-"""(frames, clips) of successive steps: images alone for the first half of the time, then mixed."""
+VIDEO_BATCHES = ((5, 4), (1, 10), (9, 2), (5, 4), (1, 10), (17, 1))
+"""(frames, clips) of successive steps: images alone first, then mixed."""
 LATENT_NOISE = 0.05
-"""Noise on the latents while training, in units of their standard deviation: what the decoder must forgive."""
+"""Noise on the latents while training, in standard deviations: what the decoder must forgive."""
 
 
 def use_image_convolutions() -> None:
@@ -70,19 +70,22 @@ def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
     scene = random_scene(rng, canvas, least=0, most=4)
     if draw < 0.05 and scene.things:
         return render_mask(scene, 0, canvas)
-    if draw < 0.30:
+    if draw < 0.18:
         picture = texture(str(rng.choice(TEXTURES)), int(rng.integers(200)))
         speed = rng.uniform(-1.5, 1.5, 2) * (canvas.frames > 1)
         reach = np.abs(speed) * canvas.frames
         room = np.maximum(0, np.array(picture.shape[:2]) - (canvas.height, canvas.width) - reach)
         start = rng.uniform(0, 1, 2) * room + np.where(speed < 0, reach, 0)
-        corners = [np.clip((start + speed * i).astype(int), 0, [96 - canvas.height, 96 - canvas.width]) for i in range(canvas.frames)]
+        corners = [
+            np.clip((start + speed * i).astype(int), 0, [96 - canvas.height, 96 - canvas.width])
+            for i in range(canvas.frames)
+        ]
         frames = np.stack([picture[y : y + canvas.height, x : x + canvas.width] for y, x in corners])
         return np.asarray(frames * 255, np.uint8)
     frames = render(scene, canvas)
-    if draw < 0.60:
+    if draw < 0.45:
         frames = styles.STYLES[str(rng.choice(list(styles.STYLES)))](frames)
-    elif draw < 0.65:
+    elif draw < 0.50:
         frames = styles.sketch(frames)
     return frames
 
@@ -137,9 +140,12 @@ def measure_latents(vae: AutoencoderKLWan) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--minutes", type=float, default=25.0, help="total training time, over all calls")
+    parser.add_argument("--image-minutes", type=float, default=8.5, help="on images alone, over all calls")
+    parser.add_argument("--video-minutes", type=float, default=15.5, help="then on images and clips")
     parser.add_argument("--lr", type=float, default=0.02)
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -164,10 +170,13 @@ def main() -> None:
     losses: list[float] = []
     start = time.monotonic() - spent
     while True:
-        progress = (time.monotonic() - start) / (60 * args.minutes)
+        minutes = (time.monotonic() - start) / 60
+        stage = int(minutes >= args.image_minutes)
+        progress = (
+            (minutes - args.image_minutes) / args.video_minutes if stage else minutes / args.image_minutes
+        )
         if progress >= 1:
             break
-        stage, progress = divmod(2 * progress, 1)
         factor = min(1.0, (step + 1) / 50, (1 - progress) / 0.7) * (0.6 if stage else 1.0)
         muon.param_groups[0]["lr"] = args.lr * factor
         adam.param_groups[0]["lr"] = 2e-3 * factor
@@ -175,7 +184,9 @@ def main() -> None:
         latents = vae.encode(video).latent_dist.mean
         noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
         out = vae.decode(noisy).sample
-        loss = (out - video).square().mean() + 0.02 * (out - video).abs().mean() + 2e-5 * latents.square().mean()
+        loss = (
+            (out - video).square().mean() + 0.02 * (out - video).abs().mean() + 2e-5 * latents.square().mean()
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step()
@@ -185,7 +196,11 @@ def main() -> None:
         losses.append(float(loss.detach()))
         step += 1
         if step % 50 == 0:
-            line = {"step": step, "minutes": round((time.monotonic() - start) / 60, 2), "loss": float(np.mean(losses))}
+            line = {
+                "step": step,
+                "minutes": round((time.monotonic() - start) / 60, 2),
+                "loss": float(np.mean(losses)),
+            }
             losses.clear()
             if step % 200 == 0:
                 shadow = AutoencoderKLWan(**VAE_CONFIG)

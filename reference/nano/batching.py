@@ -113,19 +113,27 @@ class ShardPool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.loaded: set[str] = set()
-        self.packed: list[Packed] = []
+        self.images: list[Packed] = []
+        self.videos: list[Packed] = []
+        self.video_share = 0.0
         self.refresh()
 
     def refresh(self) -> None:
         for path in sorted(self.folder.glob("*.pt")):
             if path.name not in self.loaded:
                 self.loaded.add(path.name)
-                self.packed += [pack(sample) for sample in torch.load(path, weights_only=False)]
+                for sample in torch.load(path, weights_only=False):
+                    (self.videos if len(sample.target) > 1 else self.images).append(pack(sample))
+
+    def draw(self, rng: np.random.Generator) -> Packed:
+        """An image or, with the odds of `video_share`, a clip."""
+        among = self.videos if rng.random() < self.video_share else self.images
+        return among[int(rng.integers(len(among)))]
 
     def batches(self, rng: np.random.Generator, tokens: int) -> Iterator[list[Packed]]:
         """Endless batches of at most `tokens` padded tokens, of samples of like length."""
         while True:
-            drawn = [self.packed[i] for i in rng.integers(len(self.packed), size=1024)]
+            drawn = [self.draw(rng) for _ in range(512)]
             drawn.sort(key=lambda p: p.length)
             cuts, batch = [], []
             for p in drawn:

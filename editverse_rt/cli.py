@@ -101,7 +101,7 @@ def name_inputs(paths: Sequence[str]) -> dict[str, str]:
 def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *, start_s: float) -> int:
     check_output(args.output)
     num_frames = args.frames
-    if args.output.suffix.lower() in video.IMAGE_SUFFIXES and "%" not in args.output.name:
+    if args.output.suffix.lower() in video.IMAGE_SUFFIXES and not video.is_pattern(args.output.name):
         if num_frames not in (None, 1):
             raise RequestError(
                 f"--frames {num_frames} is given for the picture {args.output}, which holds 1 frame; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from editverse_rt.frames import Clip, MediaInfo, WriteReport, contact_sheet, sample_by_time
 from editverse_rt.video.reading import clip_from_array, probe, read_clip
-from editverse_rt.video.writing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, write_clip, write_image
+from editverse_rt.video.writing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_pattern, write_clip, write_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -18,6 +18,7 @@ __all__ = [
     "WriteReport",
     "clip_from_array",
     "contact_sheet",
+    "is_pattern",
     "probe",
     "read_clip",
     "sample_by_time",

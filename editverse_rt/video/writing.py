@@ -39,7 +39,7 @@ from editverse_rt.video.libav import (
     open_input,
 )
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "write_clip", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "is_pattern", "write_clip", "write_image"]
 
 
 class _Container(NamedTuple):
@@ -90,7 +90,8 @@ def write_clip(
 
     .mp4, .mov, .mkv (H.264, 4:2:0, an odd side padded by repeating its last line, as players need it), .webm
     (VP9), .gif (one palette for the whole clip); .png, .jpg, .webp for one frame; for more, PNG frames in a
-    folder (no suffix; new or empty) or by a pattern such as name_%04d.png. A file that is there is replaced.
+    folder (no suffix; new or empty), or pictures of any suffix by a pattern such as name_%04d.png, numbered
+    from 1 and also where there is only one. A file that is there is replaced.
     `audio_from`: the first audio stream of that file is carried over bit for bit, shifted as its video
     begins; whether the lengths agree is the caller's business. Where the container cannot hold it, the video
     is written without, and a notice says so. `fps` is ignored for pictures.
@@ -110,7 +111,7 @@ def write_clip(
     with _open_audio(audio_from) as audio:
         if audio is not None:
             notices = ("the source's audio was left out: pictures hold none; write .mp4 or .mkv to keep it",)
-    if suffix == ".png" and _is_pattern(target.name):
+    if suffix in _PICTURES and is_pattern(target.name):
         with working_folder(target) as folder, _encoding(target):
             parts = _write_pictures(pictures, folder, target.name)
             move_files(parts, [target.with_name(part.name) for part in parts])
@@ -120,7 +121,7 @@ def write_clip(
         if second is not None:
             raise MediaError(
                 f"{target}: found several frames for one picture; expected one, "
-                f"write a folder, {target.stem}_%04d.png or a video"
+                f"write a folder, {target.stem}_%04d{target.suffix} or a video"
             )
         write_image(target, first)
         return WriteReport(target, 1, notices)
@@ -168,7 +169,8 @@ def _encoding(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_pattern(name: str) -> bool:
+def is_pattern(name: str) -> bool:
+    """Whether a file name such as out_%04d.png stands for numbered pictures."""
     try:
         return (name % 1) != (name % 2)
     except (TypeError, ValueError):
@@ -206,7 +208,7 @@ def _write_pictures(pictures: Iterable[Frames], folder: Path, pattern: str) -> l
     parts = []
     for number, picture in enumerate(pictures, start=1):
         parts.append(folder / (pattern % number))
-        parts[-1].write_bytes(_encoded_picture(picture, ".png"))
+        parts[-1].write_bytes(_encoded_picture(picture, Path(pattern).suffix.lower()))
     return parts
 
 

@@ -159,9 +159,14 @@ def test_options_may_stand_anywhere(clip: str, out: str, order: str) -> None:
     assert FakePipeline.asked["video1"] == clip
 
 
-def test_a_picture_as_output_is_one_frame(clip: str, tmp_path: Path) -> None:
-    assert cli.main(["edit", clip, "Invert it", "-o", str(tmp_path / "out.PNG")]) == 0
-    assert FakePipeline.asked["num_frames"] == 1
+@pytest.mark.parametrize(
+    ("name", "num_frames"), [("out.PNG", 1), ("100%.png", 1), ("out_%04d.png", None), ("out_%04d.jpg", None)]
+)
+def test_a_picture_as_output_is_one_frame(
+    clip: str, tmp_path: Path, name: str, num_frames: int | None
+) -> None:
+    assert cli.main(["edit", clip, "Invert it", "-o", str(tmp_path / name)]) == 0
+    assert FakePipeline.asked["num_frames"] == num_frames
 
 
 @given(width=st.integers(0, 999_999), height=st.integers(0, 999_999), letter=st.sampled_from("xX"))

@@ -1,18 +1,23 @@
-"""Make a checkpoint in the diffusers layout of a training run's averaged weights.
+"""Make a checkpoint in the diffusers layout of a training run's averaged weights, or a run of a checkpoint.
 
     python -m reference.nano.publish RUN CHECKPOINT
+    python -m reference.nano.publish --back CHECKPOINT RUN
+
+The second takes training up again where a published checkpoint stands: with new optimisers and a new clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
 
-from reference.checkpoint import save_checkpoint
-from reference.nano.train import Nano
+from reference.checkpoint import load_checkpoint, save_checkpoint
+from reference.nano.optim import Averaged
+from reference.nano.train import NOT_STARTED, Nano, make_optimizers, save_state
 
 LIMITS: dict[str, float] = {
     "min_area_px": 3584,
@@ -44,12 +49,26 @@ def publish(run: Path, folder: Path) -> Path:
     )
 
 
+def unpublish(folder: Path, run: Path) -> Path:
+    """Lay a run out from a checkpoint, ready for `reference.nano.dataset` and `reference.nano.train`."""
+    checkpoint = load_checkpoint(folder)
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint.vae.save_pretrained(run / "vae")
+    shutil.copyfile(checkpoint.tokenizer_file, run / "tokenizer.model")
+    nano = Nano()
+    nano.transformer.load_state_dict(checkpoint.transformer.state_dict())
+    nano.text_encoder.load_state_dict(checkpoint.text_encoder.state_dict())
+    save_state(run / "state.pt", nano, make_optimizers(nano), Averaged(nano, 0.0), NOT_STARTED)
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--back", action="store_true", help="from a checkpoint to a run")
     args = parser.parse_args()
-    print(publish(args.run, args.checkpoint))
+    print((unpublish if args.back else publish)(args.source, args.target))
 
 
 if __name__ == "__main__":

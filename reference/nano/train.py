@@ -131,7 +131,22 @@ def evaluate(model: Nano, packed: list[Packed]) -> dict[str, float]:
     return {task: round(float(np.mean(values)), 3) for task, values in ratios.items()}
 
 
-def make_optimizers(model: Nano, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+NOT_STARTED: dict[str, Any] = {"step": 0, "samples": 0, "spent": 0.0}
+
+
+def save_state(
+    path: Path,
+    model: Nano,
+    optimizers: list[torch.optim.Optimizer],
+    average: Averaged,
+    progress: dict[str, Any],
+) -> None:
+    """Write all that a later call needs to go on."""
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    torch.save(state | {"average": average.values, "progress": progress}, path)
+
+
+def make_optimizers(model: Nano, muon_lr: float = 0.02, adam_lr: float = 1.5e-3) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, norms, modulation and the text encoder."""
     matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2 and min(p.shape) > 6]
     chosen = {id(p) for p in matrices}
@@ -157,7 +172,7 @@ def main() -> None:
     model = Nano()
     optimizers = make_optimizers(model, args.lr, args.adam_lr)
     average = Averaged(model, 0.998)
-    progress_of: dict[str, Any] = {"step": 0, "samples": 0, "spent": 0.0}
+    progress_of = dict(NOT_STARTED)
     state_path = args.run / "state.pt"
     if state_path.exists():
         state = torch.load(state_path)
@@ -205,13 +220,11 @@ def main() -> None:
             if step % args.evaluate == 0:
                 average.copy_to(shadow)
                 line["error_left"] = evaluate(shadow, validation)
-                saved = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-                torch.save(saved | {"average": average.values, "progress": progress_of}, state_path)
+                save_state(state_path, model, optimizers, average, progress_of)
             with (args.run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-    saved = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    torch.save(saved | {"average": average.values, "progress": progress_of}, state_path)
+    save_state(state_path, model, optimizers, average, progress_of)
 
 
 if __name__ == "__main__":

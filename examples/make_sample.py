@@ -1,0 +1,23 @@
+"""Render the sample video that `make demo` edits: `python examples/make_sample.py examples/sample.mp4`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from editverse_rt import video
+from reference.nano.world import Background, Canvas, Scene, Thing, render
+
+SCENE = Scene(
+    Background("leaves", seed=6),
+    (
+        Thing("circle", "red", 0.24, (0.42, 0.28), (0.008, 0.022)),
+        Thing("square", "blue", 0.20, (0.60, 0.76), (-0.006, -0.004)),
+    ),
+)
+
+if __name__ == "__main__":
+    frames = render(SCENE, Canvas(17, 48, 80))
+    video.write_clip(sys.argv[1], frames, fps=8.0)

@@ -13,8 +13,8 @@ from reference.nano.world import Background, Canvas, Scene, Thing, render
 SCENE = Scene(
     Background("leaves", seed=6),
     (
-        Thing("circle", "red", 0.24, (0.42, 0.28), (0.008, 0.022)),
-        Thing("square", "blue", 0.20, (0.60, 0.76), (-0.006, -0.004)),
+        Thing("circle", "red", 0.24, (0.34, 0.24), (0.004, 0.020)),
+        Thing("square", "blue", 0.19, (0.74, 0.82), (-0.004, -0.004)),
     ),
 )
 

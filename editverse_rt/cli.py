@@ -25,6 +25,7 @@ from editverse_rt.bundle import json_from_spec, load_bundle
 from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
 from editverse_rt.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.sequence import has_tags
 
 __all__ = ["main"]
 
@@ -78,7 +79,7 @@ def run_edit(args: argparse.Namespace) -> int:
             '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
         )
     inputs = name_inputs(paths)
-    if "<video" not in instruction and "<image" not in instruction:
+    if not has_tags(instruction):
         instruction = " ".join([*(f"<{name}>" for name in inputs), instruction])
     return run_request(args, instruction, inputs, start_s=args.start)
 

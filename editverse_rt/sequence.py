@@ -25,6 +25,7 @@ __all__ = [
     "TextSegment",
     "VisionSegment",
     "check_input_name",
+    "has_tags",
     "lay_out",
     "parse_prompt",
     "plan_frames",
@@ -92,6 +93,11 @@ def check_input_name(name: str) -> None:
     """Raises RequestError unless name is one that a tag can mention: video1, image2 ..."""
     if not _INPUT_NAME.fullmatch(name):
         raise RequestError(f'an input is called "{name}"; inputs are video1, video2, image1 ...; rename it')
+
+
+def has_tags(prompt: str) -> bool:
+    """Whether an instruction says where its inputs belong, if only by tags that `parse_prompt` refuses."""
+    return _TAG_LIKE.search(prompt) is not None
 
 
 def parse_prompt(prompt: str, input_names: Collection[str]) -> tuple[TextSegment | VisionSegment, ...]:

@@ -15,6 +15,7 @@ from editverse_rt.sequence import (
     Grid,
     TextSegment,
     VisionSegment,
+    has_tags,
     lay_out,
     parse_prompt,
     plan_frames,
@@ -114,6 +115,22 @@ def test_prompts_that_contradict_their_inputs(prompt: str, names: list[str], lin
         parse_prompt(prompt, names)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("<video1> Go", True),
+        ("Put <image2> in", True),
+        ("<Video1> Go", True),
+        ("< image 1 > Go", True),
+        ("Go", False),
+        ("the video shows image1", False),
+        ("Is 1 < 2 > 0? <b>", False),
+    ],
+)
+def test_tags_are_told_from_words(prompt: str, expected: bool) -> None:
+    assert has_tags(prompt) is expected
 
 
 def test_a_prompt_that_is_no_string() -> None:

@@ -28,7 +28,7 @@ from reference.nano.optim import Averaged, Muon
 from reference.nano.tasks import TASKS
 from reference.text_encoder import Tokenizer, make_nano_text_encoder
 
-MIN_TIME_LEFT = 0.05
+MIN_TIME_LEFT = 0.1
 """The loss is on the velocity; its weight 1 / (1 - t)^2 stops growing here."""
 TEXT_DROPOUT = 0.1
 EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.1, 0.4, 0.5
@@ -66,7 +66,7 @@ class Nano(nn.Module):
 
 def draw_timesteps(count: int) -> Tensor:
     """Logit-normal, towards the noise: there the edit is decided."""
-    return torch.sigmoid(torch.randn(count) * 1.2 - 0.4)
+    return torch.sigmoid(torch.randn(count) - 0.6)
 
 
 def velocity_loss(model: Nano, batch: Batch) -> Tensor:

@@ -36,7 +36,7 @@ def philox_words(seed: int, num_groups: int) -> np.ndarray:
 
 
 def normals_from_words(words: np.ndarray) -> np.ndarray:
-    """Box-Muller, float64 [4 * groups]: words 0 and 1 of a group give two values, words 2 and 3 the next two."""
+    """Box-Muller, float64 [4 * groups]: words 0 and 1 of a group give two values, words 2 and 3 two more."""
     uniform = ((words >> np.uint64(9)).astype(np.float64) + 0.5) / 2**23
     radius = np.sqrt(-2.0 * np.log(uniform[:, 0::2]))
     angle = 2.0 * np.pi * (uniform[:, 1::2] - 0.5)

@@ -32,9 +32,13 @@ def strip_traces(model: ir.Model, keep_shapes_of: str) -> None:
     graph.doc_string = None
     graph.name = "graph"
     edges = {*graph.inputs, *graph.outputs}
-    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+    for value in (*edges, *graph.initializers.values()):
         value.metadata_props.clear()
         value.doc_string = None
+        if value not in edges:
+            # A weight says itself what it is.
+            value.shape = None
+            value.type = None
     for index, node in enumerate(graph):
         node.metadata_props.clear()
         node.doc_string = None

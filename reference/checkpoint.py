@@ -288,28 +288,29 @@ def make_random_checkpoint(
     tokenizer_file: str | Path | None = None,
     seed: int = 0,
     max_shard_bytes: int = 5_000_000_000,
-    vae_base_dim: int = 8,
-    overrides: dict[str, Any] | None = None,
+    transformer_overrides: dict[str, Any] | None = None,
+    vae_overrides: dict[str, Any] | None = None,
 ) -> Path:
     """A checkpoint of the right shapes with random weights, to try an export; its pictures mean nothing.
 
-    The transformer has the sizes of `CONFIGS[config_name]` (changed by overrides). The VAE and the text
-    encoder are small in either case: only the text encoder's width is the model's, its layers are two narrow
-    ones.
+    The transformer has the sizes of `CONFIGS[config_name]`. The VAE and the text encoder are small in either
+    case: only the text encoder's width is the model's, its layers are two narrow ones. The overrides change
+    single arguments of the transformer's config and of the VAE.
     """
-    config = replace(CONFIGS[config_name], **(overrides or {}))
+    config = replace(CONFIGS[config_name], **(transformer_overrides or {}))
     with torch.device("meta"):
         transformer = EditVerseTransformer(config).to(dtype)
     transformer.to_empty(device="cpu")
     _fill_randomly(transformer, seed)
     torch.manual_seed(seed)
     statistics = torch.rand((2, 16)).tolist()
-    vae = AutoencoderKLWan(
-        base_dim=vae_base_dim, z_dim=16, dim_mult=[1, 2, 4], num_res_blocks=1, attn_scales=[],
-        temperal_downsample=[True, True], patch_size=2, in_channels=12, out_channels=12,
-        scale_factor_temporal=4, scale_factor_spatial=8,
-        latents_mean=statistics[0], latents_std=[0.5 + value for value in statistics[1]],
-    )  # fmt: skip
+    layout: dict[str, Any] = {
+        "base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "attn_scales": [],
+        "temperal_downsample": [True, True], "patch_size": 2, "in_channels": 12, "out_channels": 12,
+        "scale_factor_temporal": 4, "scale_factor_spatial": 8,
+        "latents_mean": statistics[0], "latents_std": [0.5 + value for value in statistics[1]],
+    }  # fmt: skip
+    vae = AutoencoderKLWan(**(layout | (vae_overrides or {})))
     _fill_randomly(vae, seed)
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)

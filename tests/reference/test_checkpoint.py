@@ -11,15 +11,21 @@ import torch
 
 from reference.checkpoint import LIMITS, Checkpoint, load_checkpoint, make_random_checkpoint, save_checkpoint
 
-TINY = {"width": 32, "num_blocks": 2, "num_heads": 2, "head_dim": 16, "mlp_width": 48, "time_width": 16,
-        "text_dim": 24, "axis_dims": (4, 4, 4, 4)}  # fmt: skip
+TRANSFORMER = {
+    "width": 32, "num_blocks": 2, "num_heads": 2, "head_dim": 16, "mlp_width": 48, "time_width": 16,
+    "text_dim": 24, "axis_dims": (4, 4, 4, 4),
+}  # fmt: skip
+
+
+def make_tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
+    return make_random_checkpoint(
+        "nano", folder, seed=seed, transformer_overrides=TRANSFORMER, vae_overrides={"base_dim": 2}
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_random_checkpoint(
-        "nano", tmp_path_factory.mktemp("checkpoint"), vae_base_dim=2, overrides=TINY
-    )
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +66,8 @@ def test_a_folder_has_the_diffusers_layout(folder: Path) -> None:
 
 
 def test_random_weights_depend_on_the_seed_alone(folder: Path, tmp_path: Path) -> None:
-    again = make_random_checkpoint("nano", tmp_path / "again", vae_base_dim=2, overrides=TINY)
-    other = make_random_checkpoint("nano", tmp_path / "other", vae_base_dim=2, overrides=TINY, seed=1)
+    again = make_tiny_checkpoint(tmp_path / "again")
+    other = make_tiny_checkpoint(tmp_path / "other", seed=1)
     for part in ("transformer/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
         file = f"{part}.safetensors"
         assert (folder / file).read_bytes() == (again / file).read_bytes()

@@ -1,0 +1,135 @@
+"""The comparison: it passes where it should, and sees what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from editverse_rt.backends import Runner, select_backend
+from editverse_rt.bundle import load_bundle
+from export import compare
+from export.compare import CASES, Measurement, compare_edit, compare_graphs, format_table, make_clip
+from export.graphs import EXAMPLE_AXES, GRAPH_NAMES
+from reference.checkpoint import Checkpoint, load_checkpoint
+
+
+@pytest.fixture
+def runner(bundle_folder: Path) -> Any:
+    bundle = load_bundle(bundle_folder)
+    with select_backend("ort-cpu", bundle).backend.open_runner(bundle, 1) as runner:
+        yield runner
+
+
+def test_a_bundle_equals_its_checkpoint(bundle_folder: Path, checkpoint: Checkpoint, runner: Runner) -> None:
+    measurements = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner))
+    assert [m for m in measurements if not m.passed] == []
+    assert {m.graph.split(",")[0] for m in measurements} == set(GRAPH_NAMES)
+    assert {m.case for m in measurements} == {"image", "video", "two videos", "image + video", "text only"}
+    velocities = [m for m in measurements if m.graph.startswith("transformer")]
+    assert max(m.tolerance for m in velocities) <= 1e-4
+
+
+def test_the_cases_are_none_that_an_export_was_traced_with() -> None:
+    grids = {grid for case in CASES for grid in [*case.clips, case.target]}
+    assert not {(h, w) for _, h, w in grids} & {(EXAMPLE_AXES["h"], EXAMPLE_AXES["w"])}
+
+
+@pytest.mark.parametrize(
+    ("part", "weight", "graph"),
+    [
+        ("transformer", "blocks.1.attention.k_norm", "transformer"),
+        ("vae", "decoder.conv_out.weight", "vae_decoder_first"),
+        ("vae", "encoder.conv_in.weight", "vae_encoder_first"),
+        ("text_encoder", "encoder.final_layer_norm.weight", "text_encoder"),
+    ],
+)
+def test_another_weight_is_seen_in_its_graph(
+    bundle_folder: Path, checkpoint_folder: Path, runner: Runner, part: str, weight: str, graph: str
+) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder)
+    with torch.no_grad():
+        getattr(checkpoint, part).get_parameter(weight).mul_(1.05)
+    measurements = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner, CASES[:1]))
+    broken = {m.graph for m in measurements if not m.passed}
+    assert graph in broken
+    # Each graph gets the reference's inputs: an error stays where it is made.
+    assert {name.split("_")[0].split(",")[0] for name in broken} == {graph.split("_")[0]}
+
+
+def test_a_whole_edit_equals_the_reference(bundle_folder: Path, checkpoint: Checkpoint) -> None:
+    whole = compare_edit(bundle_folder, checkpoint)
+    assert whole.shape == (9, 64, 64, 3)
+    assert whole.passed
+    assert whole.tolerance <= 1e-3
+
+
+def test_another_weight_is_seen_in_a_whole_edit(bundle_folder: Path, checkpoint_folder: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder)
+    with torch.no_grad():
+        checkpoint.transformer.patch_out.weight.mul_(1.05)
+    assert not compare_edit(bundle_folder, checkpoint).passed
+
+
+def test_a_dtype_without_tolerances_is_refused(
+    bundle_folder: Path, checkpoint: Checkpoint, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "TOLERANCES", {"float16": compare.TOLERANCES["float32"]})
+    with pytest.raises(ValueError, match="computes in float32; tolerances are known for float16"):
+        list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner))
+
+
+def test_the_table_shows_the_worst_of_a_case_and_marks_a_failure() -> None:
+    table = format_table(
+        [
+            Measurement("a", "one", (1,), 1e-7, 2e-7, 1e-4),
+            Measurement("a", "one", (1,), 5e-3, 4e-3, 1e-4),
+            Measurement("b", "two", (1,), 0.0, 0.0, 1e-6),
+        ]
+    )
+    lines = table.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "5.0e-03 / 4.0e-03 FAILED" in lines[2]
+    assert "2.0e-07" not in table
+    assert lines[3].count("FAILED") == 0
+
+
+def test_a_clip_is_seeded_and_moves() -> None:
+    clip = make_clip(3, 32, 48, seed=1)
+    assert clip.shape == (3, 32, 48, 3)
+    assert clip.dtype == np.uint8
+    np.testing.assert_array_equal(clip, make_clip(3, 32, 48, seed=1))
+    assert (clip[0] != clip[2]).mean() > 0.5
+
+
+@pytest.mark.parametrize(("relative", "code"), [(0.0, 0), (1.0, 1)])
+def test_the_exit_code_says_whether_a_tolerance_is_broken(
+    bundle_folder: Path, checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], relative: float, code: int,
+) -> None:  # fmt: skip
+    measurement = Measurement("transformer", "video", (1,), 0.0, relative, 1e-4)
+    monkeypatch.setattr(compare, "compare_graphs", lambda *_: [measurement])
+    monkeypatch.setattr("sys.argv", ["compare", str(bundle_folder), str(checkpoint_folder), "--skip-edit"])
+    if code == 0:
+        compare.main()
+    else:
+        with pytest.raises(SystemExit) as stop:
+            compare.main()
+        assert stop.value.code == code
+        assert "beyond the tolerance: transformer (video)" in capsys.readouterr().err
+
+
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path,
+    checkpoint_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "nowhere"), str(checkpoint_folder)])
+    with pytest.raises(SystemExit) as stop:
+        compare.main()
+    assert stop.value.code == 2
+    assert "nowhere" in capsys.readouterr().err

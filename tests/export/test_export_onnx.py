@@ -1,0 +1,218 @@
+"""Whole bundles: complete, valid, free of this machine, and there in one step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+import sentencepiece
+import torch
+
+from editverse_rt.bundle import load_bundle
+from export import export_onnx, lower
+from export.export_onnx import export_bundle, export_graph, paper_schedule
+from export.graphs import GRAPH_NAMES, build_graphs
+from reference.checkpoint import Checkpoint, load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+ELEMENT_TYPES = {
+    "float32": onnx.TensorProto.FLOAT,
+    "int64": onnx.TensorProto.INT64,
+    "uint8": onnx.TensorProto.UINT8,
+}
+
+
+def test_a_bundle_loads_and_says_what_it_is(bundle_folder: Path, checkpoint: Checkpoint) -> None:
+    spec = load_bundle(bundle_folder).spec
+    assert spec.name == "tiny"
+    assert tuple(spec.graphs) == GRAPH_NAMES
+    assert spec.quality == {"success_rate": 0.5, "edits": 2}
+    assert spec.made["attention"] == "fused"
+    assert spec.made["dtype"] == "float32"
+    assert "date" not in spec.made
+    schedule = spec.schedules[spec.default_schedule]
+    assert schedule.kind == "euler"
+    assert schedule.num_inference_steps == checkpoint.scheduler["num_inference_steps"]
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(bundle_folder / spec.tokenizer.file))
+    assert (spec.tokenizer.eos_id, spec.tokenizer.max_tokens) == (tokenizer.eos_id(), 128)
+    counted = sum(weight.numel() for weight in checkpoint.transformer.parameters())
+    assert spec.model["parameters"]["transformer"] == counted
+
+
+@pytest.mark.parametrize("name", GRAPH_NAMES)
+def test_a_graph_is_valid_and_keeps_to_the_table(bundle_folder: Path, name: str) -> None:
+    spec = load_bundle(bundle_folder).spec.graphs[name]
+    path = bundle_folder / spec.file
+    onnx.checker.check_model(path)
+    model = onnx.load(path, load_external_data=False)
+    assert {opset.domain: opset.version for opset in model.opset_import}[""] == 23
+    for values, tensors in ((model.graph.input, spec.inputs), (model.graph.output, spec.outputs)):
+        assert [value.name for value in values] == [tensor.name for tensor in tensors]
+        for value, tensor in zip(values, tensors, strict=True):
+            kind = value.type.tensor_type
+            shape = tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim)
+            assert shape == tensor.shape
+            assert kind.elem_type == ELEMENT_TYPES[tensor.dtype]
+
+
+def test_the_transformer_keeps_rope_attention_as_a_function(
+    bundle_folder: Path, checkpoint: Checkpoint
+) -> None:
+    model = onnx.load(bundle_folder / "transformer.onnx")
+    nodes = [node for node in model.graph.node if node.op_type == lower.OP_TYPE]
+    config = checkpoint.transformer.config
+    assert len(nodes) == config.num_blocks
+    assert [(f.domain, f.name) for f in model.functions] == [(lower.DOMAIN, lower.OP_TYPE)]
+    for node in nodes:
+        facts = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        assert node.domain == lower.DOMAIN
+        assert facts["num_heads"] == config.num_heads
+        assert tuple(facts["axis_dims"]) == config.axis_dims
+        assert facts["axis_thetas"] == pytest.approx(config.axis_thetas)
+        assert facts["epsilon"] == pytest.approx(config.norm_eps)
+
+
+def test_first_and_next_share_one_file_of_weights(bundle_folder: Path) -> None:
+    for half in ("vae_encoder", "vae_decoder"):
+        places = []
+        for which in ("first", "next"):
+            model = onnx.load(bundle_folder / f"{half}_{which}.onnx", load_external_data=False)
+            facts = [{e.key: e.value for e in tensor.external_data} for tensor in model.graph.initializer]
+            assert {fact["location"] for fact in facts if fact} == {f"{half}.weights"}
+            places.append({fact["offset"] for fact in facts if fact})
+        # The first chunk leaves temporal resampling out; whatever it uses is what the next chunk uses.
+        assert places[0]
+        assert places[0] <= places[1]
+
+
+def test_no_file_names_this_machine(bundle_folder: Path, checkpoint_folder: Path) -> None:
+    for path in bundle_folder.iterdir():
+        data = path.read_bytes()
+        for place in (ROOT, bundle_folder.parent, checkpoint_folder, Path(torch.__file__).parent):
+            assert str(place).encode() not in data, (path.name, place)
+        assert b".py" not in data, path.name
+
+
+def test_the_same_weights_give_the_same_bytes(
+    checkpoint_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder)
+    for name in ("transformer", "text_encoder", "solver_step", "noise"):
+        graph = build_graphs(checkpoint)[name]
+        ir.save(export_graph(graph, checkpoint, "fused"), tmp_path / graph.spec.file)
+        again, before = tmp_path / graph.spec.file, bundle_folder / graph.spec.file
+        assert again.read_bytes() == before.read_bytes(), name
+
+
+def test_the_plugin_lowering_leaves_the_node_without_a_body(checkpoint: Checkpoint) -> None:
+    model = ir.to_proto(export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "plugin"))
+    assert not model.functions
+    nodes = [node for node in model.graph.node if node.domain == lower.DOMAIN]
+    assert len(nodes) == checkpoint.transformer.config.num_blocks
+    # Shape inference knows nothing of the node, so its output says what it is.
+    known = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+    config = checkpoint.transformer.config
+    for node in nodes:
+        assert known[node.output[0]][1].dim_value == config.num_heads * config.head_dim
+
+
+def test_a_bfloat16_transformer_has_float32_at_its_edges(checkpoint_folder: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder, dtype=torch.bfloat16)
+    model = ir.to_proto(export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "inline"))
+    onnx.save(model, tmp_path / "transformer.onnx")
+    onnx.checker.check_model(tmp_path / "transformer.onnx")
+    edges = {value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]}
+    assert edges == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    matrices = [
+        tensor for tensor in model.graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) > 8
+    ]
+    assert matrices
+    assert {tensor.data_type for tensor in matrices} == {onnx.TensorProto.BFLOAT16}
+
+
+def test_the_paper_schedule_is_uniform() -> None:
+    schedule = paper_schedule({"num_inference_steps": 50, "guidance_scale": 5.0})
+    assert schedule.timesteps[0] == 0
+    assert schedule.timesteps[-1] == pytest.approx(0.98)
+    assert sum(row[0] for row in schedule.coefficients) == pytest.approx(1)
+    assert set(schedule.guidance_scale) == {5.0}
+
+
+@pytest.fixture
+def only_small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports write a placeholder for each graph, so that what happens around them can be tried quickly."""
+    small = ir.from_proto(export_onnx.build_noise_model())
+    monkeypatch.setattr(export_onnx, "export_graph", lambda *_: small.clone())
+
+
+@pytest.mark.usefixtures("only_small_graphs")
+def test_a_bundle_takes_the_place_of_one_before(checkpoint_folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    export_bundle(checkpoint_folder, target, name="before")
+    (target / "left_over.onnx").write_bytes(b"")
+    export_bundle(checkpoint_folder, target, name="after")
+    assert json.loads((target / "bundle.json").read_text())["name"] == "after"
+    assert not (target / "left_over.onnx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("only_small_graphs")
+def test_a_failed_export_changes_nothing(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    export_bundle(checkpoint_folder, target, name="before")
+
+    def fail(*_: object) -> ir.Model:
+        raise RuntimeError("no graph today")
+
+    monkeypatch.setattr(export_onnx, "export_graph", fail)
+    with pytest.raises(RuntimeError, match="no graph today"):
+        export_bundle(checkpoint_folder, target, name="after")
+    assert load_bundle(target).spec.name == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(checkpoint_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(FileExistsError, match="is not a bundle"):
+        export_bundle(checkpoint_folder, tmp_path)
+    assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+@pytest.mark.usefixtures("only_small_graphs")
+def test_a_date_is_written_when_the_build_has_one(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    export_bundle(checkpoint_folder, tmp_path / "dated")
+    assert load_bundle(tmp_path / "dated").spec.made["date"] == "1970-01-02T00:00:00+00:00"
+
+
+@pytest.mark.usefixtures("only_small_graphs")
+def test_large_weights_stand_beside_the_graph(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint
+) -> None:
+    monkeypatch.undo()
+    transformer = {"transformer": build_graphs(checkpoint)["transformer"]}
+    monkeypatch.setattr(export_onnx, "MAX_INLINE_BYTES", 10_000)
+    export_onnx._write_graphs(transformer, checkpoint, "inline", tmp_path, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"transformer.onnx", "transformer.weights"}
+    onnx.checker.check_model(tmp_path / "transformer.onnx")
+    weights = sum(w.nbytes for w in checkpoint.transformer.parameters() if w.nbytes >= 1024)
+    assert (tmp_path / "transformer.weights").stat().st_size >= weights
+    assert (tmp_path / "transformer.onnx").stat().st_size < 200_000
+
+
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["export_onnx", str(tmp_path / "nowhere"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        export_onnx.main()
+    assert stop.value.code == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

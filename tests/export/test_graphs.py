@@ -1,0 +1,104 @@
+"""The table of graphs: what it says, and that the modules behind it keep to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editverse_rt.spec import Geometry, GraphSpec, TensorSpec
+from export.graphs import (
+    GRAPH_NAMES,
+    SolverStep,
+    axis_size,
+    build_graphs,
+    dynamic_shapes,
+    example_inputs,
+    geometry_of,
+    graph_specs,
+)
+from reference.checkpoint import Checkpoint
+
+SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2}
+
+
+def test_the_table_has_every_graph_in_order(checkpoint: Checkpoint) -> None:
+    assert tuple(build_graphs(checkpoint)) == tuple(graph_specs(checkpoint)) == GRAPH_NAMES
+
+
+@pytest.mark.parametrize("name", [name for name in GRAPH_NAMES if name != "noise"])
+def test_a_module_gives_what_the_table_says(checkpoint: Checkpoint, name: str) -> None:
+    graph = build_graphs(checkpoint)[name]
+    assert graph.module is not None
+    inputs = example_inputs(graph.spec, SIZES)
+    with torch.no_grad():
+        outputs = graph.module()(*inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert len(outputs) == len(graph.spec.outputs)
+    for output, tensor in zip(outputs, graph.spec.outputs, strict=True):
+        assert tuple(output.shape) == tuple(axis_size(axis, SIZES) for axis in tensor.shape), tensor.name
+        assert str(output.dtype) == f"torch.{tensor.dtype}", tensor.name
+
+
+def test_first_and_next_agree_on_the_caches(checkpoint: Checkpoint) -> None:
+    specs = graph_specs(checkpoint)
+    for half in ("vae_encoder", "vae_decoder"):
+        first, following = specs[f"{half}_first"], specs[f"{half}_next"]
+        given_first = [(t.name, t.shape) for t in first.outputs if t.name.startswith("next_cache_")]
+        given_next = [(t.name, t.shape) for t in following.outputs if t.name.startswith("next_cache_")]
+        taken = [(f"next_{t.name}", t.shape) for t in following.inputs if t.name.startswith("cache_")]
+        assert given_first == given_next == taken
+        assert len(taken) > 0
+
+
+def test_the_geometry_comes_from_the_checkpoint(checkpoint: Checkpoint) -> None:
+    geometry = geometry_of(checkpoint)
+    assert isinstance(geometry, Geometry)
+    assert (geometry.temporal_ratio, geometry.spatial_ratio, geometry.patch_size, geometry.patch_dim) == (
+        4,
+        8,
+        2,
+        64,
+    )
+    assert geometry.size_multiple == 16
+    assert geometry.max_frames == checkpoint.limits["max_frames"]
+
+
+def test_axes_of_one_name_share_one_dim() -> None:
+    spec = GraphSpec(
+        "g", "g.onnx", (TensorSpec("a", "float32", ("h", 3, "2*h")), TensorSpec("b", "int64", (2,))), ()
+    )
+    first, second = dynamic_shapes(spec)
+    assert second is None
+    assert first is not None
+    assert set(first) == {0, 2}
+    assert (first[0].__name__, first[2].__name__) == ("h", "2*h")
+    assert first[2].root is first[0]
+
+
+@pytest.mark.parametrize("axis", ["h*16", "16 * h", "-1", ""])
+def test_an_axis_of_another_form_is_refused(axis: str) -> None:
+    with pytest.raises(ValueError, match="expected a name or a multiple"):
+        axis_size(axis, {"h": 2})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 5),
+    guidance=st.floats(0, 10),
+    coefficients=st.lists(st.floats(-2, 2), min_size=3, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_a_solver_step_is_guidance_and_a_linear_combination(
+    rows: int, columns: int, guidance: float, coefficients: list[float], seed: int
+) -> None:
+    sample, cond, uncond, prev1, prev2 = np.random.default_rng(seed).normal(size=(5, rows, columns))
+    arrays = [torch.tensor(x, dtype=torch.float32) for x in (sample, cond, uncond, prev1, prev2)]
+    following, velocity = SolverStep()(*arrays, torch.tensor(guidance), torch.tensor(coefficients))
+    expected = uncond + guidance * (cond - uncond)
+    np.testing.assert_allclose(velocity.numpy(), expected, atol=1e-4)
+    moved = sample + coefficients[0] * expected + coefficients[1] * prev1 + coefficients[2] * prev2
+    np.testing.assert_allclose(following.numpy(), moved, atol=1e-3)

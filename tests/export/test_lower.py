@@ -1,0 +1,162 @@
+"""The lowerings of RopeAttention against the reference's function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+import reference.model
+from export import lower
+from reference.model import TransformerConfig
+
+# float32 on both sides, another order of the sums.
+TOLERANCE = 1e-5
+
+CONFIG = TransformerConfig(
+    width=64, num_blocks=1, num_heads=2, head_dim=32, mlp_width=64, time_width=32, patch_dim=64, text_dim=32,
+    axis_dims=(4, 4, 12, 12), rope_theta=1000.0, norm_eps=1e-5,
+)  # fmt: skip
+
+
+def build_model(
+    config: TransformerConfig, lowering: lower.Lowering, dtype: int = TensorProto.FLOAT
+) -> onnx.ModelProto:
+    """A graph of one RopeAttention node, its tensors being the graph's inputs."""
+    inner = config.num_heads * config.head_dim
+    shapes: dict[str, list[int | str]] = {name: ["L", inner] for name in ("q", "k", "v")}
+    shapes |= {"q_norm": [config.head_dim], "k_norm": [config.head_dim]}
+    node = helper.make_node(
+        lower.OP_TYPE,
+        [*shapes, "positions"],
+        ["mixed"],
+        domain=lower.DOMAIN,
+        num_heads=config.num_heads,
+        axis_dims=list(config.axis_dims),
+        axis_thetas=list(config.axis_thetas),
+        epsilon=config.norm_eps,
+    )
+    graph = helper.make_graph(
+        [node],
+        "one_node",
+        [helper.make_tensor_value_info(name, dtype, shape) for name, shape in shapes.items()]
+        + [helper.make_tensor_value_info("positions", TensorProto.INT64, ["L", 4])],
+        [helper.make_tensor_value_info("mixed", dtype, ["L", inner])],
+    )
+    function = lower.build_function(config, lowering)
+    opsets = {lower.DOMAIN: 1, **lower.function_opsets(lowering)}
+    return helper.make_model(
+        graph,
+        functions=[] if function is None else [function],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        ir_version=10,
+    )
+
+
+def random_inputs(config: TransformerConfig, length: int, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inner = config.num_heads * config.head_dim
+    inputs = {name: torch.randn((length, inner), generator=generator) for name in ("q", "k", "v")}
+    inputs |= {
+        name: 1 + 0.3 * torch.randn((config.head_dim,), generator=generator) for name in ("q_norm", "k_norm")
+    }
+    inputs["positions"] = torch.randint(0, 300, (length, 4), generator=generator)
+    return inputs
+
+
+def run_reference(config: TransformerConfig, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    mixed = reference.model.rope_attention(
+        *inputs.values(),
+        num_heads=config.num_heads,
+        axis_dims=config.axis_dims,
+        axis_thetas=config.axis_thetas,
+        eps=config.norm_eps,
+    )
+    return mixed.numpy()
+
+
+def run_model(model: onnx.ModelProto, inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+
+
+@pytest.fixture(scope="module", params=["inline", "fused"])
+def session(request: pytest.FixtureRequest) -> ort.InferenceSession:
+    model = build_model(CONFIG, request.param)
+    onnx.checker.check_model(model)
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(length=st.integers(1, 70), seed=st.integers(0, 1000))
+def test_lowerings_equal_the_reference(session: ort.InferenceSession, length: int, seed: int) -> None:
+    inputs = random_inputs(CONFIG, length, seed)
+    (mixed,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    np.testing.assert_allclose(mixed, run_reference(CONFIG, inputs), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("lowering", ["inline", "fused"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_heads": 3},
+        {"head_dim": 64, "axis_dims": (12, 8, 22, 22)},
+        {"head_dim": 128, "axis_dims": (12, 4, 56, 56), "rope_theta": 10000.0},
+        {"ntk_factors": (1.0, 1.0, 4.0, 2.0)},
+        {"norm_eps": 0.5},
+    ],
+)
+def test_lowerings_follow_the_config(lowering: lower.Lowering, changes: dict[str, object]) -> None:
+    config = replace(CONFIG, **changes)
+    inputs = random_inputs(config, 33, seed=5)
+    expected = run_reference(config, inputs)
+    np.testing.assert_allclose(
+        run_model(build_model(config, lowering), inputs), expected, atol=TOLERANCE, rtol=TOLERANCE
+    )
+    if "num_heads" not in changes and "head_dim" not in changes:
+        # The change is one that the numbers show.
+        assert np.abs(run_model(build_model(CONFIG, lowering), inputs) - expected).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("lowering", ["inline", "fused"])
+def test_positions_matter_on_every_axis(lowering: lower.Lowering) -> None:
+    model, inputs = build_model(CONFIG, lowering), random_inputs(CONFIG, 9, seed=1)
+    before = run_model(model, inputs)
+    for axis in range(4):
+        moved = {**inputs, "positions": inputs["positions"].clone()}
+        moved["positions"][4, axis] += 7
+        assert np.abs(run_model(model, moved) - before).max() > 100 * TOLERANCE
+
+
+def test_a_plugin_node_has_no_body() -> None:
+    assert lower.build_function(CONFIG, "plugin") is None
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_the_inline_body_is_valid_in_shorter_formats(dtype: int) -> None:
+    onnx.checker.check_model(build_model(CONFIG, "inline", dtype), full_check=True)
+
+
+def test_the_operator_equals_the_function_it_stands_for() -> None:
+    inputs = random_inputs(CONFIG, 12, seed=2)
+    expected = run_reference(CONFIG, inputs)
+    with lower.rope_attention_as_node():
+        assert reference.model.rope_attention is not lower._eager_rope_attention
+        np.testing.assert_array_equal(run_reference(CONFIG, inputs), expected)
+        with pytest.raises(ValueError, match="no key_mask"):
+            reference.model.rope_attention(*inputs.values(), key_mask=torch.ones(1, 12), eps=1e-6)
+    assert reference.model.rope_attention is lower._eager_rope_attention
+
+
+def test_the_reference_is_restored_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="stop"), lower.rope_attention_as_node():
+        raise RuntimeError("stop")
+    assert reference.model.rope_attention is lower._eager_rope_attention
+    assert not onnx.defs.has(lower.OP_TYPE, lower.DOMAIN)

@@ -44,14 +44,14 @@ PAPER_SCHEDULE = {"num_inference_steps": 50, "guidance_scale": 5.0}
 
 # What a checkpoint says of the sizes it takes; the names are those of the runtime's geometry.
 LIMITS: dict[str, dict[str, float]] = {
-    "nano": {
-        "min_area_px": 48 * 48,
-        "max_area_px": 96 * 96,
-        "max_side_px": 192,
+    "nano": {  # 64 x 64 and 48 x 80 were trained on, and what lies between will do
+        "min_area_px": 3584,
+        "max_area_px": 4608,
+        "max_side_px": 128,
         "max_frames": 17,
         "default_height_px": 64,
         "default_width_px": 64,
-        "default_frames": 17,
+        "default_frames": 9,
         "default_fps": 8.0,
         "max_text_tokens": 128,
     },

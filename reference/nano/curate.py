@@ -17,7 +17,6 @@ MIN_CHANGED_SHARE = 0.012
 MIN_VISIBLE = 0.55
 
 SIZES = ((64, 64), (48, 80), (80, 48))
-IMAGE_ONLY: frozenset[str] = frozenset()
 VIDEO_ONLY = frozenset({"propagation"})
 
 

@@ -2,7 +2,7 @@
 
     python -m reference.nano.dataset RUN --samples 60000
 
-A shard RUN/data/NNNNN.pt is a list of `CachedSample`; `retention.json` beside them counts what curation
+A shard RUN/data/NNNNN.pt is a list of `CachedSample`; RUN/retention_PART.json counts what curation
 left out. The first latent frame of a clip is its first frame's latent (the VAE is causal), so an image is
 a clip of one frame.
 """

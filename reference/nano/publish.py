@@ -15,22 +15,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
-from reference.checkpoint import load_checkpoint, save_checkpoint
+from reference.checkpoint import LIMITS, load_checkpoint, save_checkpoint
 from reference.nano.optim import Averaged
 from reference.nano.train import NOT_STARTED, Nano, make_optimizers, save_state
-
-LIMITS: dict[str, float] = {
-    "min_area_px": 3584,
-    "max_area_px": 4608,
-    "max_side_px": 128,
-    "max_frames": 17,
-    "default_height_px": 64,
-    "default_width_px": 64,
-    "default_frames": 9,
-    "default_fps": 8.0,
-    "max_text_tokens": 128,
-}
-"""The sizes nano was trained on, 64 x 64 and 48 x 80, and what lies between."""
 
 
 def publish(run: Path, folder: Path) -> Path:
@@ -45,7 +32,7 @@ def publish(run: Path, folder: Path) -> Path:
         vae=AutoencoderKLWan.from_pretrained(run / "vae"),
         text_encoder=nano.text_encoder,
         tokenizer_file=run / "tokenizer.model",
-        limits=LIMITS,
+        limits=LIMITS["nano"],
     )
 
 
@@ -63,7 +50,9 @@ def unpublish(folder: Path, run: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--back", action="store_true", help="from a checkpoint to a run")

@@ -146,7 +146,9 @@ def save_state(
     torch.save(state | {"average": average.values, "progress": progress}, path)
 
 
-def make_optimizers(model: Nano, muon_lr: float = 0.02, adam_lr: float = 1.5e-3) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: Nano, muon_lr: float = 0.02, adam_lr: float = 1.5e-3
+) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, norms, modulation and the text encoder."""
     matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2 and min(p.shape) > 6]
     chosen = {id(p) for p in matrices}

@@ -34,7 +34,9 @@ def oracle(monkeypatch):
     monkeypatch.setattr(
         sampler,
         "encode_segments",
-        lambda encoder, tokenizer, words: [torch.zeros(len(w.split()), 6) for w in words] + [torch.zeros(1, 6)],
+        lambda encoder, tokenizer, words: (
+            [torch.zeros(len(w.split()), 6) for w in words] + [torch.zeros(1, 6)]
+        ),
     )
     monkeypatch.setattr(sampler, "encode_clip", lambda vae, frames, patch: torch.zeros(len(frames), 1, 1, 4))
     monkeypatch.setattr(sampler, "decode_clip", lambda vae, patches, patch: patches)
@@ -71,8 +73,6 @@ def test_what_the_network_sees(oracle):
 
 def test_the_seed_decides_the_noise(oracle):
     checkpoint, _ = oracle
-    shots = [
-        sampler.edit(checkpoint, "a", {}, (1, 32, 32), num_inference_steps=0, seed=s) for s in (1, 1, 2)
-    ]
+    shots = [sampler.edit(checkpoint, "a", {}, (1, 32, 32), num_inference_steps=0, seed=s) for s in (1, 1, 2)]
     assert np.array_equal(shots[0], shots[1])
     assert not np.array_equal(shots[0], shots[2])

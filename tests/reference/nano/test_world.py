@@ -58,7 +58,8 @@ def test_objects_in_front_hide_those_behind():
 
 def test_a_scene_of_a_seed_is_always_the_same_and_another_seed_gives_another():
     pictures = [
-        render(random_scene(np.random.default_rng(s), Canvas(3, 48, 80)), Canvas(3, 48, 80)) for s in (1, 1, 2)
+        render(random_scene(np.random.default_rng(s), Canvas(3, 48, 80)), Canvas(3, 48, 80))
+        for s in (1, 1, 2)
     ]
     assert np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])

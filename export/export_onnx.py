@@ -48,12 +48,7 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
         [*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True
     ):
         value.shape = ir.Shape(tensor.shape)
-    if any(node.op_type == lower.OP_TYPE for node in model.graph):
-        function = lower.build_function(checkpoint.transformer.config, lowering)
-        if function is not None:
-            definition = ir.serde.deserialize_function(function)
-            model.functions[definition.identifier()] = definition
-            model.opset_imports.update(lower.function_opsets(lowering))
+    lower.lower_attention(model, checkpoint.transformer.config, lowering)
     strip_traces(model, keep_shapes_of=lower.OP_TYPE)
     return model
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -114,9 +114,7 @@ class SolverStep(nn.Module):
 def geometry_of(checkpoint: Checkpoint) -> Geometry:
     """The geometry of a checkpoint's bundle: ratios from its VAE, sizes from its model_index.json."""
     limits, vae = checkpoint.limits, _vae_config(checkpoint.vae)
-    sizes = {
-        name: int(value) for name, value in limits.items() if name not in ("default_fps", "max_text_tokens")
-    }
+    sizes = {f.name: int(limits[f.name]) for f in fields(Geometry) if f.name in limits and f.type == "int"}
     return Geometry(
         temporal_ratio=2 ** sum(vae.temperal_downsample),
         spatial_ratio=2 ** (len(vae.dim_mult) - 1) * (vae.patch_size or 1),

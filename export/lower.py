@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import onnx
 import onnx.defs
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import opset23, values
@@ -28,9 +29,9 @@ from reference.model import TransformerConfig
 __all__ = [
     "DOMAIN",
     "OP_TYPE",
+    "TABLES_OP_TYPE",
     "Lowering",
-    "build_function",
-    "function_opsets",
+    "lower_attention",
     "lowerings",
     "rope_attention_as_node",
     "translation_table",
@@ -42,7 +43,9 @@ lowerings: tuple[Lowering, ...] = get_args(Lowering)
 DOMAIN = "editverse"
 OP_TYPE = "RopeAttention"
 OPSET = 23
+TABLES_OP_TYPE = "RopeTables"
 INPUTS = ("q", "k", "v", "q_norm", "k_norm", "positions")
+TABLES = ("cos", "sin")
 
 _eager_rope_attention = reference.model.rope_attention
 
@@ -155,27 +158,49 @@ def _resize(x: Any, output_size: Any, scale_factors: Sequence[float]) -> Any:
     )
 
 
-def function_opsets(lowering: Lowering) -> dict[str, int]:
-    """The operator sets that the body of the function imports."""
+def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Lowering) -> None:
+    """Give the `RopeAttention` nodes of a traced model what the lowering needs, in place.
+
+    For `inline` and `fused` the rotary tables are made once, by a node `RopeTables`, and go into every
+    `RopeAttention` as two more inputs, cos and sin; both nodes get their function bodies. For `plugin` the
+    nodes stay as they were traced: a kernel turns by the positions itself.
+    Raises ValueError for nodes that do not share their positions.
+    """
+    nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]
+    if not nodes or lowering == "plugin":
+        return
+    positions = {node.inputs[INPUTS.index("positions")] for node in nodes}
+    if len(positions) != 1:
+        raise ValueError(f"{OP_TYPE} nodes turn by {len(positions)} different positions; expected the same")
+    tables = ir.Node(DOMAIN, TABLES_OP_TYPE, list(positions), num_outputs=len(TABLES))
+    for value, name in zip(tables.outputs, TABLES, strict=True):
+        value.name = f"rope_{name}"
+    model.graph.insert_before(nodes[0], tables)
+    for node in nodes:
+        node.resize_inputs(len(INPUTS) + len(TABLES))
+        for index, value in enumerate(tables.outputs, len(INPUTS)):
+            node.replace_input_with(index, value)
+    for function in (_build_tables_function(config), _build_attention_function(config, lowering)):
+        definition = ir.serde.deserialize_function(function)
+        model.functions[definition.identifier()] = definition
+    model.opset_imports.update(_body_opsets(lowering))
+    model.opset_imports[DOMAIN] = 1
+
+
+def _body_opsets(lowering: Lowering) -> dict[str, int]:
     return {"": OPSET, "com.microsoft": 1} if lowering == "fused" else {"": OPSET}
 
 
-def build_function(config: TransformerConfig, lowering: Lowering) -> onnx.FunctionProto | None:
-    """The body of `RopeAttention` for one model; None for `plugin`.
+def _opset_ids(lowering: Lowering) -> list[onnx.OperatorSetIdProto]:
+    return [helper.make_opsetid(domain, version) for domain, version in _body_opsets(lowering).items()]
 
-    The body follows `reference.model.rope_attention` (paper section 3.2). The RoPE frequencies are constants
-    in it, since a body cannot compute tables from list attributes; the node carries the same facts as
-    attributes `axis_dims` and `axis_thetas` for a kernel that reads no body.
-    """
-    if lowering == "plugin":
-        return None
+
+def _build_tables_function(config: TransformerConfig) -> onnx.FunctionProto:
+    """positions int64 [L, 4] -> cos, sin float32 [1, L, head_dim / 2] (paper section 3.2)."""
     axes, frequencies = _pair_frequencies(config)
-    inner = config.num_heads * config.head_dim
     nodes = [
         _constant("axes", np.array(axes, np.int64)),
         _constant("frequencies", frequencies),
-        _constant("by_head", np.array([1, -1, config.num_heads, config.head_dim], np.int64)),
-        _constant("by_token", np.array([1, -1, inner], np.int64)),
         _constant("batch", np.array([0], np.int64)),
         # Each of the head_dim / 2 pairs takes the column of its axis. A product of small matrices would do
         # the same, but not exactly where a device multiplies matrices in a shorter format.
@@ -183,23 +208,34 @@ def build_function(config: TransformerConfig, lowering: Lowering) -> onnx.Functi
         helper.make_node("Cast", ["columns"], ["columns_float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["columns_float", "frequencies"], ["pair_angles"]),
         helper.make_node("Unsqueeze", ["pair_angles", "batch"], ["angles"]),
+        helper.make_node("Cos", ["angles"], ["cos"]),
+        helper.make_node("Sin", ["angles"], ["sin"]),
     ]
-    for function in ("Cos", "Sin"):
-        table = function.lower()
-        nodes.append(helper.make_node(function, ["angles"], [f"{table}_float"]))
-        nodes.append(helper.make_node("CastLike", [f"{table}_float", "q"], [table]))
+    opsets = _opset_ids("inline")
+    return helper.make_function(DOMAIN, TABLES_OP_TYPE, ["positions"], list(TABLES), nodes, opsets)
+
+
+def _build_attention_function(config: TransformerConfig, lowering: Lowering) -> onnx.FunctionProto:
+    """The body of `RopeAttention`, after `reference.model.rope_attention` (paper section 3.2).
+
+    It turns by the tables; `positions`, `axis_dims` and `axis_thetas` say the same to a kernel that reads no
+    body.
+    """
+    inner = config.num_heads * config.head_dim
+    nodes = [
+        _constant("by_head", np.array([1, -1, config.num_heads, config.head_dim], np.int64)),
+        _constant("by_token", np.array([1, -1, inner], np.int64)),
+        _constant("batch", np.array([0], np.int64)),
+        *[helper.make_node("CastLike", [table, "q"], [f"{table}_like"]) for table in TABLES],
+    ]
     for x in ("q", "k"):
+        norm = helper.make_node("RMSNormalization", [f"{x}_heads", f"{x}_norm"], [f"{x}_normed"], axis=-1)
+        turn = helper.make_node("RotaryEmbedding", [f"{x}_tokens", "cos_like", "sin_like"], [f"{x}_turned"])
         nodes += [
             helper.make_node("Reshape", [x, "by_head"], [f"{x}_heads"]),
-            _refer(
-                helper.make_node("RMSNormalization", [f"{x}_heads", f"{x}_norm"], [f"{x}_normed"], axis=-1),
-                "epsilon",
-            ),
+            _refer(norm, "epsilon"),
             helper.make_node("Reshape", [f"{x}_normed", "by_token"], [f"{x}_tokens"]),
-            _refer(
-                helper.make_node("RotaryEmbedding", [f"{x}_tokens", "cos", "sin"], [f"{x}_turned"]),
-                "num_heads",
-            ),
+            _refer(turn, "num_heads"),
         ]
     nodes.append(helper.make_node("Unsqueeze", ["v", "batch"], ["v_tokens"]))
     attended = ["q_turned", "k_turned", "v_tokens"]
@@ -210,15 +246,9 @@ def build_function(config: TransformerConfig, lowering: Lowering) -> onnx.Functi
         attention = helper.make_node("Attention", attended, ["mixed"])
         nodes.append(_refer(_refer(attention, "num_heads", "q_num_heads"), "num_heads", "kv_num_heads"))
     nodes.append(helper.make_node("Squeeze", ["mixed", "batch"], ["output"]))
-    return helper.make_function(
-        DOMAIN,
-        OP_TYPE,
-        list(INPUTS),
-        ["output"],
-        nodes,
-        [helper.make_opsetid(domain, version) for domain, version in function_opsets(lowering).items()],
-        attributes=["num_heads", "axis_dims", "axis_thetas", "epsilon"],
-    )
+    attributes = ["num_heads", "axis_dims", "axis_thetas", "epsilon"]
+    inputs, opsets = [*INPUTS, *TABLES], _opset_ids(lowering)
+    return helper.make_function(DOMAIN, OP_TYPE, inputs, ["output"], nodes, opsets, attributes)
 
 
 def _pair_frequencies(config: TransformerConfig) -> tuple[list[int], np.ndarray]:

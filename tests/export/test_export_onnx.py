@@ -65,7 +65,9 @@ def test_the_transformer_keeps_rope_attention_as_a_function(
     nodes = [node for node in model.graph.node if node.op_type == lower.OP_TYPE]
     config = checkpoint.transformer.config
     assert len(nodes) == config.num_blocks
-    assert [(f.domain, f.name) for f in model.functions] == [(lower.DOMAIN, lower.OP_TYPE)]
+    functions = {(f.domain, f.name) for f in model.functions}
+    assert functions == {(lower.DOMAIN, lower.OP_TYPE), (lower.DOMAIN, lower.TABLES_OP_TYPE)}
+    assert sum(node.op_type == lower.TABLES_OP_TYPE for node in model.graph.node) == 1
     for node in nodes:
         facts = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         assert node.domain == lower.DOMAIN

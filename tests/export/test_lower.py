@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -27,37 +29,38 @@ CONFIG = TransformerConfig(
 
 
 def build_model(
-    config: TransformerConfig, lowering: lower.Lowering, dtype: int = TensorProto.FLOAT
+    config: TransformerConfig, lowering: lower.Lowering, dtype: int = TensorProto.FLOAT, num_nodes: int = 1
 ) -> onnx.ModelProto:
-    """A graph of one RopeAttention node, its tensors being the graph's inputs."""
+    """RopeAttention nodes one after the other, each mixing the one before; the tensors are the inputs."""
     inner = config.num_heads * config.head_dim
     shapes: dict[str, list[int | str]] = {name: ["L", inner] for name in ("q", "k", "v")}
     shapes |= {"q_norm": [config.head_dim], "k_norm": [config.head_dim]}
-    node = helper.make_node(
-        lower.OP_TYPE,
-        [*shapes, "positions"],
-        ["mixed"],
-        domain=lower.DOMAIN,
-        num_heads=config.num_heads,
-        axis_dims=list(config.axis_dims),
-        axis_thetas=list(config.axis_thetas),
-        epsilon=config.norm_eps,
-    )
+    nodes, mixing = [], ["q", "k", "v"]
+    for index in range(num_nodes):
+        mixed = "mixed" if index == num_nodes - 1 else f"mixed_{index}"
+        node = helper.make_node(
+            lower.OP_TYPE,
+            [*mixing, "q_norm", "k_norm", "positions"],
+            [mixed],
+            domain=lower.DOMAIN,
+            num_heads=config.num_heads,
+            axis_dims=list(config.axis_dims),
+            axis_thetas=list(config.axis_thetas),
+            epsilon=config.norm_eps,
+        )
+        nodes.append(node)
+        mixing = [mixed] * 3
     graph = helper.make_graph(
-        [node],
-        "one_node",
+        nodes,
+        "nodes",
         [helper.make_tensor_value_info(name, dtype, shape) for name, shape in shapes.items()]
         + [helper.make_tensor_value_info("positions", TensorProto.INT64, ["L", 4])],
         [helper.make_tensor_value_info("mixed", dtype, ["L", inner])],
     )
-    function = lower.build_function(config, lowering)
-    opsets = {lower.DOMAIN: 1, **lower.function_opsets(lowering)}
-    return helper.make_model(
-        graph,
-        functions=[] if function is None else [function],
-        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
-        ir_version=10,
-    )
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(lower.DOMAIN, 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    lower.lower_attention(model, config, lowering)
+    return ir.to_proto(model)
 
 
 def random_inputs(config: TransformerConfig, length: int, seed: int) -> dict[str, torch.Tensor]:
@@ -135,8 +138,38 @@ def test_positions_matter_on_every_axis(lowering: lower.Lowering) -> None:
         assert np.abs(run_model(model, moved) - before).max() > 100 * TOLERANCE
 
 
-def test_a_plugin_node_has_no_body() -> None:
-    assert lower.build_function(CONFIG, "plugin") is None
+def test_a_plugin_node_stays_as_it_was() -> None:
+    model = build_model(CONFIG, "plugin")
+    assert not model.functions
+    (node,) = model.graph.node
+    assert list(node.input) == list(lower.INPUTS)
+
+
+@pytest.mark.parametrize("lowering", ["inline", "fused"])
+def test_all_nodes_share_one_pair_of_tables(lowering: lower.Lowering, tmp_path: Path) -> None:
+    model = build_model(CONFIG, lowering, num_nodes=3)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "inlined.onnx")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    inlined = [node.op_type for node in onnx.load(tmp_path / "inlined.onnx").graph.node]
+    assert inlined.count("RotaryEmbedding") == 6
+    assert (inlined.count("Cos"), inlined.count("Sin"), inlined.count("Gather")) == (1, 1, 1)
+    inputs = random_inputs(CONFIG, 10, seed=3)
+    (mixed,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    for _ in range(3):
+        expected = torch.from_numpy(run_reference(CONFIG, inputs))
+        inputs |= {"q": expected, "k": expected, "v": expected}
+    np.testing.assert_allclose(mixed, expected.numpy(), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_nodes_that_turn_by_other_positions_are_refused() -> None:
+    model = ir.from_proto(build_model(CONFIG, "plugin", num_nodes=2))
+    other = ir.Value(name="other", shape=ir.Shape(["L", 4]), type=ir.TensorType(ir.DataType.INT64))
+    model.graph.inputs.append(other)
+    model.graph.node(1).replace_input_with(5, other)
+    with pytest.raises(ValueError, match="2 different positions"):
+        lower.lower_attention(model, CONFIG, "inline")
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])

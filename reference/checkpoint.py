@@ -44,9 +44,9 @@ PAPER_SCHEDULE = {"num_inference_steps": 50, "guidance_scale": 5.0}
 
 # What a checkpoint says of the sizes it takes; the names are those of the runtime's geometry.
 LIMITS: dict[str, dict[str, float]] = {
-    "nano": {  # 64 x 64 and 48 x 80 were trained on, and what lies between will do
-        "min_area_px": 3584,
-        "max_area_px": 4608,
+    "nano": {  # 64 x 64, 48 x 80 and 80 x 48 were trained on: grids of these rows and columns
+        "min_area_px": 48 * 64,
+        "max_area_px": 64 * 80,
         "max_side_px": 128,
         "max_frames": 17,
         "default_height_px": 64,

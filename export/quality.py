@@ -49,7 +49,9 @@ def bundle_editor(
 
     def edit(sample: Sample) -> Frames:
         frames, height, width, _ = sample.target.shape
-        inputs = {name: clip if name.startswith("video") else clip[0] for name, clip in sample.inputs.items()}
+        inputs: dict[str, Any] = {
+            name: clip if name.startswith("video") else clip[0] for name, clip in sample.inputs.items()
+        }
         result = pipeline(
             sample.prompt,
             num_inference_steps=num_inference_steps,
@@ -113,7 +115,8 @@ def evaluate(edit: Editor, samples: Iterable[Sample]) -> tuple[list[Score], list
 
 def draw_sheet(results: list[tuple[Sample, Frames]], path: Path, per_task: int = 1) -> None:
     """Rows of source, result and right answer, two frames of each; two columns of such rows."""
-    rows, seen = [], {}
+    rows: list[Frames] = []
+    seen: dict[tuple[str, bool], int] = {}
     for sample, result in results:
         key = (sample.task, len(result) > 1)
         seen[key] = seen.get(key, 0) + 1

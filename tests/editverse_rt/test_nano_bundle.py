@@ -57,7 +57,7 @@ def test_a_video_is_made_grayscale(pipeline: Pipeline) -> None:
     assert color_spread(result.frames) < 20
     # The same picture, not just any grey one.
     luma = source @ np.array([0.299, 0.587, 0.114])
-    assert np.corrcoef(luma.ravel(), result.frames.mean(-1).ravel())[0, 1] > 0.8
+    assert np.corrcoef(luma.ravel(), result.frames.mean(-1).ravel())[0, 1] > 0.6
 
 
 def test_an_image_is_made_grayscale(pipeline: Pipeline) -> None:

@@ -102,7 +102,7 @@ def test_the_same_weights_give_the_same_bytes(
     checkpoint_folder: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(checkpoint_folder)
-    for name in ("transformer", "text_encoder", "solver_step", "noise"):
+    for name in ("transformer", "noise"):
         graph = build_graphs(checkpoint)[name]
         ir.save(export_graph(graph, checkpoint, "fused"), tmp_path / graph.spec.file)
         again, before = tmp_path / graph.spec.file, bundle_folder / graph.spec.file

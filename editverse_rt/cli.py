@@ -274,11 +274,18 @@ def describe_bundle(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  schedule     {name}{mark}: {schedule['kind']}, {len(schedule['timesteps'])} steps")
     lines += [f"  graph        {name}: {graph['file']}" for name, graph in facts["graphs"].items()]
     if quality:
-        lines.append(
-            f"  quality      {quality['success_rate']:.1%} of {quality['edits']} held-out edits right"
-        )
-        for task, score in quality.get("by_task", {}).items():
-            lines.append(f"    {task}: {score}")
+        lines += describe_quality(quality)
+    return lines
+
+
+def describe_quality(quality: dict[str, Any]) -> list[str]:
+    """Return the lines on a bundle's quality report; one of another form is shown as it is."""
+    try:
+        lines = [f"  quality      {quality['success_rate']:.1%} of {quality['edits']} held-out edits right"]
+        for task, score in quality["by_task"].items():
+            lines.append(f"    {task:<20}{score['success_rate']:>5.0%} of {score['edits']}")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return [f"  quality      {json.dumps(quality)}"]
     return lines
 
 

@@ -151,10 +151,14 @@ def format_report(report: dict[str, Any]) -> str:
         if row:
             lines.append(
                 f"| {task} | {row['edits']} | {row['success_rate']:.0%} "
-                f"| {row['changed_db']} | {row['preserved_db']} |"
+                f"| {_decibels(row['changed_db'])} | {_decibels(row['preserved_db'])} |"
             )
     lines.append(f"| **all** | {report['edits']} | {report['success_rate']:.1%} | | |")
     return "\n".join(lines)
+
+
+def _decibels(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def main() -> int:

@@ -103,12 +103,12 @@ def score_edit(sample: Sample, result: Frames) -> Score:
 def summarize(scores: list[Score]) -> dict[str, Any]:
     """The quality report: success rate, number of edits, and by task success and mean PSNRs."""
 
-    def one(group: list[Score]) -> dict[str, float]:
+    def one(group: list[Score]) -> dict[str, Any]:
         return {
             "edits": len(group),
             "success_rate": round(sum(s.is_success for s in group) / len(group), 4),
-            "changed_db": round(float(np.nanmean([s.changed_db for s in group])), 2),
-            "preserved_db": round(_mean([s.preserved_db for s in group]), 2),
+            "changed_db": _mean([s.changed_db for s in group]),
+            "preserved_db": _mean([s.preserved_db for s in group]),
         }
 
     tasks = list(dict.fromkeys(s.task for s in scores))
@@ -121,6 +121,7 @@ def summarize(scores: list[Score]) -> dict[str, Any]:
     }
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: list[float]) -> float | None:
+    """Mean of what was judged, None where nothing was."""
     judged = [v for v in values if not math.isnan(v)]
-    return float(np.mean(judged)) if judged else 0.0
+    return round(float(np.mean(judged)), 2) if judged else None

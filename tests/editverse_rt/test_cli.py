@@ -324,6 +324,21 @@ def test_doctor_names_a_bundle_that_is_not_whole(tmp_path: Path, capsys: pytest.
     assert "bundle.json" in capsys.readouterr().err
 
 
+def test_info_tells_a_person_the_success_of_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "nano"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("held-out edits right" in line for line in lines)
+    assert any(line.strip().startswith("stylize") and line.rstrip()[-1].isdigit() for line in lines)
+    assert not any("{" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "quality", [{"success_rate": 0.5}, {"note": "by eye"}, {"success_rate": "good", "edits": 3}]
+)
+def test_a_quality_report_of_another_form_is_shown_as_it_is(quality: dict[str, object]) -> None:
+    assert cli.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
+
+
 def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "nano", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -93,3 +93,12 @@ def test_the_summary_counts_successes():
     assert report["success_rate"] == 0.5
     assert report["edits"] == 2
     assert report["by_task"]["change_color"]["edits"] == 2
+
+
+def test_what_was_not_judged_has_no_mean():
+    """Where every pixel had to change, nothing had to stay."""
+    source = np.zeros((1, 32, 32, 3), np.uint8)
+    sample = Sample("stylize", "<image1> Invert it", {"image1": source}, 255 - source, "image1")
+    report = summarize([score_edit(sample, sample.target)])
+    assert report["by_task"]["stylize"]["preserved_db"] is None
+    assert report["success_rate"] == 1.0

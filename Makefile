@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 SAMPLE ?= examples/sample.mp4
-INSTRUCTION ?= <video1> Make it grayscale
+INSTRUCTION ?= <video1> Make it night
 OUT ?= demo-out
 
 # One line picks the build of PyTorch; it has to be asked for exactly, and before anything that asks for a

@@ -124,6 +124,7 @@ def save_checkpoint(
     _write_json(root / "transformer" / "config.json", transformer.config.to_dict())
     _save_weights(root / "transformer", dict(transformer.state_dict()), max_shard_bytes)
     vae.save_pretrained(root / "vae")
+    _forget_origin(root / "vae" / "config.json")
     text_encoder.save_pretrained(root / "text_encoder")
     tokenizer = root / "tokenizer" / TOKENIZER_FILE
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +186,13 @@ _PARTS = {
 
 def _model_index(limits: dict[str, float]) -> dict[str, Any]:
     return {"_class_name": "EditVersePipeline", **_PARTS, "editverse": limits}
+
+
+def _forget_origin(config: Path) -> None:
+    """diffusers notes the folder that a module was loaded from, which is nobody else's business."""
+    facts = json.loads(config.read_text(encoding="utf-8"))
+    facts.pop("_name_or_path", None)
+    _write_json(config, facts)
 
 
 def _write_json(path: Path, value: object) -> None:

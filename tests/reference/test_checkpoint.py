@@ -150,3 +150,10 @@ def test_limits_are_asked_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
             tokenizer_file=checkpoint.tokenizer_file,
             limits=limits,
         )
+
+
+def test_a_checkpoint_does_not_say_where_it_was_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    copy = copy_with_shards(checkpoint, tmp_path / "copy", 5_000_000_000)
+    text = "".join(path.read_text("utf-8") for path in copy.rglob("*.json"))
+    assert checkpoint.vae.config._name_or_path not in ("", None)
+    assert "_name_or_path" not in text

@@ -68,8 +68,9 @@ def bundle_editor(
 def reference_editor(folder: Path, num_inference_steps: int | None, guidance_scale: float | None) -> Editor:
     """Edit through the PyTorch reference, with the paper's loop unless told otherwise."""
     checkpoint = load_checkpoint(folder)
-    steps = num_inference_steps or int(checkpoint.scheduler["num_inference_steps"])
-    guidance = guidance_scale or float(checkpoint.scheduler["guidance_scale"])
+    schedule = checkpoint.scheduler
+    steps = int(schedule["num_inference_steps"] if num_inference_steps is None else num_inference_steps)
+    guidance = float(schedule["guidance_scale"] if guidance_scale is None else guidance_scale)
 
     def edit(sample: Sample) -> Frames:
         frames, height, width, _ = sample.target.shape

@@ -89,7 +89,7 @@ def encode_clip(vae: AutoencoderKLWan, frames: Tensor, patch_size: int = 2) -> T
     frames uint8 [1 + 4 k, H, W, 3] -> normalised patches float32 [1 + k, h, w, P], the distribution's mean.
     """
     check_vae(vae)
-    mean, std = _latent_statistics(vae)
+    mean, std = latent_statistics(vae)
     latents = vae.encode(pixels_from_frames(frames).to(vae.dtype)).latent_dist.mode()
     return patches_from_latents((latents.to(torch.float32) - mean) / std, patch_size)
 
@@ -100,12 +100,12 @@ def decode_clip(vae: AutoencoderKLWan, patches: Tensor, patch_size: int = 2) -> 
     Normalised patches float32 [1 + k, h, w, P] -> frames uint8 [1 + 4 k, H, W, 3].
     """
     check_vae(vae)
-    mean, std = _latent_statistics(vae)
+    mean, std = latent_statistics(vae)
     latents = latents_from_patches(patches, patch_size) * std + mean
     return frames_from_pixels(vae.decode(latents.to(vae.dtype)).sample)
 
 
-def _latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+def latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
     """The config's latents_mean and latents_std, each float32 [1, z, 1, 1, 1]."""
     shape = (1, vae.config.z_dim, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32).reshape(shape)
@@ -153,7 +153,7 @@ class _Half(nn.Module):
         self.pixel_patch_size = vae.config.patch_size or 1
         self.compute_dtype = vae.dtype
         self.num_caches = _count_caches(coder)
-        mean, std = _latent_statistics(vae)
+        mean, std = latent_statistics(vae)
         self.register_buffer("latents_mean", mean, persistent=False)
         self.register_buffer("latents_std", std, persistent=False)
 

@@ -11,8 +11,8 @@ import numpy as np
 from reference.nano.tasks import TASKS, Rng, Sample, draw_sample
 from reference.nano.world import Canvas, visible_fraction
 
-CHANGED_LEVELS = 32
-"""A pixel counts as changed when a channel differs by more than this many grey levels."""
+VISIBLE_LEVELS = 32
+"""An edit is seen in a pixel when a channel differs by more than this many grey levels."""
 MIN_CHANGED_SHARE = 0.012
 MIN_VISIBLE = 0.55
 
@@ -24,7 +24,7 @@ def reason_to_reject(sample: Sample, canvas: Canvas) -> str | None:
     """Why a sample is not worth training on, or None."""
     if sample.source is not None:
         source = sample.inputs[sample.source]
-        changed = (np.abs(source.astype(np.int16) - sample.target).max(-1) > CHANGED_LEVELS).mean()
+        changed = (np.abs(source.astype(np.int16) - sample.target).max(-1) > VISIBLE_LEVELS).mean()
         if changed < MIN_CHANGED_SHARE:
             return "edit not visible"
     for scene in sample.scenes:

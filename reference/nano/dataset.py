@@ -25,7 +25,7 @@ from reference.nano.curate import draw_curated, random_canvas, random_task
 from reference.nano.tasks import Sample
 from reference.nano.world import Frames
 from reference.text_encoder import EOS_ID, Tokenizer
-from reference.vae import patches_from_latents
+from reference.vae import latent_statistics, patches_from_latents
 
 SHARD = 512
 TRAIN_SEED = 1
@@ -64,8 +64,7 @@ def encode_clips(vae: AutoencoderKLWan, clips: list[Frames]) -> list[Tensor]:
     """Normalised latent patches [t, h, w, P] of clips that share one shape."""
     video = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     latents = vae.encode(video).latent_dist.mean
-    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    mean, std = latent_statistics(vae)
     return [patches_from_latents(one, PATCH_SIZE) for one in ((latents - mean) / std).split(1)]
 
 

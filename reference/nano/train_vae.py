@@ -23,6 +23,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan
 from torch.utils.data import DataLoader, IterableDataset
 
 from reference.nano import styles
+from reference.nano.curate import SIZES
 from reference.nano.optim import Averaged, Muon
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
 
@@ -39,7 +40,6 @@ VAE_CONFIG: dict[str, object] = {
     "scale_factor_temporal": 4,
     "scale_factor_spatial": 8,
 }
-SIZES = ((64, 64), (48, 80), (80, 48))
 IMAGE_BATCHES = ((1, 10),)
 VIDEO_BATCHES = ((5, 4), (1, 10), (9, 2), (5, 4), (1, 10), (17, 1))
 """(frames, clips) of successive steps: images alone first, then mixed."""

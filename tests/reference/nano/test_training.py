@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from reference.nano.batching import collate, pack
-from reference.nano.dataset import CachedSample, split_prompt
+from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.optim import Averaged, Muon, orthogonalize
 from reference.nano.train import Nano, make_optimizers, velocity_loss
+from reference.nano.train_vae import VAE_CONFIG
+from reference.vae import encode_clip
 
 
 def cached(rng: np.random.Generator, words: int, frames: int, with_source: bool) -> CachedSample:
@@ -105,3 +108,14 @@ def test_a_prompt_becomes_segments_with_one_end():
 
     assert split_prompt("a <video1> b", Letters()) == [[97], "video1", [98], [1]]
     assert split_prompt("<image2>", Letters()) == ["image2", [1]]
+
+
+@torch.no_grad()
+def test_cached_latents_are_those_of_the_reference():
+    torch.manual_seed(0)
+    statistics = {"latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}
+    vae = AutoencoderKLWan(**{**VAE_CONFIG, "base_dim": 4}, **statistics).eval()
+    clips = [np.random.default_rng(i).integers(0, 256, (5, 32, 48, 3), np.uint8) for i in range(2)]
+    for clip, cached_latents in zip(clips, encode_clips(vae, clips), strict=True):
+        expected = encode_clip(vae, torch.from_numpy(clip))
+        torch.testing.assert_close(cached_latents, expected, atol=1e-4, rtol=1e-4)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from editverse_rt.errors import RequestError
+from editverse_rt.targets import PRECISIONS
 
 __all__ = ["parse_arguments", "version_of"]
 
@@ -47,6 +48,16 @@ INFO_HELP = """\
 examples:
   editverse-rt info
   editverse-rt info path/to/bundle --json
+"""
+
+PLAN_HELP = """\
+examples:
+  editverse-rt plan                                       # nano's own default request, on every target
+  editverse-rt plan BUNDLE --input in.mp4 --target h100
+  editverse-rt plan BUNDLE --frames 81 --size 576x320 --target rtx4090 --precision fp16 --json
+
+It reads the bundle's facts and the inputs' headers, and runs nothing. What does not fit the target is refused
+with the largest that does.
 """
 
 DOCTOR_HELP = """\
@@ -122,7 +133,39 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "say which backends are here, and why another is not", DOCTOR_HELP)
     doctor.add_argument("--bundle", default="nano", help="name or folder (default: nano)")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
+
+    plan = add("plan", "say what a request costs, in memory and in time, before it runs", PLAN_HELP)
+    plan.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
+    plan.add_argument("--input", action="append", default=[], metavar="FILE", help="a video or an image")
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--target", metavar="GPU", help="rtx4090, h100, sm_89 ... (default: all of them)")
+    where.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe of your own, TOML")
+    plan.add_argument("--precision", choices=PRECISIONS, help="of the transformer (default: the recipe's)")
+    plan.add_argument("--prompt", metavar="TEXT", help="the instruction, to count its tokens")
+    add_size_options(plan)
+    add_schedule_options(plan)
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def add_schedule_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--num-inference-steps", type=positive_int, metavar="N", help="solver steps (default: the schedule's)"
+    )
+    add("--guidance-scale", type=number, metavar="G", help="weight of the text (default: the schedule's)")
+    add("--schedule", metavar="NAME", help="a schedule of the bundle (default: the bundle's)")
+
+
+def add_size_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--frames",
+        type=positive_int,
+        metavar="N",
+        help="frames to make (default: the source's, 1 for an image)",
+    )
+    add("--size", type=size_from_text, metavar="WxH", help="width x height in pixels (default: the source's)")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -135,10 +178,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="file to write; its suffix says the type",
     )
-    add(
-        "--num-inference-steps", type=positive_int, metavar="N", help="solver steps (default: the schedule's)"
-    )
-    add("--guidance-scale", type=number, metavar="G", help="weight of the text (default: the schedule's)")
+    add_schedule_options(parser)
     add(
         "--seed",
         type=whole_number,
@@ -146,17 +186,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="same seed and bundle, same bytes (default: 0)",
     )
-    add(
-        "--frames",
-        type=positive_int,
-        metavar="N",
-        help="frames to make (default: the source's, 1 for an image)",
-    )
-    add("--size", type=size_from_text, metavar="WxH", help="width x height in pixels (default: the source's)")
+    add_size_options(parser)
     add("--fps", type=positive_number, metavar="RATE", help="frames a second (default: the source's)")
     add("--bundle", default="nano", help="name or folder (default: nano)")
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
-    add("--schedule", metavar="NAME", help="a schedule of the bundle (default: the bundle's)")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--preview", type=Path, metavar="PNG", help="also write a contact sheet, source over result")
     add("--json", action="store_true", help="print one JSON object about the result")

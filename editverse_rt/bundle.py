@@ -31,8 +31,10 @@ __all__ = [
     "file_specs",
     "json_from_spec",
     "load_bundle",
+    "load_spec",
     "shipped_bundles",
     "spec_from_json",
+    "tokenizer_file",
     "write_bundle_json",
 ]
 
@@ -76,12 +78,26 @@ def load_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
     Raises BundleError: nothing there, a field missing or of a wrong type, a newer format version, a path
     that leaves the bundle, a file missing, cut short or altered, a graph that refers to an unlisted file.
     """
-    root = _find_root(path_or_name)
-    spec = spec_from_json(_read_json(root / BUNDLE_JSON), where=str(root / BUNDLE_JSON))
+    root, spec = _find_root(path_or_name), load_spec(path_or_name)
     for file in spec.files:
         _verify_file(root, file)
     _refuse_unlisted_weights(root, spec)
     return Bundle(root, spec)
+
+
+def load_spec(path_or_name: str | os.PathLike[str]) -> BundleSpec:
+    """What `bundle.json` says, without the files beside it. Raises BundleError as `load_bundle` does."""
+    path = _find_root(path_or_name) / BUNDLE_JSON
+    return spec_from_json(_read_json(path), where=str(path))
+
+
+def tokenizer_file(path_or_name: str | os.PathLike[str], spec: BundleSpec) -> Path:
+    """The tokenizer of a bundle of which only bundle.json was read, verified by its hash."""
+    root = _find_root(path_or_name)
+    for file in spec.files:
+        if file.path == spec.tokenizer.file:
+            _verify_file(root, file)
+    return root / spec.tokenizer.file
 
 
 def file_specs(root: str | os.PathLike[str]) -> tuple[FileSpec, ...]:

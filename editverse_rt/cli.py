@@ -1,4 +1,4 @@
-"""The command line `editverse-rt`: edit, generate, info and doctor.
+"""The command line `editverse-rt`: edit, generate, plan, info and doctor.
 
 Results go to standard output; progress, notices and errors to standard error. Exit codes: 0 done,
 2 a request, a file, a bundle or a backend that cannot be used (one line says why), 130 interrupted,
@@ -25,6 +25,7 @@ from editverse_rt.bundle import json_from_spec, load_bundle
 from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
 from editverse_rt.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.plan_report import report_plan
 from editverse_rt.sequence import has_tags
 
 __all__ = ["main"]
@@ -239,7 +240,16 @@ class Progress:
             self._open = False
 
 
-# --- info and doctor --------------------------------------------------------------------------------------
+# --- plan, info and doctor --------------------------------------------------------------------------------
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    facts, lines = report_plan(args, name_inputs(args.input))
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(lines))
+    return EXIT_OK
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -349,5 +359,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "edit": run_edit,
     "generate": run_generate,
     "info": run_info,
+    "plan": run_plan,
     "doctor": run_doctor,
 }

@@ -1,4 +1,4 @@
-"""Reading a JSON object field by field, each with its type, so that an error names the field."""
+"""Reading an object of JSON or TOML field by field, each with its type, so that an error names the field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import NoReturn
 
-from editverse_rt.errors import BundleError
+from editverse_rt.errors import BundleError, EditVerseError
 
 __all__ = ["EXPORT_AGAIN", "Fields"]
 
@@ -17,34 +17,51 @@ EXPORT_AGAIN = "export the bundle again"
 
 
 class Fields:
-    """Takes the fields of one JSON object, each with its type.
+    """Takes the fields of one object, each with its type.
 
     where: the file, at the head of errors. name: of the object in it, "" for the outermost.
-    Every method raises BundleError for a field that is missing or of another kind.
+    error, fix: what is raised, and what its message tells to do. Every method raises it for a field that is
+    missing or of another kind.
     """
 
-    def __init__(self, value: object, where: str, name: str) -> None:
+    def __init__(
+        self,
+        value: object,
+        where: str,
+        name: str,
+        *,
+        error: type[EditVerseError] = BundleError,
+        fix: str = EXPORT_AGAIN,
+    ) -> None:
         self._where = where
         self._name = name
+        self._error = error
+        self._fix = fix
         if not isinstance(value, dict):
             self.refuse("", value, "an object")
         self._values: dict[str, object] = dict(value)
         self._taken: set[str] = set()
 
+    def __contains__(self, field: str) -> bool:
+        return field in self._values
+
+    def _inner(self, value: object, name: str) -> Fields:
+        return Fields(value, self._where, name, error=self._error, fix=self._fix)
+
     def _full_name(self, field: str) -> str:
         return ".".join(part for part in (self._name, field) if part)
 
     def refuse(self, field: str, found: object, expected: str) -> NoReturn:
-        """Raise BundleError about a field of this object."""
+        """Raise the error about a field of this object."""
         shown = json.dumps(found, default=str)
         if len(shown) > 80:
             shown = shown[:77] + "..."
         name = self._full_name(field)
-        raise BundleError(f'{self._where}: field "{name}" is {shown}; expected {expected}; {EXPORT_AGAIN}')
+        raise self._error(f'{self._where}: field "{name}" is {shown}; expected {expected}; {self._fix}')
 
     def _take(self, field: str) -> object:
         if field not in self._values:
-            raise BundleError(f'{self._where}: field "{self._full_name(field)}" is missing; {EXPORT_AGAIN}')
+            raise self._error(f'{self._where}: field "{self._full_name(field)}" is missing; {self._fix}')
         self._taken.add(field)
         return self._values[field]
 
@@ -105,12 +122,12 @@ class Fields:
         return value
 
     def child(self, field: str) -> Fields:
-        return Fields(self._take(field), self._where, self._full_name(field))
+        return self._inner(self._take(field), self._full_name(field))
 
     def children(self, field: str) -> Iterator[Fields]:
         for i, value in enumerate(self.array(field)):
-            yield Fields(value, self._where, f"{self._full_name(field)}[{i}]")
+            yield self._inner(value, f"{self._full_name(field)}[{i}]")
 
     def named_children(self, field: str) -> Iterator[tuple[str, Fields]]:
         for name, value in self.mapping(field).items():
-            yield name, Fields(value, self._where, f"{self._full_name(field)}.{name}")
+            yield name, self._inner(value, f"{self._full_name(field)}.{name}")

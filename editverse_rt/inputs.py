@@ -25,8 +25,9 @@ class Inputs:
     """The inputs of one request: what they are, what the result takes from them, and their frames.
 
     main: the input that the result follows, the video of the lowest number, else the image. names: main
-    first. size, num_frames, fps: of the result; the last two are settled when the sources have been read,
-    because a file may hold fewer frames than it says. audio_from: see Result.
+    first. has_video: whether main is one. size, num_frames, fps: of the result; the last two are settled
+    when the sources have been read, because a file may hold fewer frames than it says. audio_from: see
+    Result.
     """
 
     def __init__(
@@ -46,12 +47,12 @@ class Inputs:
         }
         self.names = sorted(inputs, key=lambda name: (_kind(name) != "video", int(name[len(_kind(name)) :])))
         self.main = self.names[0] if self.names else None
-        self._has_video = self.main is not None and _kind(self.main) == "video"
-        if start_s > 0 and not self._has_video:
+        self.has_video = self.main is not None and _kind(self.main) == "video"
+        if start_s > 0 and not self.has_video:
             raise RequestError(f"start_s is {start_s:g}, but there is no video to begin in; leave it out")
         pixels = {name: (media.height_px, media.width_px) for name, media in self._media.items()}
         self.size, self._sizes = plan_sizes(pixels, self.main, geometry, size)
-        self.num_frames = plan_frames(num_frames, self._has_video, self.main is not None, geometry)
+        self.num_frames = plan_frames(num_frames, self.has_video, self.main is not None, geometry)
         self.fps = fps or geometry.default_fps
         self.audio_from: Path | None = None
 
@@ -78,9 +79,26 @@ class Inputs:
                 source = self._inputs[name]
                 if whole and self._media[name].has_audio and not isinstance(source, np.ndarray):
                     self.audio_from = Path(source)
-        if self._asked_frames not in (None, self.num_frames) and not self._has_video:
+        if self._asked_frames not in (None, self.num_frames) and not self.has_video:
             notices.append(f"num_frames {self._asked_frames} became {self.num_frames}: {self._length_rule()}")
         return clips
+
+    def expected_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Frames, height and width in pixels that each input will have, by what its file says of itself.
+
+        A video that does not say how long it is counts with as many frames as may be taken of it.
+        """
+        shapes: dict[str, tuple[int, int, int]] = {}
+        for name in self.names:
+            frames = 1
+            if _kind(name) == "video":
+                media, fps = self._media[name], self._rate_for(name)
+                there = media.num_frames
+                if media.duration_s is not None and (there is None or fps is not None):
+                    there = round(media.duration_s * (fps or media.fps or self.fps))
+                frames = self._geometry.round_frames(max(1, min(self.num_frames, there or self.num_frames)))
+            shapes[name] = (frames, *self._sizes[name])
+        return shapes
 
     def _read(self, name: str, num_frames: int, fps: float | None, start_s: float) -> Clip:
         source, (height_px, width_px) = self._inputs[name], self._sizes[name]

@@ -36,6 +36,11 @@ TOKENIZER_FILE = "tokenizer.model"
 # A protobuf message ends at 2 GB; a graph that comes near it keeps its weights beside itself.
 MAX_INLINE_BYTES = 1_500_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What says how large the VAE's convolutions are.
+VAE_FACTS = (
+    "base_dim", "z_dim", "dim_mult", "num_res_blocks", "attn_scales", "temperal_downsample",
+    "in_channels", "out_channels",
+)  # fmt: skip
 
 
 def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering) -> ir.Model:
@@ -191,7 +196,25 @@ def _model_facts(checkpoint: Checkpoint) -> dict[str, object]:
     }
     counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
     config = checkpoint.transformer.config.to_dict()
-    return {"transformer": json.loads(json.dumps(config)), "parameters": counts}
+    text, vae = checkpoint.text_encoder.config, cast(Any, checkpoint.vae).config
+    facts = {
+        "transformer": config,
+        "text_encoder": {
+            "width": text.d_model,
+            "mlp_width": text.d_ff,
+            "mlp_matrices": 3 if text.is_gated_act else 2,
+            "num_layers": text.num_layers,
+            "num_heads": text.num_heads,
+            "head_dim": text.d_kv,
+        },
+        "vae": {
+            **{name: vae[name] for name in VAE_FACTS},
+            "decoder_base_dim": vae.decoder_base_dim or vae.base_dim,
+            "patch_size": vae.patch_size or 1,
+        },
+        "parameters": counts,
+    }
+    return cast(dict[str, object], json.loads(json.dumps(facts)))
 
 
 def _made_facts(lowering: lower.Lowering, dtype: torch.dtype) -> dict[str, object]:

@@ -1,0 +1,131 @@
+"""The planner's operations against a count of the operators that ONNX Runtime runs, with their shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
+from export.export_onnx import _model_facts
+from export.graphs import axis_size
+from reference.checkpoint import load_checkpoint
+
+# Of all operations, what the formula may miss: products of a few values, such as a frequency by a position.
+TOLERANCE = 0.01
+
+
+def count_operations(path: Path, inputs: Mapping[str, np.ndarray], folder: Path) -> int:
+    """Two for each multiplication and addition of products, convolutions and attention, as they ran."""
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session.run(None, dict(inputs))
+    kernels = weights_of_convolutions(path)
+    total = 0
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        facts = event.get("args", {})
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            total += operations_of(facts, kernels.get(name))
+    return total
+
+
+def weights_of_convolutions(path: Path) -> dict[str, list[int]]:
+    model = onnx.load(path, load_external_data=False)
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    return {node.name: shapes[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
+
+
+def operations_of(facts: dict[str, Any], kernel: list[int] | None) -> int:
+    op = facts["op_name"]
+    given = [next(iter(entry.values())) for entry in facts["input_type_shape"]]
+    made = [next(iter(entry.values())) for entry in facts["output_type_shape"]]
+    if op in ("MatMul", "Gemm"):
+        return 2 * math.prod(made[0]) * given[0][-1]
+    if op == "Conv":
+        assert kernel is not None
+        return 2 * math.prod(made[0]) * math.prod(kernel[1:])
+    if op in ("Attention", "MultiHeadAttention"):
+        # [1, L, heads * head_dim], or [1, heads, L, head_dim].
+        return 4 * math.prod(given[0]) * given[1][-2]
+    return 0
+
+
+@pytest.fixture(scope="module")
+def nano() -> Bundle:
+    return load_bundle("nano")
+
+
+def random_inputs(bundle: Bundle, graph: str, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    values = {}
+    for tensor in bundle.spec.graphs[graph].inputs:
+        shape = [axis_size(axis, sizes) for axis in tensor.shape]
+        values[tensor.name] = rng.normal(size=shape).astype(tensor.dtype)
+    return values
+
+
+def test_the_transformer_costs_what_its_operators_say(nano: Bundle, tmp_path: Path) -> None:
+    tokens = Tokens(text=13, clean=150, noisy=230, total=13 + 150 + 230 + 4)
+    sizes = {"Lt": tokens.text, "Lc": tokens.clean, "Lg": tokens.noisy, "L": tokens.total}
+    counted = count_operations(
+        nano.graph_path("transformer"), random_inputs(nano, "transformer", sizes), tmp_path
+    )
+    formula = cost_transformer(nano.spec, tokens, "fp32", holds_scores=False).flops
+    assert formula == pytest.approx(counted, rel=TOLERANCE)
+
+
+def test_the_text_encoder_costs_what_its_operators_say(nano: Bundle, tmp_path: Path) -> None:
+    path = nano.graph_path("text_encoder")
+    counted = count_operations(path, {"ids": np.arange(2, 79, dtype=np.int64)}, tmp_path)
+    assert cost_text_encoder(nano.spec, 77, "fp32").flops == pytest.approx(counted, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("graph", ["encoder_first", "encoder_next", "decoder_first", "decoder_next"])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (6, 4)])
+def test_the_vae_costs_what_its_operators_say(
+    nano: Bundle, tmp_path: Path, graph: str, rows: int, columns: int
+) -> None:
+    inputs = random_inputs(nano, f"vae_{graph}", {"h": rows, "w": columns})
+    counted = count_operations(nano.graph_path(f"vae_{graph}"), inputs, tmp_path)
+    half, _, chunk = graph.partition("_")
+    side = nano.spec.geometry.size_multiple
+    cost = cost_vae(
+        nano.spec,
+        half,
+        first=chunk == "first",
+        height_px=rows * side,
+        width_px=columns * side,
+        precision="fp32",
+    )
+    assert cost.flops == pytest.approx(counted, rel=TOLERANCE)
+
+
+def test_the_bundle_that_ships_says_how_its_parts_are_built(nano: Bundle) -> None:
+    checkpoint = load_checkpoint(Path(__file__).parents[2] / "reference" / "nano" / "checkpoint")
+    assert nano.spec.model == _model_facts(checkpoint)
+
+
+@pytest.mark.parametrize("graph", ["vae_encoder_next", "vae_decoder_first", "vae_decoder_next"])
+def test_a_vae_of_another_shape_costs_what_its_operators_say(
+    bundle_folder: Path, tmp_path: Path, graph: str
+) -> None:
+    tiny = load_bundle(bundle_folder)
+    counted = count_operations(tiny.graph_path(graph), random_inputs(tiny, graph, {"h": 4, "w": 3}), tmp_path)
+    _, half, chunk = graph.split("_")
+    side = tiny.spec.geometry.size_multiple
+    first = chunk == "first"
+    cost = cost_vae(tiny.spec, half, first=first, height_px=4 * side, width_px=3 * side, precision="fp32")
+    assert cost.flops == pytest.approx(counted, rel=TOLERANCE)

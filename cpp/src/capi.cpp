@@ -1,0 +1,339 @@
+// The C interface: checks of arguments, and exceptions turned into codes. Nothing else.
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+#include <type_traits>
+
+#include "editverse_rt.h"
+#include "error.hpp"
+#include "pipeline.hpp"
+
+struct ev_pipeline {
+  ev::Pipeline pipeline;
+};
+
+struct ev_result {
+  ev::Result result;
+};
+
+namespace {
+
+using ev::fail;
+
+#define EV_TEXT_OF(x) #x
+#define EV_TEXT(x) EV_TEXT_OF(x)
+constexpr const char* kVersion =
+    EV_TEXT(EV_VERSION_MAJOR) "." EV_TEXT(EV_VERSION_MINOR) "." EV_TEXT(EV_VERSION_PATCH);
+// Larger than any version of a struct; a struct_size above it was never set.
+constexpr std::size_t kMaxStructBytes = 4096;
+
+/// Set even where memory has run out: a fixed room, cut short if need be.
+thread_local char last_error[1024] = "";
+
+int remember(int code, const char* text) {
+  std::size_t i = 0;
+  for (; text[i] != '\0' && i + 1 < sizeof last_error; ++i) last_error[i] = text[i] == '\n' ? ' ' : text[i];
+  // Not in the middle of a character.
+  if (text[i] != '\0') {
+    while (i > 0 && (static_cast<unsigned char>(last_error[i - 1]) & 0xC0) == 0x80) --i;
+    if (i > 0 && static_cast<unsigned char>(last_error[i - 1]) >= 0xC0) --i;
+  }
+  last_error[i] = '\0';
+  return code;
+}
+
+/// Runs body and turns what it throws into a code and ev_last_error's text.
+template <typename Body>
+int guard(const Body& body) noexcept {
+  try {
+    body();
+    return EV_OK;
+  } catch (const ev::Error& error) {
+    return remember(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return remember(EV_ERROR_MEMORY, "memory ran out; try a smaller size or fewer frames");
+  } catch (const std::length_error&) {
+    return remember(EV_ERROR_MEMORY, "more memory is needed than there can be; try a smaller size or fewer frames");
+  } catch (const std::exception& error) {
+    return remember(EV_ERROR_INTERNAL, error.what());
+  } catch (...) {
+    return remember(EV_ERROR_INTERNAL, "an exception of an unknown type");
+  }
+}
+
+template <typename T>
+T* require(T* pointer, const char* name) {
+  if (pointer == nullptr) fail(EV_ERROR_ARGUMENT, name, " is NULL; give a pointer");
+  return pointer;
+}
+
+std::size_t check_struct_size(std::size_t struct_size, std::size_t known, const char* name) {
+  if (struct_size < known || struct_size > kMaxStructBytes) {
+    fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", known, "; prepare it with ", name,
+         "_init");
+  }
+  return struct_size;
+}
+
+/// The struct that a caller gave, as this version knows it. A larger one, from a newer header, may only hold zeros
+/// in what is not known here.
+template <typename T>
+T read_struct(const T* given, const char* name) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  require(given, name);
+  std::size_t struct_size = 0;
+  std::memcpy(&struct_size, given, sizeof struct_size);
+  check_struct_size(struct_size, sizeof(T), name);
+  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+  for (std::size_t i = sizeof(T); i < struct_size; ++i) {
+    if (bytes[i] != 0) {
+      fail(EV_ERROR_ARGUMENT, name, " sets a field that version ", kVersion, " of the library does not know");
+    }
+  }
+  T known;
+  std::memcpy(&known, given, sizeof known);
+  return known;
+}
+
+std::optional<std::int64_t> unless_default(std::int32_t value) {
+  return value == EV_DEFAULT ? std::nullopt : std::optional<std::int64_t>(value);
+}
+
+std::optional<double> unless_default(double value) {
+  return value == EV_DEFAULT ? std::nullopt : std::optional<double>(value);
+}
+
+ev::Source read_input(const ev_input& given, std::size_t index, bool with_pixels) {
+  ev::Source source;
+  if (given.name == nullptr) fail(EV_ERROR_ARGUMENT, "inputs[", index, "].name is NULL; give \"video1\" or the like");
+  source.name = given.name;
+  ev::check_input_name(source.name);
+  if (given.path != nullptr && given.frames != nullptr) {
+    fail(EV_ERROR_ARGUMENT, source.name, " has both a path and frames; give one of them");
+  }
+  if (given.path != nullptr) {
+    source.path = given.path;
+    if (source.path.empty()) fail(EV_ERROR_MEDIA, source.name, " has an empty path; give that of a video or image");
+    return source;
+  }
+  if (with_pixels && given.frames == nullptr) {
+    fail(EV_ERROR_ARGUMENT, source.name, " has neither a path nor frames; give one of them");
+  }
+  source.data = given.frames;
+  source.num_bytes = given.num_bytes;
+  source.num_frames = given.num_frames;
+  source.width_px = given.width_px;
+  source.height_px = given.height_px;
+  const bool has_pixels = given.width_px > 0 && given.height_px > 0;
+  source.row_stride_bytes = given.row_stride_bytes;
+  if (source.row_stride_bytes == 0 && has_pixels) source.row_stride_bytes = static_cast<std::size_t>(given.width_px) * 3;
+  source.frame_stride_bytes = given.frame_stride_bytes;
+  if (source.frame_stride_bytes == 0 && has_pixels) {
+    const auto rows = static_cast<std::size_t>(given.height_px);
+    const std::size_t stride = source.row_stride_bytes;
+    if (stride > SIZE_MAX / rows) {
+      fail(EV_ERROR_MEDIA, source.name, " has rows of ", stride, " bytes, too many for ", rows, " rows");
+    }
+    source.frame_stride_bytes = stride * rows;
+  }
+  return source;
+}
+
+ev::Request read_request(const ev_request* pointer, bool with_pixels) {
+  const auto given = read_struct(pointer, "ev_request");
+  ev::Request request;
+  request.prompt = require(given.prompt, "ev_request.prompt");
+  if (given.num_inputs > 0) {
+    require(given.inputs, "ev_request.inputs");
+    // All elements have the size that the caller's header gives them.
+    const std::size_t stride = check_struct_size(given.inputs->struct_size, sizeof(ev_input), "ev_input");
+    if (given.num_inputs > 1024) fail(EV_ERROR_ARGUMENT, "num_inputs is ", given.num_inputs, "; expected up to 1024");
+    for (std::size_t i = 0; i < given.num_inputs; ++i) {
+      const auto* bytes = reinterpret_cast<const unsigned char*>(given.inputs) + i * stride;
+      const auto input = read_struct(reinterpret_cast<const ev_input*>(bytes), "ev_input");
+      if (input.struct_size != stride) {
+        fail(EV_ERROR_ARGUMENT, "inputs[", i, "] has struct_size ", input.struct_size, ", but inputs[0] has ", stride,
+             "; prepare each with ev_input_init");
+      }
+      request.sources.push_back(read_input(input, i, with_pixels));
+    }
+  }
+  if (given.schedule != nullptr) request.schedule = given.schedule;
+  request.num_inference_steps = unless_default(given.num_inference_steps);
+  request.guidance_scale = unless_default(given.guidance_scale);
+  request.seed = given.seed;
+  const auto width = unless_default(given.width_px), height = unless_default(given.height_px);
+  if (width.has_value() != height.has_value()) {
+    fail(EV_ERROR_REQUEST, "only one of width_px and height_px is given; give both or neither");
+  }
+  if (width) request.wanted.size = ev::Size(*height, *width);
+  request.wanted.num_frames = unless_default(given.num_frames);
+  request.wanted.fps = unless_default(given.fps);
+  request.wanted.start_s = given.start_s;
+  if (given.callback != nullptr && with_pixels) {
+    request.callback = [given](std::int64_t step, std::int64_t num_inference_steps, double timestep) {
+      const ev_step facts = {sizeof(ev_step), static_cast<std::int32_t>(step),
+                             static_cast<std::int32_t>(num_inference_steps), timestep};
+      try {
+        return given.callback(given.user_data, &facts) == 0;
+      } catch (const std::exception& error) {
+        fail(EV_ERROR_CANCELLED, "the callback threw an exception: ", error.what());
+      } catch (...) {
+        fail(EV_ERROR_CANCELLED, "the callback threw an exception");
+      }
+    };
+  }
+  return request;
+}
+
+ev_clip_size clip_size(std::int64_t num_frames, std::int64_t width_px, std::int64_t height_px) {
+  return {static_cast<std::int32_t>(num_frames), static_cast<std::int32_t>(width_px),
+          static_cast<std::int32_t>(height_px)};
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* ev_version(void) { return kVersion; }
+
+int ev_has_media(void) { return ev::has_media() ? 1 : 0; }
+
+const char* ev_last_error(void) { return last_error; }
+
+const char* ev_error_name(int code) {
+  switch (code) {
+    case EV_OK: return "OK";
+    case EV_ERROR_BUNDLE: return "BundleError";
+    case EV_ERROR_MEDIA: return "MediaError";
+    case EV_ERROR_REQUEST: return "RequestError";
+    case EV_ERROR_BACKEND: return "BackendError";
+    case EV_ERROR_CANCELLED: return "RequestCancelled";
+    case EV_ERROR_ARGUMENT: return "TypeError";
+    case EV_ERROR_MEMORY: return "MemoryError";
+    case EV_ERROR_INTERNAL: return "InternalError";
+    default: return "unknown";
+  }
+}
+
+void ev_options_init(ev_options* options) {
+  if (options == nullptr) return;
+  *options = {};
+  options->struct_size = sizeof *options;
+  options->num_threads = EV_DEFAULT;
+}
+
+void ev_input_init(ev_input* input) {
+  if (input == nullptr) return;
+  *input = {};
+  input->struct_size = sizeof *input;
+  input->num_frames = 1;
+}
+
+void ev_request_init(ev_request* request) {
+  if (request == nullptr) return;
+  *request = {};
+  request->struct_size = sizeof *request;
+  request->num_inference_steps = EV_DEFAULT;
+  request->guidance_scale = EV_DEFAULT;
+  request->width_px = EV_DEFAULT;
+  request->height_px = EV_DEFAULT;
+  request->num_frames = EV_DEFAULT;
+  request->fps = EV_DEFAULT;
+}
+
+void ev_plan_info_init(ev_plan_info* plan) {
+  if (plan == nullptr) return;
+  *plan = {};
+  plan->struct_size = sizeof *plan;
+}
+
+void ev_frames_init(ev_frames* frames) {
+  if (frames == nullptr) return;
+  *frames = {};
+  frames->struct_size = sizeof *frames;
+}
+
+int ev_open(ev_pipeline** pipeline, const ev_options* options) {
+  return guard([&] {
+    *require(pipeline, "pipeline") = nullptr;
+    const auto given = read_struct(options, "ev_options");
+    ev::BackendOptions backend;
+    if (given.backend != nullptr) backend.name = given.backend;
+    if (given.onnxruntime != nullptr) backend.onnxruntime = given.onnxruntime;
+    if (given.num_threads != EV_DEFAULT) {
+      if (given.num_threads < 1) {
+        fail(EV_ERROR_REQUEST, "num_threads is ", given.num_threads,
+             "; give at least 1, or EV_DEFAULT for one a core");
+      }
+      backend.num_threads = given.num_threads;
+    }
+    *pipeline = new ev_pipeline{ev::Pipeline(require(given.bundle, "ev_options.bundle"), backend)};
+  });
+}
+
+void ev_close(ev_pipeline** pipeline) {
+  if (pipeline == nullptr) return;
+  delete *pipeline;
+  *pipeline = nullptr;
+}
+
+const char* ev_info(const ev_pipeline* pipeline) {
+  return pipeline == nullptr ? nullptr : pipeline->pipeline.info().c_str();
+}
+
+int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes) {
+  return guard([&] {
+    require(pipeline, "pipeline");
+    (void)read_struct(require(plan, "plan"), "ev_plan_info");
+    const ev::Request read = read_request(request, false);
+    const ev::Plan made = pipeline->pipeline.plan(read);
+    plan->result = clip_size(made.num_frames, made.size.second, made.size.first);
+    plan->fps = made.fps;
+    plan->num_inference_steps = static_cast<std::int32_t>(made.schedule.num_inference_steps());
+    plan->num_tokens = static_cast<std::int32_t>(made.ids.size());
+    plan->sequence_length = static_cast<std::int64_t>(made.layout.layout.size());
+    for (std::size_t i = 0; input_sizes != nullptr && i < read.sources.size(); ++i) {
+      const std::vector<std::int64_t>& shape = made.sources.at(read.sources[i].name);
+      input_sizes[i] = clip_size(shape[0], shape[2], shape[1]);
+    }
+  });
+}
+
+int ev_run(ev_pipeline* pipeline, const ev_request* request, ev_result** result) {
+  return guard([&] {
+    *require(result, "result") = nullptr;
+    require(pipeline, "pipeline");
+    *result = new ev_result{pipeline->pipeline.run(read_request(request, true))};
+  });
+}
+
+void ev_cancel(ev_pipeline* pipeline) {
+  if (pipeline != nullptr) pipeline->pipeline.cancel();
+}
+
+int ev_result_frames(const ev_result* result, ev_frames* frames) {
+  return guard([&] {
+    require(result, "result");
+    (void)read_struct(require(frames, "frames"), "ev_frames");
+    const ev::Tensor& tensor = result->result.frames;
+    frames->data = tensor.as<const std::uint8_t>();
+    frames->num_bytes = static_cast<std::size_t>(tensor.num_elements());
+    frames->size = clip_size(tensor.shape[0], tensor.shape[2], tensor.shape[1]);
+    frames->fps = result->result.fps;
+  });
+}
+
+const char* ev_result_notice(const ev_result* result, size_t index) {
+  if (result == nullptr || index >= result->result.notices.size()) return nullptr;
+  return result->result.notices[index].c_str();
+}
+
+void ev_result_free(ev_result** result) {
+  if (result == nullptr) return;
+  delete *result;
+  *result = nullptr;
+}
+
+}  // extern "C"

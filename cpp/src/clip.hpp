@@ -1,0 +1,138 @@
+// Clips as tensors, without any codec: sampling by time. The twin of editverse_rt/frames.py.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tensor.hpp"
+
+namespace ev {
+
+constexpr std::int64_t kMaxFrameSidePx = 16384;
+
+/// What an input holds, as it is shown: upright, with square pixels. fps: nothing for an image.
+struct MediaInfo {
+  std::string kind;  // "video" or "image"
+  std::int64_t width_px = 0;
+  std::int64_t height_px = 0;
+  std::optional<double> fps;
+  std::optional<std::int64_t> num_frames;
+};
+
+/// Frames taken from a source: uint8 [T, H, W, 3], at fps. covers_source: nothing was left out before or after.
+struct Clip {
+  Tensor frames;
+  double fps = 0;
+  bool covers_source = false;
+  bool is_short = false;  // the source held fewer frames than were asked for
+  std::int64_t num_damaged = 0;
+};
+
+/// Chooses which frames, given as (time, end) in order of time, stand for the slots from start_s on; see sample_by_time
+/// in frames.py. With fps, one for each 1/fps seconds; without, every frame from the one on screen at start_s.
+class TimeSampler {
+ public:
+  TimeSampler(double start_s, std::optional<double> fps, double source_fps)
+      : start_s_(start_s),
+        slot_s_(fps ? 1 / *fps : 0.0),
+        share_s_(fps ? kSlotShare / std::max(source_fps, *fps)
+                     : std::min(kTimestampRounding_s, kSlotShare / source_fps)),
+        every_(!fps) {}
+
+  /// How often a frame that is shown until until_s is taken.
+  std::int64_t count_slots(double until_s, std::int64_t at_most) {
+    std::int64_t count = 0;
+    while (count < at_most && start_s_ + static_cast<double>(slot_) * slot_s_ + share_s_ < until_s) {
+      ++count;
+      ++slot_;
+      if (every_) break;
+    }
+    return count;
+  }
+
+ private:
+  // A slot takes the frame on screen this share of a frame after its beginning.
+  static constexpr double kSlotShare = 0.3;
+  // Matroska and WebM round timestamps to milliseconds.
+  static constexpr double kTimestampRounding_s = 0.002;
+
+  double start_s_;
+  double slot_s_;
+  double share_s_;
+  bool every_;
+  std::int64_t slot_ = 0;
+};
+
+/// Collects the frames of a clip as a source yields them, see take_clip in frames.py.
+class ClipTaker {
+ public:
+  /// render(frame) writes one picture uint8 [height, width, 3] at the pointer that it is given.
+  ClipTaker(double start_s, std::int64_t num_frames, std::optional<double> fps, double source_fps,
+            std::int64_t height_px, std::int64_t width_px)
+      : start_s_(start_s),
+        fps_(fps),
+        source_fps_(source_fps),
+        num_frames_(num_frames),
+        picture_bytes_(static_cast<std::size_t>(height_px * width_px * 3)),
+        sampler_(start_s, fps, source_fps),
+        frames_(make_unset_tensor("uint8", {num_frames, height_px, width_px, 3})) {}
+
+  /// The frame before this one was shown until time_s; takes it as often as it fills slots. Returns false when no
+  /// further frame is wanted. render: of the frame before.
+  template <typename Render>
+  bool show_until(double until_s, double time_s, const Render& render) {
+    const std::int64_t left = num_frames_ - taken_;
+    const std::int64_t count = sampler_.count_slots(until_s, left + 1);
+    for (std::int64_t i = 0; i < std::min(count, left); ++i) {
+      char* picture = frames_.as<char>() + static_cast<std::size_t>(taken_) * picture_bytes_;
+      if (i == 0) {
+        render(picture);
+      } else {
+        std::memcpy(picture, picture - picture_bytes_, picture_bytes_);
+      }
+      if (taken_ == 0) first_s_ = time_s;
+      last_s_ = time_s;
+      ++taken_;
+    }
+    more_ = count > left;
+    return !more_;
+  }
+
+  /// What was taken; nothing if that is no frame at all.
+  std::optional<Clip> finish() const {
+    if (taken_ == 0) return std::nullopt;
+    Clip clip;
+    clip.frames = slice_rows(frames_, 0, taken_);
+    clip.fps = fps_ ? *fps_ : average_fps();
+    clip.covers_source = start_s_ <= 0 && !more_;
+    clip.is_short = taken_ < num_frames_;
+    return clip;
+  }
+
+ private:
+  /// Of consecutive frames: the container's where they agree but for rounded timestamps.
+  double average_fps() const {
+    const double span_s = last_s_ - first_s_, count = static_cast<double>(taken_ - 1);
+    if (span_s <= 0 || std::abs(count / source_fps_ - span_s) <= 0.002) return source_fps_;
+    return count / span_s;
+  }
+
+  double start_s_;
+  std::optional<double> fps_;
+  double source_fps_;
+  std::int64_t num_frames_;
+  std::size_t picture_bytes_;
+  TimeSampler sampler_;
+  Tensor frames_;
+  std::int64_t taken_ = 0;
+  double first_s_ = 0;
+  double last_s_ = 0;
+  bool more_ = false;
+};
+
+}  // namespace ev

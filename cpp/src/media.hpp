@@ -1,0 +1,36 @@
+// Reading of files, and resizing: FFmpeg. Absent unless built with EDITVERSE_FFMPEG. The twin of
+// editverse_rt/video/reading.py.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "clip.hpp"
+
+namespace ev {
+
+/// Whether this build has FFmpeg.
+bool has_media();
+
+/// Says what a file holds, after decoding its first frame. Throws EV_ERROR_MEDIA.
+MediaInfo probe_file(const std::string& path);
+
+/// Takes up to num_frames frames of a video from start_s on, or the one of an image, upright and resized. With fps
+/// they are chosen by their timestamps, without every frame is taken. Throws EV_ERROR_MEDIA.
+Clip read_clip(const std::string& path, double start_s, std::int64_t num_frames, std::optional<double> fps,
+               std::int64_t height_px, std::int64_t width_px);
+
+/// A picture in memory: 8-bit RGB, rows row_stride_bytes apart.
+struct Picture {
+  const std::uint8_t* data;
+  std::int64_t height_px;
+  std::int64_t width_px;
+  std::size_t row_stride_bytes;
+};
+
+/// Resizes a picture into `target` [height_px, width_px, 3] without gaps. name: the input, for the error's sake.
+/// Throws EV_ERROR_MEDIA.
+void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
+                    char* target);
+
+}  // namespace ev

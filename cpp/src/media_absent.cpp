@@ -1,0 +1,31 @@
+// The answers of a build without FFmpeg.
+#include "error.hpp"
+#include "media.hpp"
+
+namespace ev {
+
+namespace {
+
+[[noreturn]] void fail_without_ffmpeg(const std::string& path) {
+  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; give frames, or build it with "
+                             "-DEDITVERSE_FFMPEG=ON");
+}
+
+}  // namespace
+
+bool has_media() { return false; }
+
+MediaInfo probe_file(const std::string& path) { fail_without_ffmpeg(path); }
+
+Clip read_clip(const std::string& path, double, std::int64_t, std::optional<double>, std::int64_t, std::int64_t) {
+  fail_without_ffmpeg(path);
+}
+
+void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
+                    char*) {
+  fail(EV_ERROR_MEDIA, name, " is ", source.width_px, "x", source.height_px, " px (width x height); it is run at ",
+       width_px, "x", height_px, ", and this library was built without FFmpeg; resize it to what ev_plan says, or "
+                                 "build with -DEDITVERSE_FFMPEG=ON");
+}
+
+}  // namespace ev

@@ -1,0 +1,329 @@
+#include "pipeline.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.hpp"
+#include "fields.hpp"
+
+namespace ev {
+
+namespace {
+
+/// The caches that a VAE graph gave, under the names by which the next call takes them.
+void add_caches(const NamedTensors& outputs, NamedTensors& inputs) {
+  const std::string prefix = "next_";
+  for (const auto& [name, tensor] : outputs) {
+    if (name.rfind("next_cache_", 0) == 0) inputs.emplace_back(name.substr(prefix.size()), tensor);
+  }
+}
+
+void check_numbers(const Request& request) {
+  const std::optional<double>& fps = request.wanted.fps;
+  if (request.seed < 0) {
+    fail(EV_ERROR_REQUEST, "seed is ", request.seed, "; give a whole number from 0 to ", INT64_MAX);
+  }
+  if (fps && !(*fps > 0 && std::isfinite(*fps))) {
+    fail(EV_ERROR_REQUEST, "fps is ", *fps, "; give a number above 0");
+  }
+  if (!(request.wanted.start_s >= 0 && std::isfinite(request.wanted.start_s))) {
+    fail(EV_ERROR_REQUEST, "start_s is ", request.wanted.start_s, "; give seconds of 0 or more");
+  }
+}
+
+std::string describe_pipeline(const Bundle& bundle, const Selection& selection) {
+  Json info;
+  info["bundle"] = bundle.spec.name;
+  info["path"] = bundle.root.string();
+  info["format_version"] = bundle.spec.format_version;
+  info["backend"] = selection.chosen.name;
+  info["backend_version"] = selection.chosen.version;
+  info["passed_over"] = Json::object();
+  for (const Availability& state : selection.passed_over) info["passed_over"][state.name] = *state.reason;
+  return info.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+/// The right to run, waited for; refused to a thread that has it already, which would wait for itself.
+class Pipeline::Turn {
+ public:
+  explicit Turn(Pipeline& pipeline) : pipeline_(pipeline) {
+    if (pipeline.holder_.load() == std::this_thread::get_id()) {
+      fail(EV_ERROR_ARGUMENT, "the pipeline was called from its own callback; let the callback return first");
+    }
+    lock_ = std::unique_lock(pipeline.turn_);
+    pipeline.holder_ = std::this_thread::get_id();
+    const std::lock_guard state(pipeline.state_);
+    pipeline.running_ = true;
+    pipeline.cancelled_ = false;
+    pipeline.selection_.runner->allow_runs();
+  }
+
+  ~Turn() {
+    {
+      const std::lock_guard state(pipeline_.state_);
+      pipeline_.running_ = false;
+    }
+    pipeline_.holder_ = std::thread::id();
+  }
+
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Pipeline& pipeline_;
+  std::unique_lock<std::mutex> lock_;
+};
+
+/// What is known of a request before its inputs are decoded.
+struct Pipeline::Prepared {
+  Schedule schedule;
+  std::vector<Segment> segments;
+  std::vector<std::vector<std::int64_t>> ids;
+  Inputs inputs;
+};
+
+Pipeline::Pipeline(const std::string& folder, const BackendOptions& options)
+    : bundle_(load_bundle(folder)),
+      tokenizer_(bundle_.tokenizer_path().string(), bundle_.spec.tokenizer.eos_id, bundle_.spec.tokenizer.max_tokens),
+      selection_(select_backend(options, bundle_)),
+      info_(describe_pipeline(bundle_, selection_)) {
+  for (const TensorSpec& tensor : bundle_.spec.find_graph("transformer")->inputs) {
+    if (tensor.name == "text") text_dim_ = std::get<std::int64_t>(tensor.shape.back());
+  }
+}
+
+Plan Pipeline::plan(const Request& request) {
+  const Turn turn(*this);
+  Prepared prepared = prepare(request);
+  const auto shapes = prepared.inputs.shapes();
+  return lay_out_request(prepared, shapes);
+}
+
+Result Pipeline::run(const Request& request) {
+  const Turn turn(*this);
+  Result result;
+  Prepared prepared = prepare(request);
+  const std::map<std::string, Tensor> clips = prepared.inputs.read(result.notices);
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  for (const auto& [name, frames] : clips) shapes[name] = frames.shape;
+  const Plan plan = lay_out_request(prepared, shapes);
+
+  const Tensor text = encode_text(plan);
+  const Tensor clean = encode_clips(plan, clips);
+  const Tensor noise = draw_noise(plan, request.seed);
+  const Tensor patches = solve(plan, text, clean, noise, request.callback);
+  result.frames = decode_patches(plan, patches);
+  result.fps = plan.fps;
+  return result;
+}
+
+void Pipeline::cancel() {
+  const std::lock_guard state(state_);
+  if (!running_) return;
+  cancelled_ = true;
+  selection_.runner->stop_runs();
+}
+
+Pipeline::Prepared Pipeline::prepare(const Request& request) {
+  check_numbers(request);
+  const BundleSpec& spec = bundle_.spec;
+  const std::string name = request.schedule.value_or(spec.default_schedule);
+  const Schedule* schedule = spec.find_schedule(name);
+  if (schedule == nullptr) {
+    std::string known;
+    for (const Schedule& other : spec.schedules) known += (known.empty() ? "" : ", ") + other.name;
+    fail(EV_ERROR_REQUEST, "schedule is \"", name, "\"; this bundle has ", known);
+  }
+  Schedule chosen = request.num_inference_steps ? schedule->with_steps(*request.num_inference_steps) : *schedule;
+  if (request.guidance_scale) chosen = chosen.with_guidance(*request.guidance_scale);
+  std::vector<std::string> names, words;
+  for (const Source& source : request.sources) {
+    if (std::find(names.begin(), names.end(), source.name) != names.end()) {
+      fail(EV_ERROR_REQUEST, source.name, " is given twice; number the inputs video1, video2, image1 ...");
+    }
+    names.push_back(source.name);
+  }
+  std::vector<Segment> segments = parse_prompt(request.prompt, names);
+  for (const Segment& segment : segments) {
+    if (const auto* text = std::get_if<TextSegment>(&segment)) words.push_back(text->text);
+  }
+  std::vector<std::vector<std::int64_t>> ids = tokenizer_.encode_segments(words);
+  return {std::move(chosen), std::move(segments), std::move(ids),
+          Inputs(request.sources, spec.geometry, request.wanted)};
+}
+
+Plan Pipeline::lay_out_request(Prepared& prepared,
+                               const std::map<std::string, std::vector<std::int64_t>>& shapes) const {
+  Plan plan;
+  std::vector<std::variant<std::int64_t, Grid>> items;
+  auto counts = prepared.ids.begin();
+  for (const Segment& segment : prepared.segments) {
+    if (const auto* vision = std::get_if<VisionSegment>(&segment)) {
+      items.emplace_back(grid(shapes.at(vision->name)));
+    } else {
+      items.emplace_back(static_cast<std::int64_t>((counts++)->size()));
+    }
+  }
+  items.emplace_back(static_cast<std::int64_t>(counts->size()));
+  for (const auto& ids : prepared.ids) plan.ids.insert(plan.ids.end(), ids.begin(), ids.end());
+  plan.segments = std::move(prepared.segments);
+  plan.sources = shapes;
+  plan.num_frames = prepared.inputs.num_frames();
+  plan.size = prepared.inputs.size();
+  plan.fps = prepared.inputs.fps();
+  plan.schedule = std::move(prepared.schedule);
+  plan.target = grid({plan.num_frames, plan.size.first, plan.size.second, 3});
+  plan.layout = lay_out(items, plan.target, true);
+  plan.layout_uncond = lay_out(items, plan.target, false);
+  return plan;
+}
+
+Grid Pipeline::grid(const std::vector<std::int64_t>& shape) const {
+  const Geometry& geometry = bundle_.spec.geometry;
+  return {geometry.count_latent_frames(shape[0]), shape[1] / geometry.size_multiple(),
+          shape[2] / geometry.size_multiple()};
+}
+
+void Pipeline::run_graph(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) {
+  check_cancelled();
+  try {
+    selection_.runner->run(graph, inputs, outputs);
+  } catch (const Error&) {
+    check_cancelled();  // a graph that was stopped is no failure of the backend
+    throw;
+  }
+}
+
+void Pipeline::check_cancelled() const {
+  if (cancelled_) fail(EV_ERROR_CANCELLED, "stopped by ev_cancel; the pipeline can be used again");
+}
+
+Tensor Pipeline::encode_text(const Plan& plan) {
+  const auto count = static_cast<std::int64_t>(plan.ids.size());
+  NamedTensors outputs = {{"text", make_unset_tensor("float32", {count, text_dim_})}};
+  run_graph("text_encoder", {{"ids", make_tensor("int64", {count}, plan.ids)}}, outputs);
+  return outputs[0].second;
+}
+
+NamedTensors Pipeline::cache_outputs(const std::string& graph) const {
+  NamedTensors outputs;
+  for (const TensorSpec& tensor : bundle_.spec.find_graph(graph)->outputs) {
+    if (tensor.name.rfind("next_cache_", 0) == 0) outputs.emplace_back(tensor.name, Tensor{tensor.dtype, {}});
+  }
+  return outputs;
+}
+
+/// Clean patches float32 [rows of all vision segments, P], in the order of the sequence.
+Tensor Pipeline::encode_clips(const Plan& plan, const std::map<std::string, Tensor>& clips) {
+  const Geometry& geometry = bundle_.spec.geometry;
+  const Tensor clean = make_unset_tensor("float32", {plan.layout.num_clean, geometry.patch_dim});
+  std::int64_t row = 0;
+  for (const Segment& segment : plan.segments) {
+    const auto* vision = std::get_if<VisionSegment>(&segment);
+    if (vision == nullptr) continue;
+    const Tensor& frames = clips.at(vision->name);
+    const Grid size = grid(frames.shape);
+    const std::int64_t rows = size.rows * size.columns;
+    NamedTensors outputs;
+    for (std::int64_t i = 0; i < size.frames; ++i) {
+      const std::string graph = i == 0 ? "vae_encoder_first" : "vae_encoder_next";
+      const std::int64_t ratio = geometry.temporal_ratio;
+      NamedTensors inputs = {
+          {"frames", i == 0 ? slice_rows(frames, 0, 1) : slice_rows(frames, 1 + (i - 1) * ratio, ratio)}};
+      add_caches(outputs, inputs);
+      outputs = cache_outputs(graph);
+      const Tensor patches = slice_rows(clean, row, rows);
+      outputs.emplace_back("patches", reshape(patches, {1, size.rows, size.columns, geometry.patch_dim}));
+      run_graph(graph, inputs, outputs);
+      row += rows;
+    }
+  }
+  return clean;
+}
+
+Tensor Pipeline::draw_noise(const Plan& plan, std::int64_t seed) {
+  const std::vector<std::int64_t> shape = {plan.target.num_patches(), bundle_.spec.geometry.patch_dim};
+  NamedTensors outputs = {{"noise", make_unset_tensor("float32", shape)}};
+  const std::vector<std::int64_t> seeds = {seed};
+  run_graph("noise", {{"seed", make_tensor("int64", {}, seeds)}, {"shape", make_tensor("int64", {2}, shape)}},
+            outputs);
+  return outputs[0].second;
+}
+
+/// From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1).
+Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean, Tensor noise,
+                       const StepCallback& callback) {
+  const Schedule& schedule = plan.schedule;
+  const Tensor no_text = slice_rows(text, 0, 0);
+  Tensor sample = std::move(noise);
+  Tensor previous = make_tensor("float32", sample.shape), before = previous;
+  for (std::size_t step = 0; step < schedule.timesteps.size(); ++step) {
+    const double timestep = schedule.timesteps[step], guidance = schedule.guidance_scale[step];
+    const Tensor cond = evaluate(plan.layout, text, clean, sample, timestep);
+    Tensor uncond = cond;
+    if (guidance != 1) uncond = evaluate(plan.layout_uncond, no_text, clean, sample, timestep);
+    std::vector<float> row;
+    for (const double coefficient : schedule.coefficients[step]) row.push_back(static_cast<float>(coefficient));
+    const std::vector<float> scale = {static_cast<float>(guidance)};
+    NamedTensors outputs = {{"sample_next", make_unset_tensor("float32", sample.shape)},
+                            {"velocity", make_unset_tensor("float32", sample.shape)}};
+    run_graph("solver_step",
+              {{"sample", sample},
+               {"velocity_cond", cond},
+               {"velocity_uncond", uncond},
+               {"velocity_prev1", previous},
+               {"velocity_prev2", before},
+               {"guidance", make_tensor("float32", {}, scale)},
+               {"coefficients", make_tensor("float32", {3}, row)}},
+              outputs);
+    before = previous;
+    sample = outputs[0].second;
+    previous = outputs[1].second;
+    const auto done = static_cast<std::int64_t>(step);
+    if (callback && !callback(done, schedule.num_inference_steps(), timestep)) {
+      fail(EV_ERROR_CANCELLED, "stopped by its callback after step ", step + 1, " of ", schedule.timesteps.size(),
+           "; the pipeline can be used again");
+    }
+  }
+  return sample;
+}
+
+Tensor Pipeline::evaluate(const Layout& layout, const Tensor& text, const Tensor& clean, const Tensor& noisy,
+                          double timestep) {
+  const auto length = static_cast<std::int64_t>(layout.layout.size());
+  const std::vector<float> time = {static_cast<float>(timestep)};
+  NamedTensors outputs = {{"velocity", make_unset_tensor("float32", noisy.shape)}};
+  run_graph("transformer",
+            {{"text", text},
+             {"clean", clean},
+             {"noisy", noisy},
+             {"layout", make_tensor("int64", {length}, layout.layout)},
+             {"positions", make_tensor("int64", {length, 4}, layout.positions)},
+             {"timestep", make_tensor("float32", {}, time)}},
+            outputs);
+  return outputs[0].second;
+}
+
+/// Frames uint8 [1 + r k, H, W, 3] of patches float32 [Lg, P], one latent frame a call.
+Tensor Pipeline::decode_patches(const Plan& plan, const Tensor& patches) {
+  const Geometry& geometry = bundle_.spec.geometry;
+  const Grid& size = plan.target;
+  const std::int64_t rows = size.rows * size.columns, ratio = geometry.temporal_ratio;
+  Tensor frames = make_unset_tensor("uint8", {plan.num_frames, plan.size.first, plan.size.second, 3});
+  NamedTensors outputs;
+  for (std::int64_t i = 0; i < size.frames; ++i) {
+    const std::string graph = i == 0 ? "vae_decoder_first" : "vae_decoder_next";
+    NamedTensors inputs = {{"patches", reshape(slice_rows(patches, i * rows, rows),
+                                               {1, size.rows, size.columns, geometry.patch_dim})}};
+    add_caches(outputs, inputs);
+    outputs = cache_outputs(graph);
+    outputs.emplace_back("frames", i == 0 ? slice_rows(frames, 0, 1)
+                                          : slice_rows(frames, 1 + (i - 1) * ratio, ratio));
+    run_graph(graph, inputs, outputs);
+  }
+  return frames;
+}
+
+}  // namespace ev

@@ -1,0 +1,188 @@
+#include "sequence.hpp"
+
+#include <algorithm>
+#include <tuple>
+
+#include "error.hpp"
+
+namespace ev {
+
+namespace {
+
+// Two sizes whose aspect ratios differ by no more than this many percent count as of one aspect ratio.
+constexpr int kSameAspectPercent = 1;
+// A source whose aspect ratio no size of the bundle meets within this many percent is refused, not distorted.
+constexpr int kMaxDistortionPercent = 33;
+
+__extension__ using Wide = __int128;
+
+/// How far two aspect ratios are apart, compared exactly: the larger over the smaller, as a fraction.
+struct AspectError {
+  std::int64_t larger;
+  std::int64_t smaller;
+
+  AspectError(const Size& size, const Size& source) {
+    const std::int64_t a = size.first * source.second, b = size.second * source.first;
+    larger = std::max(a, b);
+    smaller = std::min(a, b);
+  }
+
+  bool operator<(const AspectError& other) const {
+    return static_cast<Wide>(larger) * other.smaller < static_cast<Wide>(other.larger) * smaller;
+  }
+
+  bool exceeds(int percent) const {
+    return static_cast<Wide>(100) * larger > static_cast<Wide>(100 + percent) * smaller;
+  }
+};
+
+bool is_same_aspect(const Size& size, const Size& source) {
+  return !AspectError(size, source).exceeds(kSameAspectPercent);
+}
+
+/// Calls visit(size) for every size that the bundle takes, by height, then by width.
+template <typename Visit>
+void visit_sizes(const Geometry& geometry, const Visit& visit) {
+  const std::int64_t multiple = geometry.size_multiple();
+  for (std::int64_t height = multiple; height <= geometry.max_side_px; height += multiple) {
+    for (std::int64_t width = multiple; width <= geometry.max_side_px; width += multiple) {
+      const std::int64_t area = height * width;
+      if (geometry.min_area_px <= area && area <= geometry.max_area_px) visit(Size(height, width));
+    }
+  }
+}
+
+[[noreturn]] void fail_without_sizes(const Geometry& geometry) {
+  fail(EV_ERROR_BUNDLE, "no size has a multiple of ", geometry.size_multiple(), " px a side up to ",
+       geometry.max_side_px, " and ", geometry.min_area_px, " to ", geometry.max_area_px,
+       " px in all; export the bundle again");
+}
+
+Size check_size(const Size& size, const Geometry& geometry) {
+  const auto [height, width] = size;
+  const std::int64_t multiple = geometry.size_multiple();
+  // Bounded before the product, which otherwise might not fit.
+  const bool in_range = height >= 1 && width >= 1 && height <= geometry.max_side_px && width <= geometry.max_side_px;
+  if (in_range && height % multiple == 0 && width % multiple == 0 && geometry.min_area_px <= height * width &&
+      height * width <= geometry.max_area_px) {
+    return size;
+  }
+  std::optional<Size> nearest;
+  const auto distance = [&](const Size& s) { return std::abs(s.first - height) + std::abs(s.second - width); };
+  visit_sizes(geometry, [&](const Size& s) {
+    if (!nearest || distance(s) < distance(*nearest)) nearest = s;
+  });
+  if (!nearest) fail_without_sizes(geometry);
+  fail(EV_ERROR_REQUEST, "size is ", width, "x", height, " (width x height); this bundle takes multiples of ",
+       multiple, " up to ", geometry.max_side_px, " px a side, with ", geometry.min_area_px, " to ",
+       geometry.max_area_px, " px in all; the nearest is ", nearest->second, "x", nearest->first);
+}
+
+void place(std::vector<std::int64_t>& positions, std::int64_t sequential, std::int64_t frame, std::int64_t row,
+           std::int64_t column) {
+  positions.insert(positions.end(), {sequential, frame, row, column});
+}
+
+}  // namespace
+
+std::pair<Size, std::map<std::string, Size>> plan_sizes(const std::map<std::string, Size>& sources,
+                                                        const std::optional<std::string>& main,
+                                                        const Geometry& geometry,
+                                                        const std::optional<Size>& size) {
+  Size target(geometry.default_height_px, geometry.default_width_px);
+  if (size) {
+    target = check_size(*size, geometry);
+  } else if (main) {
+    target = plan_size(*main, sources.at(*main), geometry);
+  }
+  std::map<std::string, Size> sizes;
+  for (const auto& [name, source] : sources) {
+    const bool like_main = main && is_same_aspect(source, sources.at(*main));
+    sizes[name] = like_main ? target : plan_size(name, source, geometry);
+  }
+  return {target, sizes};
+}
+
+Size plan_size(const std::string& name, const Size& source, const Geometry& geometry) {
+  const auto [height, width] = source;
+  if (height < 1 || width < 1) {
+    fail(EV_ERROR_REQUEST, name, " is ", width, "x", height, " px (width x height); give one that has pixels");
+  }
+  std::optional<Size> closest;
+  visit_sizes(geometry, [&](const Size& size) {
+    if (!closest || AspectError(size, source) < AspectError(*closest, source)) closest = size;
+  });
+  if (!closest) fail_without_sizes(geometry);
+  const AspectError least(*closest, source);
+  if (least.exceeds(kMaxDistortionPercent)) {
+    fail(EV_ERROR_REQUEST, name, " is ", width, "x", height,
+         " px (width x height); the nearest shape that this bundle takes is ", closest->second, "x", closest->first,
+         "; crop it first");
+  }
+  const bool has_same = is_same_aspect(*closest, source);
+  const std::int64_t area = height * width;
+  std::optional<Size> best;
+  const auto distance = [&](const Size& size) { return std::abs(size.first * size.second - area); };
+  visit_sizes(geometry, [&](const Size& size) {
+    const AspectError error(size, source);
+    if (has_same ? !is_same_aspect(size, source) : least < error) return;
+    // Sizes come in order, so of equals the first, which is the lower, stays.
+    if (!best || distance(size) < distance(*best) ||
+        (distance(size) == distance(*best) && error < AspectError(*best, source))) {
+      best = size;
+    }
+  });
+  return *best;
+}
+
+std::int64_t plan_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
+                         const Geometry& geometry) {
+  if (!num_frames) return has_video ? geometry.max_frames : has_image ? 1 : geometry.default_frames;
+  if (*num_frames < 1 || *num_frames > geometry.max_frames) {
+    fail(EV_ERROR_REQUEST, "num_frames is ", *num_frames, "; this bundle takes 1 to ", geometry.max_frames);
+  }
+  return geometry.round_frames(*num_frames);
+}
+
+Layout lay_out(const std::vector<std::variant<std::int64_t, Grid>>& segments, const Grid& target, bool with_text) {
+  Layout result;
+  for (const auto& segment : segments) {
+    if (const auto* grid = std::get_if<Grid>(&segment)) {
+      result.num_clean += grid->num_patches();
+    } else if (with_text) {
+      result.num_text += std::get<std::int64_t>(segment);
+    }
+  }
+  result.num_noisy = target.num_patches();
+  const std::int64_t start_row = result.num_text + result.num_clean + result.num_noisy;
+  std::int64_t next_text = 0, next_vision = result.num_text, sequential = 0;
+  const auto add_vision = [&](const Grid& grid) {
+    result.layout.push_back(start_row);
+    place(result.positions, sequential, 0, 0, 0);
+    for (std::int64_t frame = 0; frame < grid.frames; ++frame) {
+      for (std::int64_t row = 0; row < grid.rows; ++row) {
+        for (std::int64_t column = 0; column < grid.columns; ++column) {
+          result.layout.push_back(next_vision++);
+          place(result.positions, sequential + 1 + frame, frame, row, column);
+        }
+      }
+    }
+    result.layout.push_back(start_row + 1);
+    place(result.positions, sequential + 1 + grid.frames, 0, 0, 0);
+    sequential += grid.frames + 2;
+  };
+  for (const auto& segment : segments) {
+    if (const auto* grid = std::get_if<Grid>(&segment)) {
+      add_vision(*grid);
+    } else if (with_text) {
+      for (std::int64_t i = 0; i < std::get<std::int64_t>(segment); ++i) {
+        result.layout.push_back(next_text++);
+        place(result.positions, sequential++, 0, 0, 0);
+      }
+    }
+  }
+  add_vision(target);
+  return result;
+}
+
+}  // namespace ev

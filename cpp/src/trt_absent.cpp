@@ -1,0 +1,15 @@
+// The answer of a build without TensorRT.
+#include "error.hpp"
+#include "trt.hpp"
+
+namespace ev {
+
+Availability probe_trt(const std::string& name, const Bundle&) {
+  return {name, "this library was built without TensorRT; build it with -DEDITVERSE_TENSORRT=ON, or use ort-cpu", ""};
+}
+
+std::unique_ptr<Runner> open_trt_runner(const std::string& name, const Bundle& bundle, const BackendOptions&) {
+  fail(EV_ERROR_BACKEND, *probe_trt(name, bundle).reason);
+}
+
+}  // namespace ev

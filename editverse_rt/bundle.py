@@ -40,6 +40,9 @@ __all__ = [
 
 BUNDLE_JSON = "bundle.json"
 _CHUNK_BYTES = 1 << 20
+# Far above what any bundle states, and low enough that no host's sums of them can overflow.
+_MAX_SIDE_PX = 16384
+_MAX_COUNT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -208,14 +211,14 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
 
 def _read_geometry(fields: Fields) -> Geometry:
     geometry = Geometry(
-        temporal_ratio=fields.integer("temporal_ratio", 1),
-        spatial_ratio=fields.integer("spatial_ratio", 1),
-        patch_size=fields.integer("patch_size", 1),
-        patch_dim=fields.integer("patch_dim", 1),
+        temporal_ratio=fields.integer("temporal_ratio", 1, _MAX_COUNT),
+        spatial_ratio=fields.integer("spatial_ratio", 1, _MAX_SIDE_PX),
+        patch_size=fields.integer("patch_size", 1, _MAX_SIDE_PX),
+        patch_dim=fields.integer("patch_dim", 1, _MAX_COUNT),
         min_area_px=fields.integer("min_area_px", 1),
         max_area_px=fields.integer("max_area_px", 1),
-        max_side_px=fields.integer("max_side_px", 1),
-        max_frames=fields.integer("max_frames", 1),
+        max_side_px=fields.integer("max_side_px", 1, _MAX_SIDE_PX),
+        max_frames=fields.integer("max_frames", 1, _MAX_COUNT),
         default_height_px=fields.integer("default_height_px", 1),
         default_width_px=fields.integer("default_width_px", 1),
         default_frames=fields.integer("default_frames", 1),

@@ -14,6 +14,7 @@ from editverse_rt.errors import BundleError, EditVerseError
 __all__ = ["EXPORT_AGAIN", "Fields"]
 
 EXPORT_AGAIN = "export the bundle again"
+_LARGEST = 2**63 - 1  # what a host in another language can hold
 
 
 class Fields:
@@ -85,10 +86,11 @@ class Fields:
             self.refuse(field, value, "a relative path with forward slashes that stays inside the bundle")
         return value
 
-    def integer(self, field: str, minimum: int) -> int:
+    def integer(self, field: str, minimum: int, maximum: int = _LARGEST) -> int:
         value = self._take(field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            self.refuse(field, value, f"a whole number of at least {minimum}")
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            limits = f"of at least {minimum}" if maximum == _LARGEST else f"from {minimum} to {maximum}"
+            self.refuse(field, value, f"a whole number {limits}")
         return value
 
     def positive_number(self, field: str) -> float:

@@ -1,0 +1,215 @@
+// Holds the C++ host to the vectors that the Python host wrote: vectors_test FOLDER.
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "bundle.hpp"
+#include "check.hpp"
+#include "clip.hpp"
+#include "error.hpp"
+#include "fields.hpp"
+#include "sequence.hpp"
+
+namespace {
+
+using ev::Json;
+
+Json read_vectors(const std::string& folder, const std::string& name) {
+  std::ifstream stream(folder + "/" + name, std::ios::binary);
+  return Json::parse(stream);
+}
+
+/// What call() gives as {"result": ...}, or {"error": name, "text": ...}, as the vectors have it.
+template <typename Call>
+Json outcome(const Call& call) {
+  try {
+    return {{"result", call()}};
+  } catch (const ev::Error& error) {
+    return {{"error", ev_error_name(error.code())}, {"text", error.what()}};
+  }
+}
+
+/// Compares with a case; both hosts give the same texts, word by word.
+void compare(const Json& found, const Json& expected, const std::string& file, std::size_t index) {
+  for (const char* field : {"result", "error", "text"}) {
+    const Json want = expected.value(field, Json()), have = found.value(field, Json());
+    CHECK_MSG(have == want, file + " case " + std::to_string(index) + ": " + field + " is " + have.dump() +
+                                ", expected " + want.dump());
+  }
+}
+
+template <typename T>
+std::optional<T> optional_of(const Json& value) {
+  return value.is_null() ? std::nullopt : std::optional<T>(value.get<T>());
+}
+
+ev::Geometry geometry_of(const Json& value) {
+  ev::Geometry g;
+  g.temporal_ratio = value.at("temporal_ratio");
+  g.spatial_ratio = value.at("spatial_ratio");
+  g.patch_size = value.at("patch_size");
+  g.patch_dim = value.at("patch_dim");
+  g.min_area_px = value.at("min_area_px");
+  g.max_area_px = value.at("max_area_px");
+  g.max_side_px = value.at("max_side_px");
+  g.max_frames = value.at("max_frames");
+  g.default_height_px = value.at("default_height_px");
+  g.default_width_px = value.at("default_width_px");
+  g.default_frames = value.at("default_frames");
+  g.default_fps = value.at("default_fps");
+  return g;
+}
+
+Json prompt_result(const Json& one) {
+  Json segments = Json::array();
+  for (const ev::Segment& segment : ev::parse_prompt(one.at("prompt"), one.at("inputs"))) {
+    if (const auto* text = std::get_if<ev::TextSegment>(&segment)) {
+      segments.push_back({"text", text->text});
+    } else {
+      segments.push_back({"vision", std::get<ev::VisionSegment>(segment).name});
+    }
+  }
+  return segments;
+}
+
+Json size_result(const Json& one, const ev::Geometry& geometry) {
+  std::map<std::string, ev::Size> sources;
+  for (const auto& [name, size] : one.at("sources").items()) sources[name] = size.get<ev::Size>();
+  const auto [target, sizes] = ev::plan_sizes(sources, optional_of<std::string>(one.at("main")), geometry,
+                                              optional_of<ev::Size>(one.at("size")));
+  return {target, sizes};
+}
+
+Json layout_result(const Json& one) {
+  const auto grid = [](const Json& value) { return ev::Grid{value.at(0), value.at(1), value.at(2)}; };
+  std::vector<std::variant<std::int64_t, ev::Grid>> items;
+  for (const Json& item : one.at("items")) {
+    if (item.is_array()) {
+      items.emplace_back(grid(item));
+    } else {
+      items.emplace_back(item.get<std::int64_t>());
+    }
+  }
+  const ev::Layout made = ev::lay_out(items, grid(one.at("target")), one.at("with_text"));
+  return {{"layout", made.layout},
+          {"positions", made.positions},
+          {"counts", {made.num_text, made.num_clean, made.num_noisy}}};
+}
+
+Json schedule_result(const Json& one) {
+  const Json& table = one.at("schedule");
+  ev::Schedule made{"table", table.at("kind"), table.at("timesteps"), table.at("coefficients"),
+                    table.at("guidance_scale")};
+  if (const auto steps = optional_of<std::int64_t>(one.at("steps"))) made = made.with_steps(*steps);
+  if (const auto guidance = optional_of<double>(one.at("guidance"))) made = made.with_guidance(*guidance);
+  return {{"timesteps", made.timesteps},
+          {"coefficients", made.coefficients},
+          {"guidance_scale", made.guidance_scale}};
+}
+
+/// The frames that a clip of up to 60 takes, each shown by its number in the bytes of a 1x1 picture.
+Json sampling_result(const Json& one) {
+  const std::vector<std::pair<double, double>> times = one.at("times");
+  ev::ClipTaker taker(one.at("start_s"), 60, optional_of<double>(one.at("fps")), one.at("source_fps"), 1, 1);
+  bool wanted = true;
+  for (std::size_t i = 0; i < times.size() && wanted; ++i) {
+    const double until_s = i + 1 < times.size() ? times[i + 1].first : times[i].second;
+    wanted = taker.show_until(until_s, times[i].first, [&](char* picture) { picture[0] = static_cast<char>(i); });
+  }
+  Json frames = Json::array();
+  if (const auto clip = taker.finish()) {
+    for (std::int64_t i = 0; i < clip->frames.shape[0]; ++i) {
+      frames.push_back(static_cast<int>(ev::slice_rows(clip->frames, i, 1).as<unsigned char>()[0]));
+    }
+  }
+  return frames;
+}
+
+std::string apply_edits(Json value, const Json& edits) {
+  std::vector<std::pair<std::string, std::string>> replacements;
+  for (const Json& edit : edits) {
+    if (edit.at(0) == "text") {
+      replacements.emplace_back(edit.at(1), edit.at(2));
+      continue;
+    }
+    const Json& path = edit.at(1);
+    Json* place = &value;
+    for (std::size_t i = 0; i + 1 < path.size(); ++i) {
+      place = path[i].is_string() ? &(*place)[path[i].get<std::string>()] : &(*place)[path[i].get<std::size_t>()];
+    }
+    const Json& last = path.back();
+    if (edit.at(0) == "delete") {
+      if (last.is_string()) {
+        place->erase(last.get<std::string>());
+      } else {
+        place->erase(last.get<std::size_t>());
+      }
+    } else if (last.is_string()) {
+      (*place)[last.get<std::string>()] = edit.at(2);
+    } else {
+      (*place)[last.get<std::size_t>()] = edit.at(2);
+    }
+  }
+  std::string text = value.dump();
+  for (const auto& [from, to] : replacements) text.replace(text.find(from), from.size(), to);
+  return text;
+}
+
+/// `field "graphs.noise.file"` of an error's text: what was found is shown in the manner of each language.
+std::string named_field(const std::string& text) {
+  const std::size_t begin = text.find("field \"");
+  return begin == std::string::npos ? "" : text.substr(begin, text.find('"', begin + 7) + 1 - begin);
+}
+
+void check_bundles(const std::string& folder) {
+  const Json vectors = read_vectors(folder, "bundles.json");
+  std::size_t index = 0;
+  for (const Json& one : vectors.at("cases")) {
+    const std::string text = apply_edits(vectors.at("base"), one.at("edits"));
+    Json found = outcome([&]() -> Json { return ev::spec_from_json(text, "bundle.json").name; });
+    Json expected = one;
+    for (Json* value : {&found, &expected}) {
+      if (value->contains("text")) (*value)["text"] = named_field((*value)["text"]);
+    }
+    compare(found, expected, "bundles.json", index++);
+  }
+}
+
+template <typename Result>
+void check_list(const std::string& folder, const std::string& name, const Result& result) {
+  std::size_t index = 0;
+  for (const Json& one : read_vectors(folder, name)) {
+    compare(outcome([&]() -> Json { return result(one); }), one, name, index++);
+  }
+}
+
+template <typename Result>
+void check_with_geometries(const std::string& folder, const std::string& name, const Result& result) {
+  const Json vectors = read_vectors(folder, name);
+  std::size_t index = 0;
+  for (const Json& one : vectors.at("cases")) {
+    const ev::Geometry geometry = geometry_of(vectors.at("geometries").at(one.at("geometry").get<std::size_t>()));
+    compare(outcome([&]() -> Json { return result(one, geometry); }), one, name, index++);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: vectors_test FOLDER\n";
+    return 2;
+  }
+  const std::string folder = argv[1];
+  check_list(folder, "prompts.json", prompt_result);
+  check_list(folder, "layouts.json", layout_result);
+  check_list(folder, "schedules.json", schedule_result);
+  check_list(folder, "sampling.json", sampling_result);
+  check_with_geometries(folder, "sizes.json", size_result);
+  check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {
+    return ev::plan_frames(optional_of<std::int64_t>(one.at("num_frames")), one.at("has_video"),
+                           one.at("has_image"), geometry);
+  });
+  check_bundles(folder);
+  return check::report();
+}

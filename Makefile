@@ -14,13 +14,14 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel format clean
+.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
-	@echo "make lint typecheck test-source test-wheel    its parts;  make format, make wheel, make clean"
+	@echo "make lint typecheck test-source test-wheel test-native    its parts;  make format, wheel, clean"
+	@echo "make native  the C library and its examples, in $(NATIVE)"
 
 # --- demo ---------------------------------------------------------------------------------------------
 
@@ -46,7 +47,7 @@ demo: .venv-demo/ready
 	.venv/bin/python -m pip install --quiet --editable '.[export,test]'
 	@touch $@
 
-test: lint typecheck test-source test-wheel
+test: lint typecheck test-source test-wheel test-native
 
 lint: .venv/ready
 	.venv/bin/ruff check .
@@ -74,10 +75,38 @@ test-wheel: wheel .venv-wheel/ready
 	.venv-wheel/bin/python -m pip install --quiet dist/editverse_rt-*.whl
 	.venv-wheel/bin/python -m pip install --quiet --force-reinstall --no-deps dist/editverse_rt-*.whl
 	@rm -rf build/wheel-tests && mkdir -p build/wheel-tests/tests
-	@cp -r tests/conftest.py tests/editverse_rt build/wheel-tests/tests/
+	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/wheel-tests/tests/
 	@printf '[pytest]\naddopts = --import-mode=importlib -m "not slow"\nmarkers = slow: left out\n' \
 	    > build/wheel-tests/pytest.ini
 	cd build/wheel-tests && EDITVERSE_TEST_INSTALLED=1 ../../.venv-wheel/bin/pytest $(PYTEST) tests
+
+# --- the C library --------------------------------------------------------------------------------------
+
+NATIVE := build/native
+NATIVE_DEPS := build/native-deps
+# With CMAKE_PREFIX_PATH=... a user's own ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL are taken, and
+# nothing is fetched.
+NATIVE_CMAKE = cmake -S cpp -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
+    $(if $(shell command -v ninja),-G Ninja)
+
+$(NATIVE_DEPS)/ready: cpp/tools/fetch_deps.sh .venv/ready
+	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python
+	@touch $@
+
+native: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready)
+	$(NATIVE_CMAKE) -B $(NATIVE) -DCMAKE_BUILD_TYPE=Release -DEDITVERSE_TESTS=ON
+	cmake --build $(NATIVE)
+
+# Without a compiler there is nothing to test, which is said; CI has one, and fails without.
+ifneq ($(and $(shell command -v c++),$(shell command -v cmake)),)
+test-native: native
+	ctest --test-dir $(NATIVE) --output-on-failure
+	.venv/bin/python -m pytest $(PYTEST) cpp/tests
+else
+test-native:
+	@echo "test-native: SKIPPED: there is no C++ compiler or no cmake on this machine"
+	@test -z "$(CI)"
+endif
 
 # --- the rest -----------------------------------------------------------------------------------------
 

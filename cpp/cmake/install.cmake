@@ -15,14 +15,10 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/EditVerseRTConfigVersion.
   COMPATIBILITY SameMinorVersion)
 install(FILES
   ${PROJECT_BINARY_DIR}/EditVerseRTConfig.cmake ${PROJECT_BINARY_DIR}/EditVerseRTConfigVersion.cmake
-  cmake/FindSentencePiece.cmake cmake/FindFFmpeg.cmake
+  cmake/FindSentencePiece.cmake
   DESTINATION ${EDITVERSE_CMAKE_DIR})
 
 # A shared library brings what it needs along; of a static one, the program links it too.
 set(EDITVERSE_LINKS_PRIVATE "-lsentencepiece -lcrypto -lpthread -ldl -lstdc++ -lm")
-set(EDITVERSE_REQUIRES_PRIVATE "")
-if(EDITVERSE_FFMPEG)
-  set(EDITVERSE_REQUIRES_PRIVATE "libavformat libavcodec libswscale libavutil")
-endif()
 configure_file(cmake/editverse_rt.pc.in ${PROJECT_BINARY_DIR}/editverse_rt.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/editverse_rt.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,49 +1,57 @@
-// Edits a video with the C++ interface: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION, with <video1> in the instruction.
-// IN is a file that FFmpeg reads, so the library must be built with -DEDITVERSE_FFMPEG=ON; edit.c does without.
-// OUT.ppm holds pictures in a row: `ffmpeg -i out.ppm out.mp4`. Ctrl-C stops between two steps.
+// Edits a clip with the C++ interface: edit_cpp BUNDLE IN.ppm OUT.ppm INSTRUCTION, with <video1> in the instruction.
+// Both hold PPM pictures in a row: `ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`, `ffmpeg -i out.ppm out.mp4`.
+// Ctrl-C stops between two steps.
 #include <csignal>
 #include <fstream>
 #include <iostream>
+#include <vector>
 
 #include "editverse_rt.hpp"
 
 namespace {
+
 volatile std::sig_atomic_t interrupted = 0;
+
+/// The pixels of every picture of a PPM stream, and their size.
+std::pair<std::vector<std::uint8_t>, editverse::ClipSize> read_ppm(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::pair<std::vector<std::uint8_t>, editverse::ClipSize> clip{{}, {0, 0, 0}};
+  auto& [pixels, size] = clip;
+  std::string magic, depth;
+  while (file >> magic >> size.width_px >> size.height_px >> depth && magic == "P6" && file.get() != EOF) {
+    std::vector<std::uint8_t> picture(static_cast<std::size_t>(size.width_px) * size.height_px * 3);
+    file.read(reinterpret_cast<char*>(picture.data()), static_cast<std::streamsize>(picture.size()));
+    pixels.insert(pixels.end(), picture.begin(), picture.end());
+    ++size.num_frames;
+  }
+  if (size.num_frames == 0) throw std::runtime_error(path + " holds no PPM picture");
+  return clip;
 }
 
-int main(int argc, char** argv) try {
-  if (argc != 5) {
-    std::cerr << "usage: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION\n";
-    return 2;
-  }
-  std::signal(SIGINT, [](int) { interrupted = 1; });
+}  // namespace
 
+int main(int argc, char** argv) try {
+  if (argc != 5) throw std::invalid_argument("usage: edit_cpp BUNDLE IN.ppm OUT.ppm INSTRUCTION");
+  std::signal(SIGINT, [](int) { interrupted = 1; });
+  const auto [pixels, size] = read_ppm(argv[2]);
   editverse::Pipeline pipeline(argv[1]);
   editverse::Request request(argv[4]);
-  request.add_path("video1", argv[2]);
+  request.add_frames("video1", pixels, size);
   request.on_step = [](const editverse::Step& step) {
     std::cerr << "\rstep " << step.step + 1 << " of " << step.num_inference_steps;
     return interrupted == 0;
   };
-  const editverse::Plan plan = pipeline.plan(request);
-  std::cerr << plan.result.num_frames << " frames of " << plan.result.width_px << "x" << plan.result.height_px << "\n";
   const editverse::Result result = pipeline.run(request);
   for (const std::string& notice : result.notices()) std::cerr << "\n" << notice;
-
   const editverse::Frames frames = result.frames();
   std::ofstream out(argv[3], std::ios::binary);
-  const std::size_t size = frames.num_bytes / static_cast<std::size_t>(frames.num_frames);
-  for (const std::uint8_t* picture = frames.data; picture != frames.data + frames.num_bytes; picture += size) {
+  const auto count = static_cast<std::size_t>(frames.num_frames);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto picture = frames.bytes().subspan(i * frames.num_bytes / count, frames.num_bytes / count);
     out << "P6\n" << frames.width_px << " " << frames.height_px << "\n255\n";
-    out.write(reinterpret_cast<const char*>(picture), static_cast<std::streamsize>(size));
+    out.write(reinterpret_cast<const char*>(picture.data()), static_cast<std::streamsize>(picture.size()));
   }
-  out.close();
-  if (!out) throw std::runtime_error(std::string(argv[3]) + " cannot be written");
-  std::cerr << "\n";
-  return 0;
-} catch (const editverse::RequestCancelled& stopped) {
-  std::cerr << "\n" << stopped.what() << "\n";
-  return 130;
+  return out.flush() ? 0 : 1;
 } catch (const std::exception& error) {
   std::cerr << "\n" << error.what() << "\n";
   return 1;

@@ -28,7 +28,7 @@
  *   a second thread waits until the first is done. ev_cancel may be called from any thread at any time while
  *   the pipeline is open. ev_close must be the last call on its pipeline, alone. A result may be read by
  *   several threads at once, until it is freed. None of the functions may be called in a signal handler.
- * Text is UTF-8, ended by a zero byte. Pixels are 8-bit RGB, three bytes each, rows from the top.
+ * Formats. Text is UTF-8, ended by a zero byte. Pixels are 8-bit RGB, three bytes each, rows from the top.
  */
 #ifndef EDITVERSE_RT_H
 #define EDITVERSE_RT_H
@@ -188,23 +188,24 @@ typedef struct ev_frames {
     double fps;
 } ev_frames;
 
-/* --- the library ------------------------------------------------------------------------------------------ */
+/* --- the library ---------------------------------------------------------------------------------------- */
 
 /* Returns the version of the library, "0.1.0"; never NULL, valid for ever. Any thread. */
 EV_API const char *ev_version(void);
 
-/* Returns 1 if the library was built with FFmpeg, and so takes paths and resizes frames, else 0. Any thread. */
+/* Returns 1 if the library was built with FFmpeg, and so takes paths and resizes frames, else 0. Any
+ * thread. */
 EV_API int ev_has_media(void);
 
-/* Returns the text of the last failure in the calling thread: one line, "" if there was none. Never NULL; valid
- * until the next failure in the same thread, or its end. */
+/* Returns the text of the last failure in the calling thread: one line, "" if there was none. Never NULL;
+ * valid until the next failure in the same thread, or its end. */
 EV_API const char *ev_last_error(void);
 
-/* Returns the name of a code, that of the Python error: EV_ERROR_BUNDLE is "BundleError", EV_OK "OK", a number
- * that is no code "unknown". Never NULL, valid for ever. Any thread. */
+/* Returns the name of a code, that of the Python error: EV_ERROR_BUNDLE is "BundleError", EV_OK "OK", a
+ * number that is no code "unknown". Never NULL, valid for ever. Any thread. */
 EV_API const char *ev_error_name(int code);
 
-/* --- defaults --------------------------------------------------------------------------------------------- */
+/* --- defaults ------------------------------------------------------------------------------------------- */
 
 /* Each sets struct_size and every field to its default. NULL is allowed, and nothing happens. Any thread. */
 EV_API void ev_options_init(ev_options *options);
@@ -213,7 +214,7 @@ EV_API void ev_request_init(ev_request *request);
 EV_API void ev_plan_info_init(ev_plan_info *plan);
 EV_API void ev_frames_init(ev_frames *frames);
 
-/* --- pipelines -------------------------------------------------------------------------------------------- */
+/* --- pipelines ------------------------------------------------------------------------------------------ */
 
 /* Verifies a bundle (format, every field, every file's sha256) and opens it on a backend. Graphs are loaded
  * when they are first run. options: not NULL. *pipeline: the new pipeline, to be given to ev_close; NULL on
@@ -225,24 +226,24 @@ EV_API int ev_open(ev_pipeline **pipeline, const ev_options *options);
  * nothing happens. No other call on this pipeline may be under way, nor follow. */
 EV_API void ev_close(ev_pipeline **pipeline);
 
-/* Returns a JSON object: bundle, path, format_version, backend, backend_version, and passed_over, which has the
- * reason for each backend that "auto" would have preferred. Belongs to the pipeline, valid until ev_close;
- * NULL only where pipeline is NULL. Any thread. */
+/* Returns a JSON object: bundle, path, format_version, backend, backend_version, and passed_over, which has
+ * the reason for each backend that "auto" would have preferred. Belongs to the pipeline, valid until
+ * ev_close; NULL only where pipeline is NULL. Any thread. */
 EV_API const char *ev_info(const ev_pipeline *pipeline);
 
-/* --- requests --------------------------------------------------------------------------------------------- */
+/* --- requests ------------------------------------------------------------------------------------------- */
 
-/* Says what a request comes to, without running a graph. pipeline, request, plan: not NULL. input_sizes: NULL,
- * or request->num_inputs elements, set to what each input is read as, in the order of the inputs; without
- * FFmpeg, frames of another width or height must be resized to it before ev_run. For a path, numbers of
- * frames are what the file says and the bundle allows; it may hold fewer. request->callback is not called.
- * Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Waits while another
- * thread runs a request on this pipeline. */
+/* Says what a request comes to, without running a graph. pipeline, request, plan: not NULL. input_sizes:
+ * NULL, or request->num_inputs elements, set to what each input is read as, in the order of the inputs;
+ * without FFmpeg, frames of another width or height must be resized to it before ev_run. For a path,
+ * numbers of frames are what the file says and the bundle allows; it may hold fewer. request->callback is
+ * not called. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Waits
+ * while another thread runs a request on this pipeline. */
 EV_API int ev_plan(ev_pipeline *pipeline, const ev_request *request, ev_plan_info *plan,
                    ev_clip_size *input_sizes);
 
-/* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free; NULL
- * on failure. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_CANCELLED,
+/* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free;
+ * NULL on failure. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_CANCELLED,
  * EV_ERROR_ARGUMENT, EV_ERROR_MEMORY; after any of them the pipeline can be used again. Waits while another
  * thread runs a request on this pipeline. */
 EV_API int ev_run(ev_pipeline *pipeline, const ev_request *request, ev_result **result);
@@ -252,14 +253,14 @@ EV_API int ev_run(ev_pipeline *pipeline, const ev_request *request, ev_result **
  * ended. NULL is allowed. Any thread, and the callback. */
 EV_API void ev_cancel(ev_pipeline *pipeline);
 
-/* --- results ---------------------------------------------------------------------------------------------- */
+/* --- results -------------------------------------------------------------------------------------------- */
 
 /* Describes the frames of a result. result, frames: not NULL. frames->data belongs to the result, valid until
  * ev_result_free. Returns EV_OK or EV_ERROR_ARGUMENT. Any thread. */
 EV_API int ev_result_frames(const ev_result *result, ev_frames *frames);
 
-/* Returns line `index` (from 0) of what the user should know, as "took frames 0-16 of 40", or NULL beyond the last
- * one and where result is NULL. Belongs to the result, valid until ev_result_free. Any thread. */
+/* Returns line `index` (from 0) of what the user should know, as "took frames 0-16 of 40", or NULL beyond
+ * the last one and where result is NULL. Belongs to the result, valid until ev_result_free. Any thread. */
 EV_API const char *ev_result_notice(const ev_result *result, size_t index);
 
 /* Frees a result, and sets *result to NULL. NULL, and a pointer to NULL, are allowed, and nothing happens. */

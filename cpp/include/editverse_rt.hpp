@@ -80,6 +80,13 @@ struct Options {
   std::optional<int> num_threads;  // nothing: one for each physical core
 };
 
+/// Length and size of a clip.
+struct ClipSize {
+  int num_frames;
+  int width_px;
+  int height_px;
+};
+
 /// Frames in memory, 8-bit RGB. A view: what it shows must outlive it.
 struct Frames {
   const std::uint8_t* data = nullptr;
@@ -114,9 +121,10 @@ struct Request {
   }
 
 #ifdef __cpp_lib_span
-  Request& add_frames(std::string name, std::span<const std::uint8_t> bytes, int num_frames, int width_px,
-                      int height_px) {
-    return add_frames(std::move(name), Frames{bytes.data(), bytes.size(), num_frames, width_px, height_px});
+  /// size: frames without gaps between rows or frames.
+  Request& add_frames(std::string name, std::span<const std::uint8_t> bytes, const ClipSize& size) {
+    return add_frames(std::move(name),
+                      Frames{bytes.data(), bytes.size(), size.num_frames, size.width_px, size.height_px});
   }
 #endif
 
@@ -145,13 +153,6 @@ struct Request {
 
   /// Called after each step in the thread of run(); returns whether to go on. What it throws, run() throws.
   std::function<bool(const Step&)> on_step;
-};
-
-/// Length and size of a clip.
-struct ClipSize {
-  int num_frames;
-  int width_px;
-  int height_px;
 };
 
 /// What a request comes to, before anything is computed; see ev_plan_info. inputs: in the order of the request.

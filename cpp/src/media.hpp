@@ -1,4 +1,4 @@
-// Reading of files, and resizing: FFmpeg. Absent unless built with EDITVERSE_FFMPEG. The twin of
+// Reading of files, and resizing: FFmpeg. Not written yet: media_absent.cpp stands in. The twin of
 // editverse_rt/video/reading.py.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The answers of a build without FFmpeg.
+// The answers of a build without FFmpeg, which so far every build is.
 #include "error.hpp"
 #include "media.hpp"
 
@@ -7,8 +7,7 @@ namespace ev {
 namespace {
 
 [[noreturn]] void fail_without_ffmpeg(const std::string& path) {
-  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; give frames, or build it with "
-                             "-DEDITVERSE_FFMPEG=ON");
+  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; decode it and give frames");
 }
 
 }  // namespace
@@ -24,8 +23,7 @@ Clip read_clip(const std::string& path, double, std::int64_t, std::optional<doub
 void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
                     char*) {
   fail(EV_ERROR_MEDIA, name, " is ", source.width_px, "x", source.height_px, " px (width x height); it is run at ",
-       width_px, "x", height_px, ", and this library was built without FFmpeg; resize it to what ev_plan says, or "
-                                 "build with -DEDITVERSE_FFMPEG=ON");
+       width_px, "x", height_px, ", and this library was built without FFmpeg; resize it to what ev_plan says");
 }
 
 }  // namespace ev

@@ -1,4 +1,4 @@
-// TensorRT and TensorRT for RTX. Absent unless built with EDITVERSE_TENSORRT.
+// TensorRT and TensorRT for RTX. Not written yet: trt_absent.cpp stands in.
 #pragma once
 
 #include <memory>

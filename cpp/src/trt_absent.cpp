@@ -1,11 +1,11 @@
-// The answer of a build without TensorRT.
+// The answer of a build without TensorRT, which so far every build is.
 #include "error.hpp"
 #include "trt.hpp"
 
 namespace ev {
 
 Availability probe_trt(const std::string& name, const Bundle&) {
-  return {name, "this library was built without TensorRT; build it with -DEDITVERSE_TENSORRT=ON, or use ort-cpu", ""};
+  return {name, "this version of the library runs no TensorRT plans; use ort-cuda or ort-cpu", ""};
 }
 
 std::unique_ptr<Runner> open_trt_runner(const std::string& name, const Bundle& bundle, const BackendOptions&) {

@@ -1,13 +1,13 @@
-# What `cmake --install` lays down: the library, the headers, the package files of CMake and pkg-config.
+# What `cmake --install` lays down: the libraries, the headers, the package files of CMake and pkg-config.
 include(CMakePackageConfigHelpers)
 
 set(EDITVERSE_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/EditVerseRT)
-install(TARGETS editverse_rt EXPORT EditVerseRTTargets
-  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
-  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-  INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS editverse_rt EXPORT EditVerseRTTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS editverse_rt_static EXPORT EditVerseRTStaticTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES include/editverse_rt.h include/editverse_rt.hpp DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(EXPORT EditVerseRTTargets NAMESPACE EditVerseRT:: DESTINATION ${EDITVERSE_CMAKE_DIR})
+foreach(export EditVerseRTTargets EditVerseRTStaticTargets)
+  install(EXPORT ${export} NAMESPACE EditVerseRT:: DESTINATION ${EDITVERSE_CMAKE_DIR})
+endforeach()
 
 configure_package_config_file(cmake/EditVerseRTConfig.cmake.in ${PROJECT_BINARY_DIR}/EditVerseRTConfig.cmake
   INSTALL_DESTINATION ${EDITVERSE_CMAKE_DIR})
@@ -18,7 +18,5 @@ install(FILES
   cmake/FindSentencePiece.cmake
   DESTINATION ${EDITVERSE_CMAKE_DIR})
 
-# A shared library brings what it needs along; of a static one, the program links it too.
-set(EDITVERSE_LINKS_PRIVATE "-lsentencepiece -lcrypto -lpthread -ldl -lstdc++ -lm")
 configure_file(cmake/editverse_rt.pc.in ${PROJECT_BINARY_DIR}/editverse_rt.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/editverse_rt.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

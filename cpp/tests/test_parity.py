@@ -1,6 +1,6 @@
 """The C library beside the Python host, on the CPU with the same ONNX Runtime: the same bytes out.
 
-Run with pytest after `make native`; the environment variable EDITVERSE_NATIVE_BUILD names another build folder.
+Run with pytest after `make native`; the environment variable EDITVERSE_NATIVE_BUILD names another build.
 """
 
 from __future__ import annotations
@@ -78,7 +78,26 @@ def requests(pipeline: Pipeline) -> dict[str, tuple[str, dict[str, Any]]]:
     few = 1 + geometry.temporal_ratio
     video = clip(most, height, width)
     mask = np.where(clip(most, height, width, 3) > 200, 255, 0).astype(np.uint8)
-    words = "slowly and gently turn the big red circle in the middle of the picture a little greener, please ".split()
+    words = [
+        "slowly",
+        "and",
+        "gently",
+        "turn",
+        "the",
+        "big",
+        "red",
+        "circle",
+        "in",
+        "the",
+        "middle",
+        "of",
+        "the",
+        "picture",
+        "a",
+        "little",
+        "greener,",
+        "please",
+    ]
     long_text = max(
         (" ".join((words * 50)[:n]) for n in range(1, 50 * len(words))),
         key=lambda text: (count_tokens(pipeline, text) <= tokenizer.max_tokens, len(text)),
@@ -89,10 +108,16 @@ def requests(pipeline: Pipeline) -> dict[str, tuple[str, dict[str, Any]]]:
     return {
         "image": ("<image1> Make it grayscale", {"image1": video[0]}),
         "video": ("<video1> Make it night", {"video1": video}),
-        "two inputs": ("<video1> Insert the boat <image1> in the water", {"video1": video, "image1": video[3]}),
+        "two inputs": (
+            "<video1> Insert the boat <image1> in the water",
+            {"video1": video, "image1": video[3]},
+        ),
         "text only": ("A red circle moves over a blue gradient", {"seed": 3}),
         "propagation": ("<image1> is how <video1> begins", {"video1": video[:few], "image1": video[0] // 2}),
-        "mask": ("<video1> Where <video2> is white, make it snow", {"video1": video[:few], "video2": mask[:few]}),
+        "mask": (
+            "<video1> Where <video2> is white, make it snow",
+            {"video1": video[:few], "video2": mask[:few]},
+        ),
         "odd size": ("A yellow star", {"size": wide, "num_frames": few, "seed": 2**63 - 1}),
         "long text": (f"<video1> {long_text}", {"video1": video[:few]}),
         "cut and strided": ("<video1> Sharpen", {"video1": strided, "num_frames": few - 1, "start_s": 0.2}),
@@ -148,7 +173,9 @@ def test_the_same_bytes(name: str, host: Pipeline, twin: Any) -> None:
     words = [segment.text for segment in plan.segments if isinstance(segment, TextSegment)]
     assert info.num_tokens == sum(map(len, host._tokenizer.encode_segments(words)))
     named = [n for n in settings if n.startswith(("video", "image"))]
-    assert {n: (s.num_frames, s.height_px, s.width_px) for n, s in zip(named, sizes, strict=True)} == plan.sources
+    assert {
+        n: (s.num_frames, s.height_px, s.width_px) for n, s in zip(named, sizes, strict=True)
+    } == plan.sources
 
 
 def test_the_same_bytes_on_two_threads(host: Pipeline) -> None:

@@ -24,7 +24,7 @@ def comment_text(comment: str) -> str:
 
 
 def read_blocks(header: str) -> list[tuple[str, str]]:
-    """(comment, declarations) for each block of the header: what stands between two empty lines outside braces."""
+    """(comment, declarations) for each block of the header, between two empty lines outside braces."""
     body = header[header.index("#define EV_VERSION_MAJOR") : header.index("#ifdef __cplusplus\n}")]
     blocks: list[list[str]] = [[]]
     depth = 0
@@ -67,8 +67,8 @@ def make_document(header: str) -> str:
     lines = [
         "# The C interface",
         "<!-- Written by cpp/tools/write_c_api.py from cpp/include/editverse_rt.h; change the header. -->",
-        "How to build and use the library is in [cpp/README.md](../cpp/README.md). `editverse_rt.hpp` wraps these",
-        "functions for C++ in objects that free themselves and exceptions.",
+        "How to build and use the library is in [cpp/README.md](../cpp/README.md). `editverse_rt.hpp` wraps",
+        "these functions for C++ in objects that free themselves and exceptions.",
         "",
         "## Rules that hold everywhere",
     ]

@@ -32,7 +32,7 @@ def vectors(writer: ModuleType) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_this_host_gives_what_the_vectors_say(name: str, vectors: dict[str, Any]) -> None:
-    """If this fails after an intended change: python tests/vectors/write_vectors.py, and change every host."""
+    """After an intended change: python tests/vectors/write_vectors.py, and change every host."""
     written = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     assert json.loads(json.dumps(vectors[f"{name}.json"])) == written
 

@@ -2,8 +2,8 @@
 
     python tests/vectors/write_vectors.py            # rewrites the files beside this one
 
-Both tests/editverse_rt/test_vectors.py and cpp/tests/vectors_test.cpp read them. The Python host is not its own
-oracle: test_sequence.py and test_spec.py hold it to independent ones. What stands here is that the hosts agree.
+Both tests/editverse_rt/test_vectors.py and cpp/tests/vectors_test.cpp read them. The Python host is not its
+own oracle: test_sequence.py and test_spec.py hold it to independent ones. Here stands that the hosts agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from editverse_rt.frames import sample_by_time
 from editverse_rt.sequence import (
     Grid,
     TextSegment,
-    VisionSegment,
     lay_out,
     parse_prompt,
     plan_frames,
@@ -52,9 +51,19 @@ NANO_LIKE = Geometry(
 GEOMETRIES = [
     NANO_LIKE,
     Geometry(**{**asdict(NANO_LIKE), "min_area_px": 65536, "max_area_px": 921600, "max_side_px": 1280}),
-    Geometry(**{**asdict(NANO_LIKE), "temporal_ratio": 3, "spatial_ratio": 5, "patch_size": 1, "max_frames": 16,
-                "default_frames": 7, "default_height_px": 60, "default_width_px": 65}),
-]  # fmt: skip
+    Geometry(
+        **{
+            **asdict(NANO_LIKE),
+            "temporal_ratio": 3,
+            "spatial_ratio": 5,
+            "patch_size": 1,
+            "max_frames": 16,
+            "default_frames": 7,
+            "default_height_px": 60,
+            "default_width_px": 65,
+        }
+    ),
+]
 
 
 def outcome(call: Callable[[], Any]) -> dict[str, Any]:
@@ -112,7 +121,9 @@ def schedule_result(schedule: dict[str, Any], steps: int | None, guidance: float
     }
 
 
-def sampling_result(times: list[list[float]], start_s: float, fps: float | None, source_fps: float) -> list[int]:
+def sampling_result(
+    times: list[list[float]], start_s: float, fps: float | None, source_fps: float
+) -> list[int]:
     """Which frame stands for each slot, up to 60."""
     frames = ((begin, end, i) for i, (begin, end) in enumerate(times))
     chosen = sample_by_time(frames, start_s=start_s, fps=fps, source_fps=source_fps)
@@ -187,10 +198,22 @@ def prompt_cases() -> list[dict[str, Any]]:
         ("<video99999999999999999999> x", ["video99999999999999999999"]),
     ]
     rng = random.Random(SEED)
-    pieces = ["<video1>", "<image1>", "<video2>", "<Image1>", "< video1", "x", "make it", " ", "\u00a0", ">", "<", "1"]
+    pieces = [
+        "<video1>",
+        "<image1>",
+        "<video2>",
+        "<Image1>",
+        "< video1",
+        "x",
+        "make it",
+        " ",
+        "\u00a0",
+        ">",
+        "<",
+        "1",
+    ]
     pools: list[list[str]] = [[], ["video1"], ["video1", "image1"], ["image1", "video2"]]
-    for _ in range(80):
-        hand.append(("".join(rng.choices(pieces, k=rng.randint(1, 7))), rng.choice(pools)))
+    hand += [("".join(rng.choices(pieces, k=rng.randint(1, 7))), rng.choice(pools)) for _ in range(80)]
     return [
         {"prompt": prompt, "inputs": inputs, **outcome(lambda p=prompt, i=inputs: prompt_result(p, i))}
         for prompt, inputs in hand
@@ -306,7 +329,9 @@ def sampling_cases() -> list[dict[str, Any]]:
         source_fps = rng.choice([1.0, 8.0, 23.976, 24.0, 25.0, 29.97, 30.0, 60.0])
         count = rng.randint(1, 40)
         jitter = rng.choice([0.0, 0.0, 0.001, 0.3 / source_fps])
-        begins = np.cumsum([0.0, *(1 / source_fps + rng.uniform(-jitter, jitter) for _ in range(count))]).tolist()
+        begins = np.cumsum(
+            [0.0, *(1 / source_fps + rng.uniform(-jitter, jitter) for _ in range(count))]
+        ).tolist()
         cases.append(
             {
                 "times": [[begins[i], begins[i + 1]] for i in range(count)],
@@ -339,8 +364,14 @@ def base_bundle() -> dict[str, Any]:
         "vae_encoder_first": ([frames.format(1)], [patches, *given]),
         "vae_encoder_next": ([frames.format(4), *caches], [patches, *given]),
         "transformer": (
-            ["text float32 Lt 6", "clean float32 Lc 64", "noisy float32 Lg 64", "layout int64 L",
-             "positions int64 L 4", "timestep float32"],
+            [
+                "text float32 Lt 6",
+                "clean float32 Lc 64",
+                "noisy float32 Lg 64",
+                "layout int64 L",
+                "positions int64 L 4",
+                "timestep float32",
+            ],
             ["velocity float32 Lg 64"],
         ),
         "solver_step": (
@@ -350,7 +381,7 @@ def base_bundle() -> dict[str, Any]:
         "noise": (["seed int64", "shape int64 2"], ["noise float32 N 64"]),
         "vae_decoder_first": ([patches], [frames.format(1), *given]),
         "vae_decoder_next": ([patches, *caches], [frames.format(4), *given]),
-    }  # fmt: skip
+    }
     names = [*(f"{name}.onnx" for name in graphs), "tokenizer.model"]
     return {
         "format_version": 1,
@@ -389,7 +420,10 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         (["geometry", "default_frames"], [8, 21]),
         (["geometry", "default_height_px"], [63, 144]),
         (["geometry", "default_fps"], [0, -1, "8", 24, True]),
-        (["tokenizer", "file"], ["", "../x", "/x", "a//b", "a/./b", "a/", "a\\b", "c:x", "other.model", "\x01"]),
+        (
+            ["tokenizer", "file"],
+            ["", "../x", "/x", "a//b", "a/./b", "a/", "a\\b", "c:x", "other.model", "\x01"],
+        ),
         (["tokenizer", "eos_id"], [-1, 0]),
         (["tokenizer", "max_tokens"], [1]),
         (["graphs", "noise", "file"], ["missing.onnx", 3]),
@@ -399,11 +433,17 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         (["graphs", "transformer", "inputs", 0, "shape"], [["Lt", "Dt"], [], ["Lt", 7]]),
         (["graphs", "vae_encoder_next", "inputs", 1, "name"], ["cache_1", "cache_x", "frames"]),
         (["graphs", "vae_encoder_next", "inputs", 2, "dtype"], ["float32"]),
-        (["graphs", "vae_decoder_first", "outputs", 0, "shape"], [[1, 64, 64], [2, "H", "W", 3], ["T", "H", "W", 3]]),
+        (
+            ["graphs", "vae_decoder_first", "outputs", 0, "shape"],
+            [[1, 64, 64], [2, "H", "W", 3], ["T", "H", "W", 3]],
+        ),
         (["graphs", "extra"], [{"file": "noise.onnx", "inputs": [], "outputs": []}]),
         (["schedules"], [{}, []]),
         (["schedules", "paper", "kind"], ["heun", ""]),
-        (["schedules", "paper", "timesteps"], [[], [0.5, 0], [0, 1], [-0.1, 0.5], [0, 0], "x", [0, "x"], [0, True]]),
+        (
+            ["schedules", "paper", "timesteps"],
+            [[], [0.5, 0], [0, 1], [-0.1, 0.5], [0, 0], "x", [0, "x"], [0, True]],
+        ),
         (["schedules", "paper", "coefficients"], [[], [[1, 0, 0]], [[1, 0], [1, 0]], [1, 2]]),
         (["schedules", "paper", "guidance_scale"], [[5], [5, -1], 5]),
         (["default_schedule"], ["fast", ""]),
@@ -414,13 +454,20 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         (["surplus"], [1]),
         (["geometry", "surplus"], [1]),
         (["files", 0, "surplus"], [1]),
-    ):  # fmt: skip
+    ):
         edits += [[["set", path, value]] for value in values]
     for path in (
-        ["format_version"], ["geometry"], ["geometry", "max_frames"], ["graphs", "noise"],
-        ["graphs", "transformer", "inputs", 0], ["graphs", "vae_decoder_next", "outputs", 1],
-        ["schedules", "paper", "kind"], ["files", 0], ["files", 0, "sha256"], ["quality"],
-    ):  # fmt: skip
+        ["format_version"],
+        ["geometry"],
+        ["geometry", "max_frames"],
+        ["graphs", "noise"],
+        ["graphs", "transformer", "inputs", 0],
+        ["graphs", "vae_decoder_next", "outputs", 1],
+        ["schedules", "paper", "kind"],
+        ["files", 0],
+        ["files", 0, "sha256"],
+        ["quality"],
+    ):
         edits.append([["delete", path]])
     return [{"edits": edit, **outcome(lambda e=edit: bundle_result(base, e))} for edit in edits]
 

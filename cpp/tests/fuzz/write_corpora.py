@@ -32,7 +32,15 @@ def bundle_inputs() -> list[bytes]:
     spec.loader.exec_module(writer)
     vectors = json.loads((VECTORS / "bundles.json").read_text("utf-8"))
     texts = [writer.apply_edits(vectors["base"], case["edits"]) for case in vectors["cases"][::9]]
-    hostile = ["", "{", "[]", '{"format_version": 1e999}', "[" * 300, '{"a": 1, "a": 2}', '{"format_version": NaN}']
+    hostile = [
+        "",
+        "{",
+        "[]",
+        '{"format_version": 1e999}',
+        "[" * 300,
+        '{"a": 1, "a": 2}',
+        '{"format_version": NaN}',
+    ]
     return [json.dumps(json.loads(text), separators=(",", ":")).encode() for text in texts] + [
         text.encode() for text in hostile
     ]
@@ -58,7 +66,9 @@ def request_inputs() -> list[bytes]:
         head(1) + video + text(b"<video1> Make it night"),
         head(2) + video + clip(b"image1", 0, 1, 64, 64) + text(b"<video1> Insert <image1> here"),
         head(1) + clip(b"video1", 0b100000, 9, 80, 48, struct.pack("<H", 300)) + text(b"<video1> x"),
-        head(1) + clip(b"video1", 0b11000, 3, 8, 8, struct.pack("<QQ", 2**63, 2**64 - 1)) + text(b"<video1> x"),
+        head(1)
+        + clip(b"video1", 0b11000, 3, 8, 8, struct.pack("<QQ", 2**63, 2**64 - 1))
+        + text(b"<video1> x"),
         head(0, 0b1) + struct.pack("<i", 7) + text(b"seven steps"),
         head(0, 0b10) + struct.pack("<d", float("nan")) + text(b"x"),
         head(0, 0b1000) + struct.pack("<ii", 80, 48) + text(b"x"),

@@ -57,7 +57,11 @@ lint: .venv/ready
 typecheck: .venv/ready
 	.venv/bin/mypy
 
-test-source: .venv/ready
+# The headers that the TensorRT plugin is compiled against, where there is a compiler for it.
+build/plugin-headers/headers.txt: cpp/plugin/headers.txt cpp/plugin/fetch_headers.py .venv/ready
+	! command -v nvcc >/dev/null || .venv/bin/python cpp/plugin/fetch_headers.py build/plugin-headers
+
+test-source: .venv/ready build/plugin-headers/headers.txt
 	.venv/bin/python -m pytest $(PYTEST)
 
 wheel: .venv/ready

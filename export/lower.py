@@ -46,6 +46,7 @@ OPSET = 23
 TABLES_OP_TYPE = "RopeTables"
 INPUTS = ("q", "k", "v", "q_norm", "k_norm", "positions")
 TABLES = ("cos", "sin")
+PLUGIN_VERSION = "1"
 
 _eager_rope_attention = reference.model.rope_attention
 
@@ -163,11 +164,18 @@ def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Loweri
 
     For `inline` and `fused` the rotary tables are made once, by a node `RopeTables`, and go into every
     `RopeAttention` as two more inputs, cos and sin; both nodes get their function bodies. For `plugin` the
-    nodes stay as they were traced: a kernel turns by the positions itself.
+    nodes keep the inputs they were traced with: the kernel turns by the positions itself.
     Raises ValueError for nodes that do not share their positions.
     """
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]
-    if not nodes or lowering == "plugin":
+    if not nodes:
+        return
+    if lowering == "plugin":
+        # TensorRT's parser looks a plugin up by its node's type and by these two attributes.
+        for node in nodes:
+            node.attributes.add(ir.AttrString("plugin_namespace", DOMAIN))
+            node.attributes.add(ir.AttrString("plugin_version", PLUGIN_VERSION))
+        model.opset_imports[DOMAIN] = 1
         return
     positions = {node.inputs[INPUTS.index("positions")] for node in nodes}
     if len(positions) != 1:

@@ -138,11 +138,21 @@ def test_positions_matter_on_every_axis(lowering: lower.Lowering) -> None:
         assert np.abs(run_model(model, moved) - before).max() > 100 * TOLERANCE
 
 
-def test_a_plugin_node_stays_as_it_was() -> None:
+def test_a_plugin_node_keeps_its_inputs_and_says_which_plugin_it_is() -> None:
     model = build_model(CONFIG, "plugin")
     assert not model.functions
     (node,) = model.graph.node
     assert list(node.input) == list(lower.INPUTS)
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    assert attributes.pop("axis_thetas") == pytest.approx(CONFIG.axis_thetas)
+    assert attributes.pop("epsilon") == pytest.approx(CONFIG.norm_eps)
+    assert attributes == {
+        "num_heads": CONFIG.num_heads,
+        "axis_dims": list(CONFIG.axis_dims),
+        "plugin_namespace": b"editverse",
+        "plugin_version": b"1",
+    }
+    assert {opset.domain: opset.version for opset in model.opset_import}["editverse"] == 1
 
 
 @pytest.mark.parametrize("lowering", ["inline", "fused"])

@@ -69,6 +69,19 @@ EDITVERSE_PASS_ON(cudnnBackendExecute,
                   (cudnnHandle_t handle, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack),
                   (handle, plan, pack))
 
+// Named by functions of the frontend's headers that the plugin never calls.
+EDITVERSE_PASS_ON(cudnnCreateFilterDescriptor, (cudnnFilterDescriptor_t * descriptor), (descriptor))
+EDITVERSE_PASS_ON(cudnnDestroyFilterDescriptor, (cudnnFilterDescriptor_t descriptor), (descriptor))
+EDITVERSE_PASS_ON(cudnnSetFilterNdDescriptor,
+                  (cudnnFilterDescriptor_t descriptor, cudnnDataType_t type, cudnnTensorFormat_t format, int rank,
+                   const int lengths[]),
+                  (descriptor, type, format, rank, lengths))
+EDITVERSE_PASS_ON(cudnnReorderFilterAndBias,
+                  (cudnnHandle_t handle, const cudnnFilterDescriptor_t descriptor, cudnnReorderType_t type,
+                   const void* filter, void* reordered_filter, int reorder_bias, const void* bias,
+                   void* reordered_bias),
+                  (handle, descriptor, type, filter, reordered_filter, reorder_bias, bias, reordered_bias))
+
 size_t cudnnGetVersion(void) {
     static auto* const function = editverse::symbol<decltype(cudnnGetVersion)>("cudnnGetVersion");
     return function == nullptr ? 0 : function();

@@ -184,9 +184,9 @@ void stub_describe_plugin(void* plugin, char* text, std::size_t capacity) {
           text, capacity);
 }
 
-int stub_supports(void* plugin, int position, const std::int64_t* tensors, int num_inputs, int num_outputs) {
-    const auto found = dynamic_tensors_of(tensors, num_inputs + num_outputs);
-    return build_of(plugin).supportsFormatCombination(position, found.data(), num_inputs, num_outputs);
+int stub_supports(void* plugin, int position, const std::int64_t* tensors, int num_inputs) {
+    const auto found = dynamic_tensors_of(tensors, num_inputs + 1);
+    return build_of(plugin).supportsFormatCombination(position, found.data(), num_inputs, 1);
 }
 
 int stub_configure(void* plugin, const std::int64_t* tensors, int num_inputs) {

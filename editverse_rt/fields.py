@@ -78,6 +78,13 @@ class Fields:
             self.refuse(field, value, "a string that is not empty")
         return value
 
+    def text(self, field: str) -> str:
+        """A string that may be empty."""
+        value = self._take(field)
+        if not isinstance(value, str):
+            self.refuse(field, value, "a string")
+        return value
+
     def path(self, field: str) -> str:
         value = self.string(field)
         # One spelling for every platform; a backslash or a drive would be a way out of the bundle on some.

@@ -1,0 +1,333 @@
+"""Plans on disk: the manifest beside them, which may run here, its profile, the sizes of its buffers.
+
+    BUNDLE/engines/<targets>/<backend>-<version>/manifest.json, <graph>-<precision>.plan, verified.json
+
+Nothing here needs a GPU: what does is in `backends/trt.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from editverse_rt.bundle import Bundle
+from editverse_rt.errors import BackendError
+from editverse_rt.fields import Fields
+from editverse_rt.spec import GraphSpec, TensorSpec
+
+__all__ = [
+    "ENGINES_FOLDER",
+    "EngineSet",
+    "PlanSpec",
+    "ShapeProfile",
+    "build_command",
+    "choose_plans",
+    "choose_profile",
+    "count_bytes",
+    "find_engines",
+    "is_verified",
+    "output_shapes",
+    "read_manifest",
+    "source_digest",
+    "verify_plan_file",
+    "write_manifest",
+    "write_stamp",
+]
+
+ENGINES_FOLDER = "engines"
+MANIFEST = "manifest.json"
+STAMP = "verified.json"
+FORMAT_VERSION = 1
+_ITEM_BYTES = {"float32": 4, "int64": 8, "uint8": 1}
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """One optimization profile: of each dynamic input the least, the tuned and the largest shape."""
+
+    name: str
+    shapes: dict[str, tuple[Shape, Shape, Shape]]
+
+    def holds(self, shapes: Mapping[str, Shape]) -> bool:
+        return all(
+            len(shapes[name]) == len(low)
+            and all(a <= b <= c for a, b, c in zip(low, shapes[name], high, strict=True))
+            for name, (low, _, high) in self.shapes.items()
+        )
+
+    @property
+    def num_largest(self) -> int:
+        """Values of all inputs at their largest: profiles are tried from the smallest."""
+        return sum(math.prod(high) for _, _, high in self.shapes.values())
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """One plan: the graph it is of, how it was built, and its file.
+
+    source_sha256: of the bundle's files that it was built from. key: of everything that decides its bytes, so
+    that a second build can be left out. facts: what else the builder noted.
+    """
+
+    graph: str
+    precision: str
+    file: str
+    num_bytes: int
+    sha256: str
+    source_sha256: str
+    key: str
+    profiles: tuple[ShapeProfile, ...]
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineSet:
+    """The plans of one folder, all built by one version of one backend for the same GPUs.
+
+    compute_capabilities: "8.9" ... gpu: the name of the only GPU that the plans run on, "" if they run on all
+    of those capabilities. notes: measured errors, the quality report.
+    """
+
+    folder: Path
+    backend: str
+    backend_version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str
+    plans: tuple[PlanSpec, ...]
+    notes: dict[str, object] = field(default_factory=dict)
+
+
+def source_digest(bundle: Bundle, graph: str) -> str:
+    """One sha256 over the bundle's files that hold a graph and its weights, from the hashes it lists."""
+    file = bundle.spec.graphs[graph].file
+    folder = Path(file).parent
+    parts = [
+        f"{entry.path} {entry.sha256}"
+        for entry in bundle.spec.files
+        if entry.path == file
+        or (
+            entry.path.endswith(".weights")
+            and Path(entry.path).parent == folder
+            and graph.startswith(Path(entry.path).stem)
+        )
+    ]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def write_manifest(engines: EngineSet) -> Path:
+    """Write the folder's manifest in one step."""
+    value = {
+        "format_version": FORMAT_VERSION,
+        "backend": engines.backend,
+        "backend_version": engines.backend_version,
+        "compute_capabilities": list(engines.compute_capabilities),
+        "gpu": engines.gpu,
+        "plans": [asdict(plan) for plan in engines.plans],
+        "notes": engines.notes,
+    }
+    return _write_json(engines.folder / MANIFEST, value)
+
+
+def read_manifest(path: Path) -> EngineSet:
+    """Read and check one manifest. Raises BackendError that names the field, and tells to build again."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{path} cannot be read ({error}); build the engines again") from error
+    fields = Fields(value, str(path), "", error=BackendError, fix="build the engines again")
+    version = fields.integer("format_version", 1)
+    if version != FORMAT_VERSION:
+        fields.refuse("format_version", version, str(FORMAT_VERSION))
+    return EngineSet(
+        folder=path.parent,
+        backend=fields.string("backend"),
+        backend_version=fields.string("backend_version"),
+        compute_capabilities=tuple(str(c) for c in fields.array("compute_capabilities")),
+        gpu=fields.text("gpu"),
+        plans=tuple(_read_plan(entry) for entry in fields.children("plans")),
+        notes=fields.mapping("notes"),
+    )
+
+
+def find_engines(bundle: Bundle) -> list[EngineSet]:
+    """All plans that lie in the bundle's folder. Raises BackendError for a manifest that cannot be read."""
+    return [read_manifest(path) for path in sorted((bundle.root / ENGINES_FOLDER).glob(f"*/*/{MANIFEST}"))]
+
+
+def choose_plans(
+    bundle: Bundle, graphs: tuple[str, ...], backend: str, version: str, capability: str, gpu: str
+) -> tuple[EngineSet, dict[str, PlanSpec]]:
+    """The plans of all graphs for this GPU, from the first folder that has them, verified ones first.
+
+    Raises BackendError that says why none may run here and which command builds one that may: none built,
+    built for another GPU, by another version of the backend, or from another state of the bundle.
+    """
+    command = build_command(bundle, backend, capability)
+    reasons: list[str] = []
+    fitting: list[tuple[EngineSet, dict[str, PlanSpec]]] = []
+    for engines in find_engines(bundle):
+        if engines.backend != backend:
+            continue
+        where = engines.folder.relative_to(bundle.root).as_posix()
+        if capability not in engines.compute_capabilities or engines.gpu not in ("", gpu):
+            built_for = engines.gpu or ", ".join(engines.compute_capabilities)
+            reasons.append(f"{where} is for {built_for}, this GPU is {gpu} ({capability})")
+        elif engines.backend_version != version:
+            reasons.append(f"{where} is of {backend} {engines.backend_version}, here is {version}")
+        else:
+            chosen = {plan.graph: plan for plan in engines.plans if plan.graph in graphs}
+            stale = [g for g, plan in chosen.items() if plan.source_sha256 != source_digest(bundle, g)]
+            missing = [g for g in graphs if g not in chosen]
+            if stale:
+                reasons.append(f"{where} was built from another state of {', '.join(stale)}")
+            elif missing:
+                reasons.append(f"{where} lacks {', '.join(missing)}")
+            else:
+                fitting.append((engines, chosen))
+    if fitting:
+        return min(fitting, key=lambda found: not is_verified(found[0], gpu))
+    why = "; ".join(reasons) or f'bundle "{bundle.spec.name}" has no plan of {backend}'
+    raise BackendError(f"{why}; build it with: {command}")
+
+
+def build_command(bundle: Bundle, backend: str, capability: str) -> str:
+    """The command that builds a bundle's plans for a GPU."""
+    target = f"sm_{capability.replace('.', '')}"
+    return f"python -m export.build_engine {bundle.root} --backend {backend} --target {target}"
+
+
+def verify_plan_file(engines: EngineSet, plan: PlanSpec) -> Path:
+    """The plan's file, of the size and hash that the manifest says. Raises BackendError."""
+    path = engines.folder / plan.file
+    if not path.is_file():
+        raise BackendError(f"{path} is missing; build the engines again")
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != plan.sha256:
+        raise BackendError(f"{path} was altered: its sha256 is not the manifest's; build the engines again")
+    return path
+
+
+def choose_profile(plan: PlanSpec, shapes: Mapping[str, Shape]) -> int:
+    """The number of the smallest profile that holds the shapes of these inputs.
+
+    Raises BackendError with what the profiles reach, and the option that reaches further.
+    """
+    order = sorted(range(len(plan.profiles)), key=lambda index: plan.profiles[index].num_largest)
+    for index in order:
+        if plan.profiles[index].holds(shapes):
+            return index
+    found, reach = [], []
+    for name, (low, _, high) in plan.profiles[order[-1]].shapes.items():
+        if not all(a <= b <= c for a, b, c in zip(low, shapes[name], high, strict=True)):
+            found.append(f"{name} {list(shapes[name])}")
+            reach.append(f"{name} {list(low)} to {list(high)}")
+    raise BackendError(
+        f'graph "{plan.graph}" was asked for {", ".join(found) or "shapes between its profiles"}, its plan '
+        f"reaches {', '.join(reach) or 'neither'}; ask for less, or build with a larger --max-tokens "
+        "or --maxShapes"
+    )
+
+
+def output_shapes(graph: GraphSpec, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Shapes of a graph's outputs from those of its inputs, by the names of their axes.
+
+    Raises BackendError for inputs that contradict each other or the graph table.
+    """
+    sizes: dict[str, int] = {}
+    for tensor in graph.inputs:
+        shape = shapes[tensor.name]
+        if len(shape) != len(tensor.shape):
+            raise BackendError(
+                f'graph "{graph.name}": {tensor.name} has shape {list(shape)}, expected '
+                f"{list(tensor.shape)}; give inputs as the bundle's graph table has them"
+            )
+        for axis, size in zip(tensor.shape, shape, strict=True):
+            factor, name = (axis, "") if isinstance(axis, int) else _split_axis(axis)
+            value, rest = divmod(size, factor) if name else (size, size - factor)
+            if rest or (name and sizes.setdefault(name, value) != value):
+                raise BackendError(
+                    f'graph "{graph.name}": {tensor.name} has shape {list(shape)}, expected '
+                    f"{list(tensor.shape)} with {sizes}; give inputs as the bundle's graph table has them"
+                )
+    return {
+        tensor.name: tuple(
+            axis if isinstance(axis, int) else _split_axis(axis)[0] * sizes[_split_axis(axis)[1]]
+            for axis in tensor.shape
+        )
+        for tensor in graph.outputs
+    }
+
+
+def count_bytes(tensor: TensorSpec, shape: Shape) -> int:
+    """Bytes of a tensor of the graph table at a shape; at least one, because a buffer needs an address."""
+    return max(1, math.prod(shape) * _ITEM_BYTES[tensor.dtype])
+
+
+def write_stamp(engines: EngineSet, gpu: str, quality: Mapping[str, object]) -> Path:
+    """Note that these plans were verified on a GPU, with the quality report that says so."""
+    plans = {plan.file: plan.sha256 for plan in engines.plans}
+    return _write_json(engines.folder / STAMP, {"gpu": gpu, "plans": plans, "quality": dict(quality)})
+
+
+def is_verified(engines: EngineSet, gpu: str) -> bool:
+    """Whether a stamp says that just these plans were verified on that GPU."""
+    try:
+        stamp = json.loads((engines.folder / STAMP).read_text(encoding="utf-8"))
+        plans = {plan.file: plan.sha256 for plan in engines.plans}
+        return bool(stamp["gpu"] == gpu and stamp["plans"] == plans)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _split_axis(axis: str) -> tuple[int, str]:
+    """`16*h` -> (16, `h`); `Lt` -> (1, `Lt`)."""
+    factor, _, name = axis.rpartition("*")
+    return int(factor or 1), name
+
+
+def _read_plan(fields: Fields) -> PlanSpec:
+    plan = PlanSpec(
+        graph=fields.string("graph"),
+        precision=fields.string("precision"),
+        file=fields.path("file"),
+        num_bytes=fields.integer("num_bytes", 1),
+        sha256=fields.string("sha256"),
+        source_sha256=fields.string("source_sha256"),
+        key=fields.string("key"),
+        profiles=tuple(_read_profile(entry) for entry in fields.children("profiles")),
+        facts=fields.mapping("facts"),
+    )
+    fields.finish()
+    if re.search("[/\\\\]", plan.file):
+        fields.refuse("file", plan.file, "the name of a file beside the manifest")
+    return plan
+
+
+def _read_profile(fields: Fields) -> ShapeProfile:
+    shapes: dict[str, tuple[Shape, Shape, Shape]] = {}
+    for name, value in fields.mapping("shapes").items():
+        rows = value if isinstance(value, list) else []
+        good = len(rows) == 3 and all(
+            isinstance(row, list) and all(type(x) is int and x >= 0 for x in row) for row in rows
+        )
+        if not good or not len(rows[0]) == len(rows[1]) == len(rows[2]):
+            fields.refuse("shapes", value, "three shapes of the same rank: least, tuned, largest")
+        shapes[name] = (tuple(rows[0]), tuple(rows[1]), tuple(rows[2]))
+    return ShapeProfile(fields.string("name"), shapes)
+
+
+def _write_json(path: Path, value: object) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,214 @@
+"""One plan from one strongly typed ONNX file, by TensorRT or TensorRT for RTX: the same code for both.
+
+TensorRT for RTX compiles for GPUs that are not here; TensorRT needs the GPU that it builds for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editverse_rt.engine import ShapeProfile
+from editverse_rt.errors import BackendError, RequestCancelled
+
+__all__ = ["Builder", "Built", "Options"]
+
+Progress = Callable[[str, int, int], bool]
+"""Called with a phase, the steps done and their number; False cancels the build."""
+
+_MODULES = {
+    "tensorrt-rtx": ("tensorrt_rtx", "pip install tensorrt-rtx-cu13"),
+    "tensorrt": ("tensorrt", "install NVIDIA's TensorRT and its Python bindings"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one build is given. compute_capabilities: "8.9" ...; only TensorRT for RTX takes them."""
+
+    compute_capabilities: tuple[str, ...]
+    workspace_bytes: int
+    weight_streaming: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan's bytes, and what the builder tells of it.
+
+    peak_bytes: the most that this process held while it was built. layers: how many of each kind the parsed
+    network has, and in which types they compute; the fusions are decided later and only a GPU can show them.
+    """
+
+    plan: bytes
+    seconds: float
+    peak_bytes: int
+    layers: dict[str, int]
+    types: dict[str, int]
+
+
+class Builder:
+    """One vendor module, and the timing cache that goes from graph to graph.
+
+    Raises BackendError if the module cannot be imported.
+    """
+
+    def __init__(self, backend: str, timing_cache: bytes = b"") -> None:
+        name, fix = _MODULES[backend]
+        try:
+            self._trt: Any = importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            raise BackendError(f"{name} cannot be imported ({str(error).splitlines()[0]}); {fix}") from error
+        self._backend = backend
+        self._timing_cache = timing_cache
+        self._messages: list[str] = []
+
+    @property
+    def version(self) -> str:
+        return str(self._trt.__version__)
+
+    @property
+    def timing_cache(self) -> bytes:
+        """What the builds so far learnt; to be given to the next one."""
+        return self._timing_cache
+
+    def build(
+        self, onnx_file: Path, profiles: tuple[ShapeProfile, ...], options: Options, progress: Progress
+    ) -> Built:
+        """Build a plan. Raises BackendError with the builder's own first words, RequestCancelled when
+        progress says so."""
+        trt = self._trt
+        self._messages.clear()
+        reset_peak()
+        begin = time.perf_counter()
+        logger = _make_logger(trt, self._messages)
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(onnx_file)):
+            errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+            raise self._error("cannot read", onnx_file, errors)
+        self._let_attention_decompose(network)
+        config = builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+        if options.weight_streaming:
+            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
+        if self._backend == "tensorrt-rtx":
+            config.num_compute_capabilities = len(options.compute_capabilities)
+            for index, capability in enumerate(options.compute_capabilities):
+                member = getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}")
+                config.set_compute_capability(member, index)
+        for profile in profiles if any(p.shapes for p in profiles) else ():
+            made = builder.create_optimization_profile()
+            for name, (low, opt, high) in profile.shapes.items():
+                made.set_shape(name, low, opt, high)
+            if config.add_optimization_profile(made) < 0:
+                raise self._error("refuses a profile of", onnx_file, [f"{profile.name}: {profile.shapes}"])
+        monitor = _make_monitor(trt, progress)
+        config.progress_monitor = monitor
+        # TensorRT for RTX times nothing: it chooses kernels on the user's machine.
+        if self._backend == "tensorrt":
+            config.set_timing_cache(config.create_timing_cache(self._timing_cache), True)
+        plan = builder.build_serialized_network(network, config)
+        if monitor.cancelled:
+            raise RequestCancelled("the build was cancelled; nothing half-written is left")
+        if plan is None:
+            raise self._error("cannot build", onnx_file, [])
+        if self._backend == "tensorrt":
+            self._timing_cache = bytes(config.get_timing_cache().serialize())
+        layers, types = _count_layers(trt, network)
+        return Built(bytes(plan), time.perf_counter() - begin, peak_bytes(), layers, types)
+
+    def _let_attention_decompose(self, network: Any) -> None:
+        """Where no fused kernel fits (float32, heads of one channel count) attention may be taken apart."""
+        trt = self._trt
+        kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+        for index in range(network.num_layers if kind is not None else 0):
+            layer = network.get_layer(index)
+            if layer.type != kind:
+                continue
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
+
+    def _error(self, what: str, onnx_file: Path, errors: list[str]) -> BackendError:
+        said = " ".join(" ".join([*errors, *self._messages][:1]).split())[:300] or "it gave no reason"
+        return BackendError(
+            f"{self._backend} {self.version} {what} {onnx_file.stem}: {said}; try another precision or fewer "
+            "tokens"
+        )
+
+
+def _make_logger(trt: Any, messages: list[str]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.append(message)
+
+    return Logger()
+
+
+def _make_monitor(trt: Any, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Passes the builder's phases on. An exception must not cross into C++: it cancels instead."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled = False
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                self.cancelled |= not progress(phase_name, step + 1, self._steps.get(phase_name, 0))
+            except BaseException:
+                self.cancelled = True
+            return not self.cancelled
+
+    return Monitor()
+
+
+def _count_layers(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int]]:
+    layers: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    floats = {str(getattr(trt.DataType, n, "")): n for n in ("FLOAT", "HALF", "BF16")}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        layers[layer.type.name] += 1
+        if layer.num_outputs:
+            name = floats.get(str(layer.get_output(0).dtype))
+            if name:
+                types[name] += 1
+    return dict(sorted(layers.items())), dict(sorted(types.items()))
+
+
+def reset_peak() -> None:
+    """Begin to measure the peak of this process's memory anew, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held since `reset_peak`, or ever where that is not known."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

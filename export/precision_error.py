@@ -1,0 +1,101 @@
+"""How far a graph in 16 bits is from the same graph in float32, measured with ONNX Runtime on the CPU.
+
+The 16-bit graph is emulated (export/precision.py): every value that it would hold in 16 bits is rounded,
+products accumulate in float32, as tensor cores do.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from editverse_rt.bundle import Bundle
+from editverse_rt.sequence import Grid, lay_out
+from editverse_rt.spec import GraphSpec
+from export.graphs import axis_size
+from export.precision import save_typed, set_precision, use_standard_attention
+
+__all__ = ["measure_error", "relative_error", "sample_inputs"]
+
+Array = NDArray[Any]
+
+
+def measure_error(bundle: Bundle, graph: str, precision: str) -> dict[str, float]:
+    """The relative error of each output on one drawn request; {} for float32, which is what it is held to."""
+    if precision == "fp32":
+        return {}
+    inputs = sample_inputs(bundle, graph)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("fp32", precision):
+            model = ir.load(bundle.graph_path(graph))
+            use_standard_attention(model)
+            set_precision(model, name, emulate=True)
+            path = Path(folder) / f"{name}.onnx"
+            save_typed(model, path)
+            results.append(_run(path, inputs))
+    expected, found = results
+    return {
+        tensor.name: relative_error(found[tensor.name], expected[tensor.name])
+        for tensor in bundle.spec.graphs[graph].outputs
+        if not tensor.name.startswith("next_cache_")
+    }
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """|found - expected| / |expected| over the whole tensor; of frames, the mean in grey levels."""
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    if expected.dtype == np.uint8:
+        return float(np.abs(difference).mean())
+    size = float(np.linalg.norm(expected.astype(np.float64)))
+    return float(np.linalg.norm(difference)) / max(size, 1e-30)
+
+
+def sample_inputs(bundle: Bundle, graph: str, seed: int = 0) -> dict[str, Array]:
+    """Inputs of a small edit: normal values, random pixels, a real layout with its positions."""
+    rng = np.random.default_rng(seed)
+    grid = Grid(2, 4, 5)
+    num_text = 12
+    layout = lay_out([num_text - 1, grid, 1], grid)
+    sizes = {
+        "Lt": num_text,
+        "Lc": grid.num_patches,
+        "Lg": grid.num_patches,
+        "L": len(layout.layout),
+        "h": grid.rows,
+        "w": grid.columns,
+    }
+    exact: Mapping[str, Array] = {
+        "layout": layout.layout,
+        "positions": layout.positions,
+        "timestep": np.array(0.4, np.float32),
+    }
+    return {
+        t.name: exact.get(t.name, _draw(rng, bundle.spec.graphs[graph], t.name, sizes))
+        for t in bundle.spec.graphs[graph].inputs
+    }
+
+
+def _draw(rng: np.random.Generator, graph: GraphSpec, name: str, sizes: Mapping[str, int]) -> Array:
+    tensor = next(t for t in graph.inputs if t.name == name)
+    shape = [axis_size(axis, sizes) for axis in tensor.shape]
+    if tensor.dtype == "float32":
+        # Text rows leave a norm, latents are normalised, and caches hold activations: all near 1.
+        return np.asarray(rng.normal(size=shape), np.float32)
+    return np.asarray(rng.integers(2, 100, shape), tensor.dtype)
+
+
+def _run(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))

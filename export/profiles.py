@@ -1,0 +1,167 @@
+"""Optimization profiles: from a target's tokens and a bundle's limits to shapes of every input."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from editverse_rt.engine import Shape, ShapeProfile
+from editverse_rt.errors import RequestError
+from editverse_rt.spec import BundleSpec, GraphSpec
+from editverse_rt.targets import Profile, Target
+from export.graphs import axis_size
+
+__all__ = ["Overrides", "most_tokens", "parse_shapes", "profiles_of"]
+
+Overrides = Mapping[str, Mapping[str, Shape]]
+"""By "min", "opt" and "max": shapes that replace a profile's, by the input's name or by graph/name."""
+
+# A request of three clips and the result is the longest that a profile provides for.
+_MOST_CLIPS = 3
+_OPT_TEXT = 32
+
+
+def most_tokens(spec: BundleSpec) -> int:
+    """The longest sequence of the bundle: its whole text, three clips and the result at their largest."""
+    return spec.tokenizer.max_tokens + (_MOST_CLIPS + 1) * (_most_patches(spec) + 2)
+
+
+def parse_shapes(text: str | None) -> dict[str, Shape]:
+    """Shapes in trtexec's syntax, `text:0x128,noisy:1x64`; graph/name says which graph's input is meant.
+
+    Raises RequestError for anything else.
+    """
+    shapes: dict[str, Shape] = {}
+    for part in (text or "").split(",") if text else ():
+        match = re.fullmatch(r"([A-Za-z_][\w/]*):(\d+(?:x\d+)*)", part.strip())
+        if match is None:
+            raise RequestError(f"shape {part!r} is given; expected name:1x2x3, several with commas between")
+        shapes[match[1]] = tuple(int(side) for side in match[2].split("x"))
+    return shapes
+
+
+def profiles_of(
+    spec: BundleSpec, graph: GraphSpec, target: Target, max_tokens: int | None, overrides: Overrides
+) -> tuple[ShapeProfile, ...]:
+    """The profiles of one graph on a target, none twice.
+
+    max_tokens: the caller's end for the longest. overrides: the caller's own shapes, which make one profile.
+    Raises RequestError for shapes that are out of order or do not fit an input.
+    """
+    made = []
+    for name, low, opt, high in _axis_ranges(spec, graph.name, target, max_tokens):
+        shapes = {
+            tensor.name: (
+                _resolve(tensor.shape, low),
+                _resolve(tensor.shape, opt),
+                _resolve(tensor.shape, high),
+            )
+            for tensor in graph.inputs
+            if any(isinstance(axis, str) for axis in tensor.shape)
+        }
+        made.append(ShapeProfile(name, shapes))
+    given = {
+        bound: {name: shape for name, shape in shapes.items() if _input_of(graph, name) is not None}
+        for bound, shapes in overrides.items()
+    }
+    if any(given.values()):
+        made = [_override(graph, made[-1], given)]
+    unique: dict[str, ShapeProfile] = {}
+    for profile in made:
+        unique.setdefault(repr(profile.shapes), profile)
+    return tuple(unique.values())
+
+
+def _axis_ranges(
+    spec: BundleSpec, graph: str, target: Target, max_tokens: int | None
+) -> list[tuple[str, dict[str, int], dict[str, int], dict[str, int]]]:
+    text, patches = spec.tokenizer.max_tokens, _most_patches(spec)
+    if graph == "transformer":
+        return [
+            _token_range(spec, profile, max_tokens) for profile in _clip_profiles(spec, target, max_tokens)
+        ]
+    if graph == "text_encoder":
+        return [("text", {"Lt": 1}, {"Lt": min(_OPT_TEXT, text)}, {"Lt": text})]
+    if graph == "solver_step":
+        return [("patches", {"Lg": 1}, {"Lg": max(1, patches // 2)}, {"Lg": patches})]
+    geometry = spec.geometry
+    side = geometry.size_multiple
+    longest, square = geometry.max_side_px // side, max(1, math.isqrt(geometry.max_area_px) // side)
+    rows, columns = sorted((geometry.default_height_px // side, geometry.default_width_px // side))
+    low = {"h": 1, "w": 1}
+    if square >= longest:
+        return [("any", low, {"h": rows, "w": columns}, {"h": longest, "w": longest})]
+    return [
+        ("wide", low, {"h": rows, "w": columns}, {"h": max(square, rows), "w": longest}),
+        ("tall", low, {"h": columns, "w": rows}, {"h": longest, "w": max(square, rows)}),
+    ]
+
+
+def _clip_profiles(spec: BundleSpec, target: Target, max_tokens: int | None) -> list[Profile]:
+    """The target's profiles up to the first that holds the bundle's longest sequence."""
+    end = min(most_tokens(spec), max_tokens or target.profiles[-1].max_tokens)
+    if end < 3:
+        raise RequestError(f"--max-tokens is {end}; a sequence has at least a patch and its two marks")
+    kept = [p for p in target.profiles if p.max_tokens < end]
+    last = next((p for p in target.profiles if p.max_tokens >= end), target.profiles[-1])
+    return [*kept, Profile(last.name, min(last.opt_tokens, max(3, end // 2)), end)]
+
+
+def _token_range(
+    spec: BundleSpec, profile: Profile, max_tokens: int | None
+) -> tuple[str, dict[str, int], dict[str, int], dict[str, int]]:
+    patches = _most_patches(spec)
+
+    def split(total: int, text: int, share: float) -> dict[str, int]:
+        text = min(text, total // 4)
+        noisy = max(1, min(patches, int(share * (total - text - 2))))
+        return {"Lt": text, "Lc": max(0, min(_MOST_CLIPS * patches, total - 3)), "Lg": noisy, "L": total}
+
+    low = {"Lt": 0, "Lc": 0, "Lg": 1, "L": 3}
+    opt = split(profile.opt_tokens, _OPT_TEXT, 0.5)
+    opt["Lc"] = max(0, opt["L"] - opt["Lt"] - opt["Lg"] - 4)
+    high = split(profile.max_tokens, spec.tokenizer.max_tokens, 1.0)
+    high["Lt"] = spec.tokenizer.max_tokens
+    return profile.name, low, opt, high
+
+
+def _most_patches(spec: BundleSpec) -> int:
+    geometry = spec.geometry
+    return geometry.count_latent_frames(geometry.max_frames) * (
+        geometry.max_area_px // geometry.size_multiple**2
+    )
+
+
+def _resolve(axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> Shape:
+    return tuple(axis_size(axis, sizes) for axis in axes)
+
+
+def _input_of(graph: GraphSpec, name: str) -> str | None:
+    prefix, _, tensor = name.rpartition("/")
+    known = [t.name for t in graph.inputs]
+    return tensor if prefix in ("", graph.name) and tensor in known else None
+
+
+def _override(graph: GraphSpec, base: ShapeProfile, given: Overrides) -> ShapeProfile:
+    shapes = dict(base.shapes)
+    for position, bound in enumerate(("min", "opt", "max")):
+        for name, shape in given.get(bound, {}).items():
+            tensor = _input_of(graph, name) or name
+            rows = list(shapes.get(tensor, ()))
+            if not rows:
+                raise RequestError(f"{graph.name}/{tensor} has no dynamic axis; leave its shape out")
+            if len(shape) != len(rows[position]):
+                axes = next(t.shape for t in graph.inputs if t.name == tensor)
+                raise RequestError(f"shape of {graph.name}/{tensor} is {list(shape)}; expected {list(axes)}")
+            rows[position] = shape
+            shapes[tensor] = (rows[0], rows[1], rows[2])
+    for tensor, (low, opt, high) in shapes.items():
+        # What was given is a bound of what was not: the tuned shape follows into the range.
+        tuned = tuple(min(max(a, b), c) for a, b, c in zip(low, opt, high, strict=True))
+        if any(a > c for a, c in zip(low, high, strict=True)):
+            raise RequestError(
+                f"{graph.name}/{tensor}: the least {list(low)} is above the largest {list(high)}"
+            )
+        shapes[tensor] = (low, tuned, high)
+    return ShapeProfile("given", shapes)

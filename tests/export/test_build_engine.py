@@ -1,0 +1,189 @@
+"""Plans really built, on a machine without a GPU: what is written, what is reused, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.engine import choose_plans, read_manifest
+from editverse_rt.errors import BackendError, RequestCancelled
+from editverse_rt.targets import load_target
+from export import build_engine
+from export.build_engine import Order, build_engines, main
+from export.builder import Builder
+
+GRAPHS = ("solver_step", "transformer")
+
+
+@pytest.fixture(scope="module")
+def nano() -> Bundle:
+    return load_bundle("nano")
+
+
+@pytest.fixture(scope="module")
+def order() -> Order:
+    targets = (load_target("rtx4090"), load_target("rtx5090"))
+    return Order("tensorrt-rtx", targets, dict(targets[0].precision), graphs=GRAPHS)
+
+
+@pytest.fixture(scope="module")
+def built(nano: Bundle, order: Order, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two plans for two architectures each; tests must not change them."""
+    output = tmp_path_factory.mktemp("engines")
+    return build_engines(nano, order, output, Builder("tensorrt-rtx")).folder
+
+
+@pytest.fixture
+def no_building(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    asked: list[str] = []
+
+    def build(self: Builder, onnx_file: Path, *rest: object) -> None:
+        asked.append(onnx_file.stem)
+        raise BackendError("it was asked to build")
+
+    monkeypatch.setattr(Builder, "build", build)
+    return asked  # type: ignore[return-value]
+
+
+def test_the_manifest_says_what_was_built(nano: Bundle, built: Path) -> None:
+    assert built.parts[-2] == "sm_89+sm_120"
+    engines = read_manifest(built / "manifest.json")
+    assert engines.compute_capabilities == ("8.9", "12.0")
+    assert built.name == f"tensorrt-rtx-{engines.backend_version}"
+    by_graph = {plan.graph: plan for plan in engines.plans}
+    transformer = by_graph["transformer"]
+    assert (transformer.precision, by_graph["solver_step"].precision) == ("bf16", "fp32")
+    assert transformer.num_bytes == (built / transformer.file).stat().st_size
+    # More than half of the weights' bytes: they are in it, in 16 bits.
+    assert transformer.num_bytes > nano.spec.model["parameters"]["transformer"]  # type: ignore[index]
+    layers, types = transformer.facts["layers"], transformer.facts["layer_types"]
+    blocks = nano.spec.model["transformer"]["num_blocks"]  # type: ignore[index]
+    assert layers["ATTENTION_INPUT"] == blocks  # type: ignore[index]
+    assert types["BF16"] > types["FLOAT"] > 0  # type: ignore[index]
+    assert 0 < transformer.facts["relative_error"]["velocity"] < 0.06  # type: ignore[index]
+    assert sorted(path.name for path in built.iterdir()) == [
+        "manifest.json", "solver_step-fp32.plan", "transformer-bf16.plan",
+    ]  # fmt: skip
+
+
+def test_the_runtime_chooses_what_was_built(nano: Bundle, built: Path, tmp_path: Path) -> None:
+    place = tmp_path / "engines" / built.parent.name
+    place.parent.mkdir()
+    place.symlink_to(built.parent)
+    version = read_manifest(built / "manifest.json").backend_version
+    here = Bundle(tmp_path, nano.spec)
+    _, plans = choose_plans(here, GRAPHS, "tensorrt-rtx", version, "12.0", "a GPU")
+    assert set(plans) == set(GRAPHS)
+
+
+def test_a_second_build_of_the_same_is_left_out(
+    nano: Bundle, order: Order, built: Path, no_building: list[str]
+) -> None:
+    output = built.parents[1]
+    said: list[str] = []
+    engines = build_engines(nano, order, output, Builder("tensorrt-rtx"), report=said.append)
+    assert no_building == []
+    assert all("is there, built from the same" in line for line in said)
+    assert len(said) == len(engines.plans) == len(GRAPHS)
+    # Anything that decides a plan's bytes builds it anew.
+    for changed in (
+        replace(order, max_tokens=200),
+        replace(order, weight_streaming=True),
+        replace(order, overrides={"max": {"layout": (300,)}}),
+    ):
+        with pytest.raises(BackendError):
+            build_engines(nano, replace(changed, graphs=("transformer",)), output, Builder("tensorrt-rtx"))
+    assert no_building == ["transformer"] * 3
+
+
+def test_a_cancelled_build_leaves_nothing(nano: Bundle, order: Order, tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+
+    def stop(phase: str, step: int, total: int) -> bool:
+        steps.append((phase, step, total))
+        return False
+
+    only = replace(order, graphs=("solver_step",))
+    with pytest.raises(RequestCancelled, match="cancelled"):
+        build_engines(nano, only, tmp_path, Builder("tensorrt-rtx"), progress=stop)
+    assert steps
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_attention_in_float32_is_taken_apart(nano: Bundle, order: Order, tmp_path: Path) -> None:
+    """No fused kernel takes it; without the builder's mark the build would fail."""
+    only = replace(order, graphs=("vae_encoder_first",), targets=order.targets[:1])
+    (plan,) = build_engines(nano, only, tmp_path, Builder("tensorrt-rtx")).plans
+    assert plan.precision == "fp32"
+    assert plan.facts["layers"]["ATTENTION_INPUT"] == 1  # type: ignore[index]
+
+
+def test_what_the_builder_refuses_is_one_line(
+    nano: Bundle, order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_engine, "save_typed", lambda model, path: path.write_bytes(b"no graph"))
+    with pytest.raises(BackendError, match="cannot read solver_step") as error:
+        build_engines(nano, replace(order, graphs=("solver_step",)), tmp_path, Builder("tensorrt-rtx"))
+    assert "\n" not in str(error.value)
+
+
+# --- the command line -------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_and_builds_nothing(
+    capsys: pytest.CaptureFixture[str], no_building: list[str], tmp_path: Path
+) -> None:
+    code = main(["nano", "--all", "--dry-run", "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "nano for t4 (sm_75) with tensorrt-rtx" in out
+    assert "sm_80+sm_86+sm_89+sm_120+sm_121" in out
+    assert "transformer: bf16" in out
+    assert "transformer: fp16" in out
+    assert "h100" not in out
+    assert no_building == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "no target is given"),
+        (["--target", "h100", "--backend", "tensorrt-rtx"], "use --backend tensorrt"),
+        (["--target", "t4", "--precision", "bf16"], "use --precision fp16"),
+        (["--target", "t4", "--target", "rtx4090"], "take different precisions"),
+        (["--target", "a100", "--target", "h100"], "give one target"),
+        (["--target", "rtx490"], "did you mean rtx4090"),
+        (["--recipe", "absent.toml"], "cannot be read"),
+        (["--target", "l4", "--maxShapes", "noisy"], "expected name:1x2x3"),
+        (["--target", "l4", "--quality", "absent.json"], "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nano", *argv]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_bfloat16_bundle_is_built_in_bfloat16_alone(nano: Bundle, order: Order, tmp_path: Path) -> None:
+    narrow = Bundle(nano.root, replace(nano.spec, made={**nano.spec.made, "dtype": "bfloat16"}))
+    wanted = replace(order, graphs=("transformer",), precision={**order.precision, "transformer": "fp16"})
+    with pytest.raises(Exception, match="--dtype float32"):
+        build_engines(narrow, wanted, tmp_path, Builder("tensorrt-rtx"))
+
+
+def test_a_quality_report_stays_beside_the_plans(
+    nano: Bundle, built: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "quality.json"
+    report.write_text(json.dumps({"success_rate": 0.25, "edits": 8}))
+    argv = ["nano", "--target", "l4", "--graph", "solver_step", "--output", str(tmp_path / "out")]
+    assert main([*argv, "--quality", str(report)]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert read_manifest(folder / "manifest.json").notes["quality"] == {"success_rate": 0.25, "edits": 8}

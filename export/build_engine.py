@@ -28,6 +28,7 @@ from editverse_rt.engine import (
     ShapeProfile,
     read_manifest,
     source_digest,
+    verify_plan_file,
     write_manifest,
 )
 from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled, RequestError
@@ -196,7 +197,7 @@ def _build_graph(
     key = _build_key(order, builder.version, graph, precision, source, profiles)
     file = f"{graph}-{precision}.plan"
     for plan in engines.plans:
-        if plan.file == file and plan.key == key and _is_whole(engines.folder / file, plan):
+        if plan.file == file and plan.key == key and _is_whole(engines, plan):
             report(f"{graph}: {file} is there, built from the same")
             return plan
     onnx_file = scratch / f"{graph}.onnx"
@@ -223,7 +224,7 @@ def _build_graph(
     partial.write_bytes(built.plan)
     os.replace(partial, engines.folder / file)
     report(
-        f"{graph}: {precision}, {built.seconds:.1f} s, {len(built.plan) / 1e6:.1f} MB, peak memory "
+        f"{graph}: {precision}, {built.seconds:.1f} s, {built.plan.nbytes / 1e6:.1f} MB, peak memory "
         f"{built.peak_bytes / 1e9:.2f} GB"
         + "".join(f", {name} off by {error:.1e}" for name, error in list(errors.items())[:1])
     )
@@ -238,7 +239,7 @@ def _build_graph(
         "workspace_bytes": order.smallest.workspace_bytes,
     }
     digest = hashlib.sha256(built.plan).hexdigest()
-    return PlanSpec(graph, precision, file, len(built.plan), digest, source, key, profiles, facts)
+    return PlanSpec(graph, precision, file, built.plan.nbytes, digest, source, key, profiles, facts)
 
 
 def _build_key(
@@ -261,8 +262,12 @@ def _typing_digest() -> str:
     return hashlib.sha256(Path(__file__).with_name("precision.py").read_bytes()).hexdigest()
 
 
-def _is_whole(path: Path, plan: PlanSpec) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == plan.sha256
+def _is_whole(engines: EngineSet, plan: PlanSpec) -> bool:
+    try:
+        verify_plan_file(engines, plan)
+    except BackendError:
+        return False
+    return True
 
 
 def _existing(folder: Path) -> EngineSet | None:

@@ -40,13 +40,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan's bytes, and what the builder tells of it.
+    """A plan's bytes, as the builder holds them (gigabytes, not copied), and what it tells of them.
 
     peak_bytes: the most that this process held while it was built. layers: how many of each kind the parsed
     network has, and in which types they compute; the fusions are decided later and only a GPU can show them.
     """
 
-    plan: bytes
+    plan: memoryview
     seconds: float
     peak_bytes: int
     layers: dict[str, int]
@@ -123,7 +123,7 @@ class Builder:
         if self._backend == "tensorrt":
             self._timing_cache = bytes(config.get_timing_cache().serialize())
         layers, types = _count_layers(trt, network)
-        return Built(bytes(plan), time.perf_counter() - begin, peak_bytes(), layers, types)
+        return Built(memoryview(plan), time.perf_counter() - begin, peak_bytes(), layers, types)
 
     def _let_attention_decompose(self, network: Any) -> None:
         """Where no fused kernel fits (float32, heads of one channel count) attention may be taken apart."""

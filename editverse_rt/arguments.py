@@ -60,6 +60,15 @@ It reads the bundle's facts and the inputs' headers, and runs nothing. What does
 with the largest that does.
 """
 
+VERIFY_HELP = """\
+examples:
+  editverse-rt verify --backend ort-cuda
+  editverse-rt verify BUNDLE --backend tensorrt-rtx
+
+One edit of a made-up clip, on the backend and on ort-cpu, from the same seed. Plans that come close enough
+get a stamp, and are used from then on without --allow-unverified.
+"""
+
 DOCTOR_HELP = """\
 examples:
   editverse-rt doctor
@@ -134,6 +143,14 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--bundle", default="nano", help="name or folder (default: nano)")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
+    verify = add("verify", "compare a backend with ort-cpu, and accept its plans", VERIFY_HELP)
+    verify.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
+    verify.add_argument("--backend", required=True, help="a name from `editverse-rt doctor`")
+    verify.add_argument(
+        "--num-inference-steps", type=positive_int, default=4, metavar="N", help="(default: 4)"
+    )
+    verify.add_argument("--json", action="store_true", help="print one JSON object")
+
     plan = add("plan", "say what a request costs, in memory and in time, before it runs", PLAN_HELP)
     plan.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
     plan.add_argument("--input", action="append", default=[], metavar="FILE", help="a video or an image")
@@ -190,6 +207,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add("--fps", type=positive_number, metavar="RATE", help="frames a second (default: the source's)")
     add("--bundle", default="nano", help="name or folder (default: nano)")
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
+    add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--preview", type=Path, metavar="PNG", help="also write a contact sheet, source over result")
     add("--json", action="store_true", help="print one JSON object about the result")

@@ -1,4 +1,4 @@
-"""The command line `editverse-rt`: edit, generate, plan, info and doctor.
+"""The command line `editverse-rt`: edit, generate, plan, verify, info and doctor.
 
 Results go to standard output; progress, notices and errors to standard error. Exit codes: 0 done,
 2 a request, a file, a bundle or a backend that cannot be used (one line says why), 130 interrupted,
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from editverse_rt.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.plan_report import report_plan
 from editverse_rt.sequence import has_tags
+from editverse_rt.verify import verify_backend
 
 __all__ = ["main"]
 
@@ -116,7 +118,7 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
 
     begin = time.perf_counter()
     progress = None if args.quiet else Progress(sys.stderr)
-    with Pipeline.open(args.bundle, args.backend, num_threads=args.threads) as pipeline:
+    with open_pipeline(args) as pipeline:
         result = pipeline(
             prompt,
             num_inference_steps=args.num_inference_steps,
@@ -141,6 +143,12 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
             print(f"editverse-rt: {notice}", file=sys.stderr)
     report(args, prompt, result, info, notices, time.perf_counter() - begin)
     return EXIT_OK
+
+
+def open_pipeline(args: argparse.Namespace) -> Pipeline:
+    return Pipeline.open(
+        args.bundle, args.backend, num_threads=args.threads, allow_unverified=args.allow_unverified
+    )
 
 
 def check_output(path: Path) -> None:
@@ -240,7 +248,7 @@ class Progress:
             self._open = False
 
 
-# --- plan, info and doctor --------------------------------------------------------------------------------
+# --- plan, verify, info and doctor --------------------------------------------------------------------------
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -249,6 +257,22 @@ def run_plan(args: argparse.Namespace) -> int:
         print_json(facts)
     else:
         print("\n".join(lines))
+    return EXIT_OK
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    report = verify_backend(args.bundle, args.backend, args.num_inference_steps)
+    facts = asdict(report)
+    if args.json:
+        print_json(facts)
+    else:
+        print(
+            f"{report.backend} against ort-cpu: {report.psnr_db:.1f} dB, of at least "
+            f"{report.least_psnr_db:.1f}; {report.share_beyond_one_level:.2%} of the pixels further than one "
+            "grey level"
+        )
+        for path in report.stamps:
+            print(f"accepted: {path}")
     return EXIT_OK
 
 
@@ -360,5 +384,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": run_generate,
     "info": run_info,
     "plan": run_plan,
+    "verify": run_verify,
     "doctor": run_doctor,
 }

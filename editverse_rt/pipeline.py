@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from editverse_rt import video
 from editverse_rt.backends import Runner, Selection, select_backend
 from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.engine import EngineSet
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.frames import Frames
 from editverse_rt.inputs import Inputs, Source
@@ -114,17 +115,19 @@ class Pipeline:
         backend: str = "auto",
         *,
         num_threads: int | None = None,
+        allow_unverified: bool = False,
     ) -> Pipeline:
         """Verify a bundle and open it on a backend.
 
         bundle: a name that ships, or a folder. backend: a name from `editverse_rt.backends`, or "auto".
         num_threads: of the CPU, None for one a core; results do not depend on it.
+        allow_unverified: take plans that `editverse-rt verify` has not accepted on this GPU.
         Raises BundleError, BackendError.
         """
         if num_threads is not None and num_threads < 1:
             raise RequestError(f"num_threads is {num_threads}; give at least 1, or None for one a core")
         loaded = load_bundle(bundle)
-        selection = select_backend(backend, loaded)
+        selection = select_backend(backend, loaded, allow_unverified=allow_unverified)
         return cls(loaded, selection.backend.open_runner(loaded, num_threads), selection)
 
     def __enter__(self) -> Pipeline:
@@ -142,6 +145,17 @@ class Pipeline:
     @property
     def bundle(self) -> Bundle:
         return self._bundle
+
+    @property
+    def engines(self) -> EngineSet | None:
+        """The plans that the runner runs, None where it runs ONNX files."""
+        found = getattr(self._runner, "engines", None)
+        return found if isinstance(found, EngineSet) else None
+
+    @property
+    def gpu(self) -> str:
+        """The name of the GPU that the plans run on, "" where there are none."""
+        return str(getattr(self._runner, "gpu_name", ""))
 
     def info(self) -> dict[str, Any]:
         """What is open: bundle, backend, and why the backends preferred over it were passed over."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from editverse_rt.backends.base import Availability, Backend, Runner
 from editverse_rt.backends.ort import OrtBackend
+from editverse_rt.backends.trt import TrtBackend
 from editverse_rt.bundle import Bundle
 from editverse_rt.errors import BackendError
 
@@ -13,15 +14,11 @@ __all__ = ["Availability", "Backend", "Runner", "Selection", "list_backends", "s
 
 # In the order of preference of "auto".
 _BACKENDS: tuple[Backend, ...] = (
+    TrtBackend("tensorrt", "tensorrt-cu13"),
+    TrtBackend("tensorrt-rtx", "tensorrt-rtx-cu13"),
     OrtBackend("ort-cuda", "CUDAExecutionProvider", "onnxruntime-gpu"),
     OrtBackend("ort-cpu", "CPUExecutionProvider", "onnxruntime"),
 )
-
-# Named in the design, preferred over all above, and not written yet.
-_PLANNED = {
-    "tensorrt": "this version of editverse-rt runs no TensorRT plans; use ort-cuda or ort-cpu",
-    "tensorrt-rtx": "this version of editverse-rt runs no TensorRT for RTX plans; use ort-cuda or ort-cpu",
-}
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,13 @@ class Selection:
 
 def list_backends() -> tuple[Availability, ...]:
     """All backends in the order of preference, each with the reason why it cannot be used here, or None."""
-    planned = tuple(Availability(name, reason) for name, reason in _PLANNED.items())
-    return planned + tuple(backend.probe() for backend in _BACKENDS)
+    return tuple(backend.probe() for backend in _BACKENDS)
 
 
-def select_backend(name: str, bundle: Bundle) -> Selection:
+def select_backend(name: str, bundle: Bundle, *, allow_unverified: bool = False) -> Selection:
     """Choose the backend that was named, or for "auto" the first that is here and can run the bundle.
 
+    allow_unverified: take plans that were never verified on this GPU.
     Raises BackendError with reasons: an unknown name, a named backend that is not available (there is no
     falling back from a named one), or none at all.
     """
@@ -53,9 +50,12 @@ def select_backend(name: str, bundle: Bundle) -> Selection:
     for candidate, state in states.items():
         if name not in ("auto", candidate):
             continue
-        reason = state.reason or backends[candidate].refuse(bundle)
+        backend = backends[candidate]
+        reason = state.reason or backend.refuse(bundle)
+        if reason is None and not allow_unverified:
+            reason = backend.unverified(bundle)
         if reason is None:
-            return Selection(backends[candidate], state, tuple(passed_over))
+            return Selection(backend, state, tuple(passed_over))
         if name == candidate:
             raise BackendError(f'backend "{name}" cannot be used: {reason}')
         passed_over.append(Availability(candidate, reason, state.version))

@@ -68,6 +68,10 @@ class Backend(Protocol):
         """None if the bundle holds what this backend needs, else what is missing and what to do."""
         ...
 
+    def unverified(self, bundle: Bundle) -> str | None:
+        """None if what the bundle holds for this backend was verified here, else what to run first."""
+        ...
+
     def open_runner(self, bundle: Bundle, num_threads: int | None) -> Runner:
         """A runner of bundle's graphs, not yet entered; num_threads None leaves the choice to the backend."""
         ...

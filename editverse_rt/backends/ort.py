@@ -69,6 +69,9 @@ class OrtBackend:
     def refuse(self, bundle: Bundle) -> str | None:
         return None
 
+    def unverified(self, bundle: Bundle) -> str | None:
+        return None
+
     def open_runner(self, bundle: Bundle, num_threads: int | None) -> OrtRunner:
         """A runner of bundle's ONNX files; num_threads None is one thread for each physical core."""
         return OrtRunner(bundle, self._provider, num_threads)

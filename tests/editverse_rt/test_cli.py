@@ -44,7 +44,7 @@ class FakePipeline:
     closed = False
 
     @classmethod
-    def open(cls, bundle: str, backend: str, *, num_threads: int | None) -> FakePipeline:
+    def open(cls, bundle: str, backend: str, *, num_threads: int | None, **_: bool) -> FakePipeline:
         FakePipeline.opened = (bundle, backend, num_threads)
         FakePipeline.closed = False
         return cls()

@@ -246,7 +246,7 @@ class PipelineOfNoise:
     """Computes nothing; its result is a real one, of frames that no encoder makes small."""
 
     @classmethod
-    def open(cls, bundle: str, backend: str, *, num_threads: int | None) -> PipelineOfNoise:
+    def open(cls, bundle: str, backend: str, *, num_threads: int | None, **_: bool) -> PipelineOfNoise:
         return cls()
 
     def __enter__(self) -> PipelineOfNoise:

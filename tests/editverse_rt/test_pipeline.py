@@ -536,7 +536,7 @@ def test_opening_checks_its_arguments(fake_bundle: Any) -> None:
         Pipeline.open(fake_bundle.root, num_threads=0)
     with pytest.raises(BackendError, match='no backend "gpu"; choose auto or one of tensorrt'):
         Pipeline.open(fake_bundle.root, "gpu")
-    with pytest.raises(BackendError, match='backend "tensorrt" cannot be used: .*install'):
+    with pytest.raises(BackendError, match=r'backend "tensorrt" cannot be used: .*install'):
         Pipeline.open(fake_bundle.root, "tensorrt")
 
 

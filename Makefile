@@ -14,14 +14,14 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native format clean
+.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native sanitize format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native    its parts;  make format, wheel, clean"
-	@echo "make native  the C library and its examples, in $(NATIVE)"
+	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 
 # --- demo ---------------------------------------------------------------------------------------------
 
@@ -88,29 +88,43 @@ test-wheel: wheel .venv-wheel/ready
 
 NATIVE := build/native
 NATIVE_DEPS := build/native-deps
+# FFMPEG=OFF builds a library that takes frames in memory only.
+FFMPEG ?= ON
+FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev libswscale-dev)
 # With CMAKE_PREFIX_PATH=... a user's own ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL are taken, and
 # nothing is fetched.
-NATIVE_CMAKE = cmake -S cpp -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
+NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TESTS=ON -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
     $(if $(shell command -v ninja),-G Ninja)
+# FFmpeg's libraries need others that were fetched with them.
+NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(CURDIR)/$(NATIVE_DEPS)/usr/lib/$(shell cc -print-multiarch))
 
-$(NATIVE_DEPS)/ready: cpp/tools/fetch_deps.sh .venv/ready
-	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python
+$(NATIVE_DEPS)/ready-$(FFMPEG): cpp/tools/fetch_deps.sh .venv/ready
+	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python $(FFMPEG_PACKAGES)
 	@touch $@
 
-native: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready)
-	$(NATIVE_CMAKE) -B $(NATIVE) -DCMAKE_BUILD_TYPE=Release -DEDITVERSE_TESTS=ON
+native: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG))
+	$(NATIVE_CMAKE) -B $(NATIVE) -DCMAKE_BUILD_TYPE=Release
 	cmake --build $(NATIVE)
 
 # Without a compiler there is nothing to test, which is said; CI has one, and fails without.
 ifneq ($(and $(shell command -v c++),$(shell command -v cmake)),)
 test-native: native
-	ctest --test-dir $(NATIVE) --output-on-failure
-	.venv/bin/python -m pytest $(PYTEST) cpp/tests
+	$(NATIVE_RUN) ctest --test-dir $(NATIVE) --output-on-failure
+	$(NATIVE_RUN) .venv/bin/python -m pytest $(PYTEST) cpp/tests
 else
 test-native:
 	@echo "test-native: SKIPPED: there is no C++ compiler or no cmake on this machine"
 	@test -z "$(CI)"
 endif
+
+# Slow, so not a part of `make test`: memory errors and leaks, undefined behaviour, races.
+sanitize: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG))
+	$(NATIVE_CMAKE) -B build/asan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=address,undefined
+	cmake --build build/asan
+	ctest --test-dir build/asan --output-on-failure
+	$(NATIVE_CMAKE) -B build/tsan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=thread
+	cmake --build build/tsan
+	ctest --test-dir build/tsan --output-on-failure
 
 # --- the rest -----------------------------------------------------------------------------------------
 

@@ -15,8 +15,12 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/EditVerseRTConfigVersion.
   COMPATIBILITY SameMinorVersion)
 install(FILES
   ${PROJECT_BINARY_DIR}/EditVerseRTConfig.cmake ${PROJECT_BINARY_DIR}/EditVerseRTConfigVersion.cmake
-  cmake/FindSentencePiece.cmake
+  cmake/FindSentencePiece.cmake cmake/FindFFmpeg.cmake
   DESTINATION ${EDITVERSE_CMAKE_DIR})
 
+set(EDITVERSE_LINKS_PRIVATE "-lsentencepiece -lcrypto -lpthread -ldl -lstdc++ -lm")
+if(EDITVERSE_FFMPEG)
+  string(PREPEND EDITVERSE_LINKS_PRIVATE "-lavformat -lavcodec -lswscale -lavutil ")
+endif()
 configure_file(cmake/editverse_rt.pc.in ${PROJECT_BINARY_DIR}/editverse_rt.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/editverse_rt.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,5 +1,5 @@
-/* Edits a clip: edit BUNDLE IN.ppm OUT.ppm INSTRUCTION, with <video1> in the instruction. Both files hold PPM
- * pictures in a row: `ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`, `ffmpeg -i out.ppm out.mp4`. */
+/* Edits a video: edit BUNDLE IN OUT.ppm INSTRUCTION, with <video1> in the instruction. IN: a video, or PPM pictures
+ * in a row (`ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`), as OUT.ppm is (`ffmpeg -i out.ppm out.mp4`). */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -28,7 +28,7 @@ static int read_ppm(const char *path, unsigned char **pixels, int *width, int *h
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) return fprintf(stderr, "usage: edit BUNDLE IN.ppm OUT.ppm INSTRUCTION\n"), 2;
+    if (argc != 5) return fprintf(stderr, "usage: edit BUNDLE IN OUT.ppm INSTRUCTION\n"), 2;
     unsigned char *pixels = NULL;
     ev_options options;
     ev_input video;
@@ -38,7 +38,7 @@ int main(int argc, char **argv) {
     video.name = "video1";
     video.num_frames = read_ppm(argv[2], &pixels, &video.width_px, &video.height_px);
     video.num_bytes = (size_t)video.num_frames * (size_t)video.width_px * (size_t)video.height_px * 3;
-    video.frames = pixels;
+    if (video.num_frames) video.frames = pixels; else video.path = argv[2];
     request.prompt = argv[4], request.inputs = &video, request.num_inputs = 1, request.callback = show_step;
     ev_pipeline *pipeline = NULL;
     ev_result *result = NULL;

@@ -1,4 +1,4 @@
-// Reading of files, and resizing: FFmpeg. Not written yet: media_absent.cpp stands in. The twin of
+// Reading of files, and resizing: FFmpeg. Without EDITVERSE_FFMPEG media_absent.cpp stands in. The twin of
 // editverse_rt/video/reading.py.
 #pragma once
 

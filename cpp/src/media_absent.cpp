@@ -1,4 +1,4 @@
-// The answers of a build without FFmpeg, which so far every build is.
+// The answers of a build without FFmpeg.
 #include "error.hpp"
 #include "media.hpp"
 
@@ -7,7 +7,7 @@ namespace ev {
 namespace {
 
 [[noreturn]] void fail_without_ffmpeg(const std::string& path) {
-  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; decode it and give frames");
+  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; decode it and give frames, or build with -DEDITVERSE_FFMPEG=ON");
 }
 
 }  // namespace

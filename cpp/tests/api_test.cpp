@@ -30,10 +30,11 @@ void check_failure(int code, int expected, const std::string& part, int line) {
 }
 #define CHECK_FAILURE(code, expected, part) check_failure((code), (expected), (part), __LINE__)
 
-ev_options options_for(const std::string& folder) {
+/// folder: kept as it is, so it must outlive the options.
+ev_options options_for(const char* folder) {
   ev_options options;
   ev_options_init(&options);
-  options.bundle = folder.c_str();
+  options.bundle = folder;
   options.num_threads = 1;
   return options;
 }
@@ -41,7 +42,7 @@ ev_options options_for(const std::string& folder) {
 /// A pipeline, a plan of its smallest picture, and room for a request: what most checks begin with.
 struct Bench {
   Bench() {
-    const ev_options options = options_for(bundle);
+    const ev_options options = options_for(bundle.c_str());
     CHECK(ev_open(&pipeline, &options) == EV_OK);
     ev_request_init(&request);
     request.prompt = "A red circle";
@@ -122,7 +123,7 @@ void check_null_pointers() {
   ev_plan_info_init(&info);
   ev_frames frames;
   ev_frames_init(&frames);
-  ev_options options = options_for(bundle);
+  ev_options options = options_for(bundle.c_str());
   CHECK_FAILURE(ev_open(nullptr, &options), EV_ERROR_ARGUMENT, "pipeline is NULL");
   CHECK_FAILURE(ev_open(&untouched, nullptr), EV_ERROR_ARGUMENT, "ev_options is NULL");
   CHECK(untouched == nullptr);
@@ -153,7 +154,7 @@ void check_null_pointers() {
 void check_struct_sizes() {
   Bench bench;
   ev_pipeline* pipeline = nullptr;
-  ev_options options = options_for(bundle);
+  ev_options options = options_for(bundle.c_str());
   for (const std::size_t wrong : {std::size_t{0}, sizeof(ev_options) - 1, std::size_t{100000}, SIZE_MAX}) {
     options.struct_size = wrong;
     CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_ARGUMENT, "ev_options has struct_size");
@@ -276,10 +277,10 @@ void check_bundles() {
   ev_pipeline* pipeline = nullptr;
   ev_options options = options_for("/no/such/folder");
   CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_BUNDLE, "no such folder");
-  options = options_for(bundle);
+  options = options_for(bundle.c_str());
   options.num_threads = 0;
   CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_REQUEST, "num_threads is 0");
-  options = options_for(bundle);
+  options = options_for(bundle.c_str());
   options.backend = "abacus";
   CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_BACKEND, "there is no backend \"abacus\"");
   options.backend = "tensorrt-rtx";
@@ -294,7 +295,7 @@ void check_bundles() {
     fs::copy(bundle, folder, fs::copy_options::recursive);
     change();
     const std::string text = folder.string();
-    const ev_options damaged = options_for(text);
+    const ev_options damaged = options_for(text.c_str());
     CHECK_FAILURE(ev_open(&pipeline, &damaged), code, part);
     CHECK(pipeline == nullptr);
   };
@@ -356,7 +357,7 @@ void check_broken_graph() {
   std::ofstream(folder / "bundle.json") << text;
   fs::copy_file(folder / "tokenizer.model", folder / "noise.onnx", fs::copy_options::overwrite_existing);
   const std::string path = folder.string();
-  const ev_options options = options_for(path);
+  const ev_options options = options_for(path.c_str());
   Bench bench;
   ev_close(&bench.pipeline);
   CHECK(ev_open(&bench.pipeline, &options) == EV_OK);

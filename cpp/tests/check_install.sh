@@ -54,7 +54,7 @@ sed "s|^prefix=.*|prefix=$prefix|" "$libdir/pkgconfig/editverse_rt.pc" >"$work/e
 if command -v pkg-config >/dev/null; then
     # shellcheck disable=SC2046
     cc "$work/app/app.c" $(PKG_CONFIG_PATH=$work pkg-config --cflags --libs editverse_rt) -o "$work/by-pkg-config"
-    LD_LIBRARY_PATH=$libdir expect "$work/by-pkg-config"
+    LD_LIBRARY_PATH=$libdir${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} expect "$work/by-pkg-config"
 fi
 # As a part of another project: configured only, since building it all once more would show nothing new.
 mkdir "$work/parent"

@@ -1,7 +1,7 @@
 """Videos and images by their paths, and frames that have to be resized: the C library beside the Python host.
 
-The two hosts have FFmpeg of different versions, whose decoders and scalers are asked for exact results; that they
-agree byte by byte is what is tested.
+The two hosts have FFmpeg of different versions, whose decoders and scalers are asked for exact results; that
+they agree byte by byte is what is tested.
 """
 
 from __future__ import annotations

@@ -42,7 +42,11 @@ fetch_packages() { # PACKAGE ...
     # Named packages that are installed are wanted here all the same only if something else is missing: CMake looks
     # on the system too.
     for package in "$state"/cache/archives/*.deb; do
-        [ -e "$package" ] && dpkg -x "$package" "$folder"
+        case $package in
+        # Programs run with these libraries in their path; the C library and the compiler's are the system's own.
+        */libc6_* | */libstdc++6_* | */libgcc-s1_*) ;;
+        *) [ -e "$package" ] && dpkg -x "$package" "$folder" ;;
+        esac
     done
     rm -rf "$state/cache"
     touch "$stamp"

@@ -1,0 +1,154 @@
+"""`python -m export.compare_forms CHECKPOINT`: one transformer in every form that a backend may run it in.
+
+Each lowering of `RopeAttention` and each precision, on a CPU, against the PyTorch reference in float32. With
+`--random editverse-2b --blocks 1` it is a block of that shape with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from editverse_rt.sequence import Grid, lay_out
+from export.export_onnx import export_graph
+from export.graphs import build_graphs
+from export.precision import save_typed, set_precision, use_standard_attention
+from export.precision_error import relative_error
+from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint
+
+__all__ = ["FORMS", "TOLERANCES", "Measured", "compare_forms", "format_forms"]
+
+Array = NDArray[Any]
+FORMS = (
+    "inline", "fused", "inline, bf16 emulated", "inline, fp16 emulated", "inline, fp16", "PyTorch bfloat16",
+)  # fmt: skip
+TOLERANCES = {"float32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "bfloat16": 8e-2}
+"""Largest relative error of the velocity, by what a form computes in."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One form's velocity against the reference's."""
+
+    form: str
+    relative: float
+    max_abs: float
+
+    @property
+    def tolerance(self) -> float:
+        return next((t for name, t in TOLERANCES.items() if name in self.form), TOLERANCES["float32"])
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.tolerance
+
+
+@torch.no_grad()
+def compare_forms(checkpoint: Checkpoint, seed: int = 0) -> Iterator[Measured]:
+    """Measure all of `FORMS` on one drawn request: text, a clip, and a result of the clip's size."""
+    inputs = draw_inputs(checkpoint, seed)
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    model = checkpoint.transformer
+    exact = model(**tensors).numpy()
+
+    def measured(form: str, found: Array) -> Measured:
+        return Measured(form, relative_error(found, exact), float(np.abs(found - exact).max()))
+
+    graph = build_graphs(checkpoint)["transformer"]
+    with tempfile.TemporaryDirectory() as folder:
+        sources: dict[str, Path] = {}
+        for lowering in ("inline", "fused"):
+            sources[lowering] = Path(folder) / f"{lowering}.onnx"
+            save_typed(export_graph(graph, checkpoint, lowering), sources[lowering])
+            yield measured(lowering, _run(sources[lowering], inputs))
+        for precision, emulate in (("bf16", True), ("fp16", True), ("fp16", False)):
+            typed = ir.load(sources["inline"])
+            use_standard_attention(typed)
+            set_precision(typed, precision, emulate=emulate)
+            path = Path(folder) / f"{precision}{emulate}.onnx"
+            save_typed(typed, path)
+            yield measured(f"inline, {precision}{' emulated' if emulate else ''}", _run(path, inputs))
+    model.to(torch.bfloat16)
+    narrow = {n: t.bfloat16() if t.is_floating_point() and n != "timestep" else t for n, t in tensors.items()}
+    yield measured("PyTorch bfloat16", model(**narrow).float().numpy())
+    model.to(torch.float32)
+
+
+def draw_inputs(checkpoint: Checkpoint, seed: int) -> dict[str, Array]:
+    """One request's inputs, normal values and a real layout."""
+    rng = np.random.default_rng(seed)
+    config, grid = checkpoint.transformer.config, Grid(3, 4, 5)
+    layout = lay_out([11, grid, 1], grid)
+
+    def rows(count: int, width: int) -> Array:
+        return rng.normal(size=(count, width)).astype(np.float32)
+
+    return {
+        "text": rows(12, config.text_dim),
+        "clean": rows(grid.num_patches, config.patch_dim),
+        "noisy": rows(grid.num_patches, config.patch_dim),
+        "layout": layout.layout,
+        "positions": layout.positions,
+        "timestep": np.array(0.4, np.float32),
+    }
+
+
+def format_forms(columns: dict[str, list[Measured]]) -> str:
+    """A Markdown table: a line a form, a column a model, "relative / largest absolute error" in a cell."""
+    lines = [f"| form | {' | '.join(columns)} | tolerance |", f"| --- |{' --- |' * (len(columns) + 1)}"]
+    for form in FORMS:
+        cells = [next(m for m in measured if m.form == form) for measured in columns.values()]
+        shown = [f"{m.relative:.1e} / {m.max_abs:.1e}{'' if m.passed else ' FAILED'}" for m in cells]
+        lines.append(f"| {form} | {' | '.join(shown)} | {cells[0].tolerance:.0e} |")
+    return "\n".join(lines)
+
+
+def _run(path: Path, inputs: dict[str, Array]) -> Array:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    result: Array = session.run(None, inputs)[0]
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.compare_forms",
+        description="Hold every form of a transformer to the PyTorch reference.",
+        epilog="example: python -m export.compare_forms CHECKPOINT --random editverse-2b --blocks 1",
+    )
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--random", metavar="CONFIG", help="also one with random weights: nano, editverse-2b")
+    parser.add_argument("--blocks", type=int, help="blocks of the random one (default: the config's)")
+    args = parser.parse_args()
+    if args.checkpoint is None and args.random is None:
+        parser.error("give a checkpoint, or --random CONFIG")
+    columns: dict[str, list[Measured]] = {}
+    if args.checkpoint is not None:
+        checkpoint = load_checkpoint(args.checkpoint, dtype=torch.float32)
+        columns[args.checkpoint.parent.name or "checkpoint"] = list(compare_forms(checkpoint))
+    if args.random is not None:
+        overrides = {} if args.blocks is None else {"num_blocks": args.blocks}
+        with tempfile.TemporaryDirectory() as folder:
+            make_random_checkpoint(args.random, folder, transformer_overrides=overrides)
+            checkpoint = load_checkpoint(folder, dtype=torch.float32)
+            name = f"{args.random}, {checkpoint.transformer.config.num_blocks} blocks, random"
+            columns[name] = list(compare_forms(checkpoint))
+    print(format_forms(columns))
+    return 0 if all(m.passed for measured in columns.values() for m in measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,7 +26,7 @@ from editverse_rt.spec import FORMAT_VERSION, BundleSpec, GraphSpec, Schedule, T
 from export import lower
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
 from export.noise import build_noise_model
-from export.weights import count_weight_bytes, move_weights_out, strip_traces
+from export.weights import count_weight_bytes, halve_exact_weights, move_weights_out, strip_traces
 from reference.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["export_bundle", "export_graph"]
@@ -55,6 +55,7 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
         value.shape = ir.Shape(tensor.shape)
     lower.lower_attention(model, checkpoint.transformer.config, lowering)
     strip_traces(model, keep_shapes_of=lower.OP_TYPE)
+    halve_exact_weights(model)
     return model
 
 

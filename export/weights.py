@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import onnx_ir as ir
 
-__all__ = ["count_weight_bytes", "move_weights_out", "strip_traces"]
+__all__ = ["count_weight_bytes", "halve_exact_weights", "move_weights_out", "strip_traces"]
 
 # Constants below this stay in the graph, where a reader of the file and shape inference see them.
 MIN_MOVED_BYTES = 1024
@@ -60,6 +61,34 @@ def _weights(model: ir.Model) -> Iterator[ir.Value]:
 def count_weight_bytes(models: Sequence[ir.Model]) -> int:
     """Bytes of all weights of the models, each model counted by itself."""
     return sum(value.const_value.nbytes for model in models for value in _weights(model) if value.const_value)
+
+
+def halve_exact_weights(model: ir.Model) -> int:
+    """Store the float32 weights that float16 holds exactly as float16, each behind a Cast; say how many.
+
+    Nothing is rounded: the graph computes what it did. A session folds the Casts away when it is made.
+    """
+    graph = model.graph
+    halved = 0
+    for value in list(_weights(model)):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < MIN_MOVED_BYTES:
+            continue
+        exact = tensor.numpy()
+        with np.errstate(over="ignore"):
+            half = exact.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), exact):
+            continue
+        name = value.name or ""
+        stored = ir.Value(name=f"{name}.float16", const_value=ir.tensor(half, name=f"{name}.float16"))
+        cast_node = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT}, name=f"Cast_{name}")
+        value.replace_all_uses_with(cast_node.outputs[0])
+        del graph.initializers[name]
+        cast_node.outputs[0].name = name
+        graph.register_initializer(stored)
+        graph.insert_before(graph[0], cast_node)
+        halved += 1
+    return halved
 
 
 def move_weights_out(models: Sequence[ir.Model], path: Path) -> None:

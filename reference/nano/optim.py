@@ -13,15 +13,28 @@ import torch
 from torch import Tensor, nn
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Push all singular values of a matrix [rows, columns] towards 1."""
+BLOCK_ROWS = 64
+"""A matrix is orthogonalised in blocks of this many rows: a fifth of the work, and as many steps to learn."""
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push all singular values of each of [..., rows, columns], rows <= columns, towards 1."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x
+
+
+def orthogonal_update(gradient: Tensor) -> Tensor:
+    """The orthogonalised blocks of a gradient [out, ...], of its shape."""
+    matrix = gradient.reshape(gradient.shape[0], -1)
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.mT if is_tall else matrix
+    rows = BLOCK_ROWS if wide.shape[0] % BLOCK_ROWS == 0 else wide.shape[0]
+    blocks = orthogonalize(wide.reshape(-1, rows, wide.shape[1])).reshape(wide.shape)
+    return (blocks.mT if is_tall else blocks).reshape(gradient.shape)
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,10 +53,9 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(state["momentum"], group["momentum"])
-                matrix = orthogonalize(update.reshape(update.shape[0], -1))
-                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                parameter.add_(matrix.reshape(parameter.shape), alpha=-group["lr"] * scale)
+                update = orthogonal_update(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                scale = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
+                parameter.add_(update, alpha=-group["lr"] * scale)
 
 
 class Averaged:

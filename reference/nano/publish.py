@@ -14,10 +14,18 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
+from torch import nn
 
 from reference.checkpoint import LIMITS, load_checkpoint, save_checkpoint
 from reference.nano.optim import Averaged
 from reference.nano.train import NOT_STARTED, Nano, make_optimizers, save_state
+
+
+@torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Round the weights to values that float16 holds: the export then stores them in half the bytes."""
+    for parameter in module.parameters():
+        parameter.copy_(parameter.half().float())
 
 
 def publish(run: Path, folder: Path) -> Path:
@@ -26,10 +34,13 @@ def publish(run: Path, folder: Path) -> Path:
     nano = Nano()
     names = [name for name, _ in nano.named_parameters()]
     nano.load_state_dict({name: state["average"][name] for name in names}, strict=False)
+    vae = AutoencoderKLWan.from_pretrained(run / "vae")
+    for part in (nano, vae):
+        round_to_half(part)
     return save_checkpoint(
         folder,
         transformer=nano.transformer,
-        vae=AutoencoderKLWan.from_pretrained(run / "vae"),
+        vae=vae,
         text_encoder=nano.text_encoder,
         tokenizer_file=run / "tokenizer.model",
         limits=LIMITS["nano"],

@@ -2,21 +2,27 @@
 
     python -m reference.nano.train RUN --minutes 90
 
-RUN/state.pt holds everything; a second call goes on from there. RUN/log.jsonl takes a line every 50 steps:
+RUN/state.pt holds everything; a second call goes on from there. RUN/log.jsonl takes a line every 100 steps:
 loss, samples seen, hours; and every `--evaluate` steps the error left after a short sampling of held-out
 requests, relative to the error of doing nothing, for each task.
+
+Small batches learn most from a sample, and small matrices gain little from a second thread; so each core has
+a process of its own (`--workers`), with its own samples, and the gradients are averaged.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
@@ -33,6 +39,9 @@ MIN_TIME_LEFT = 0.1
 TEXT_DROPOUT = 0.1
 EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.1, 0.4, 0.5
 """A task is learnt on images, which cost a third of a clip, and carried over to clips in the later half."""
+POSITION_GAIN = 2.0
+"""Attention starts with this scale on the rows' and columns' channels: a token is to find its like at once."""
+LOG_EVERY = 100
 VALIDATION_SEED = 2
 
 
@@ -43,6 +52,11 @@ class Nano(nn.Module):
         super().__init__()
         self.text_encoder = make_nano_text_encoder()
         self.transformer = EditVerseTransformer(CONFIGS["nano"])
+        sequential, temporal, *_ = CONFIGS["nano"].axis_dims
+        first = (sequential + temporal) // 2
+        for block in self.transformer.blocks:
+            for norm in (block.attention.q_norm, block.attention.k_norm):
+                norm.data.view(2, -1)[:, first:] = POSITION_GAIN
 
     def encode_text(self, batch: Batch) -> Tensor:
         """[B * Lt, text_dim]."""
@@ -143,7 +157,9 @@ def save_state(
 ) -> None:
     """Write all that a later call needs to go on."""
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    torch.save(state | {"average": average.values, "progress": progress}, path)
+    partial = path.with_suffix(".tmp")
+    torch.save(state | {"average": average.values, "progress": progress}, partial)
+    os.replace(partial, path)
 
 
 def make_optimizers(
@@ -159,17 +175,25 @@ def make_optimizers(
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def average_over_workers(model: Nano, facts: Tensor) -> Tensor:
+    """Average the gradients in place, and add facts [n] up over the workers."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    together = torch.cat([g.flatten() for g in gradients] + [facts])
+    dist.all_reduce(together)
+    start = 0
+    for gradient in gradients:
+        total = together[start : start + gradient.numel()]
+        gradient.copy_(total.view_as(gradient) / dist.get_world_size())
+        start += gradient.numel()
+    return together[start:]
+
+
+def train(rank: int, args: argparse.Namespace) -> None:
+    """One worker; the first keeps the clock, the log and the state."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{args.meeting.absolute()}", rank=rank, world_size=args.workers
     )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--minutes", type=float, default=90.0, help="total training time, over all calls")
-    parser.add_argument("--tokens", type=int, default=3072, help="padded tokens a step")
-    parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--adam-lr", type=float, default=1.5e-3)
-    parser.add_argument("--evaluate", type=int, default=250)
-    args = parser.parse_args()
     torch.manual_seed(0)
     model = Nano()
     optimizers = make_optimizers(model, args.lr, args.adam_lr)
@@ -182,34 +206,40 @@ def main() -> None:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         average.values, progress_of = state["average"], state["progress"]
-        torch.manual_seed(progress_of["step"])
     shadow = Nano()
     for block in model.transformer.blocks:
         block.compile(dynamic=True)
     pool = ShardPool(args.run / "data")
-    validation = validation_set(args.run)
-    rng = np.random.default_rng([3, progress_of["step"]])
+    validation = validation_set(args.run) if rank == 0 else []
+    torch.manual_seed(progress_of["step"] * args.workers + rank)
+    rng = np.random.default_rng([3, progress_of["step"], rank])
     batches = pool.batches(rng, args.tokens)
     losses: list[float] = []
     start = time.monotonic() - progress_of["spent"]
-    while (progress := (time.monotonic() - start) / (60 * args.minutes)) < 1:
+    progress = progress_of["spent"] / (60 * args.minutes)
+    while progress < 1:
         pool.video_share = EARLY_VIDEO_SHARE if progress < LATE else LATE_VIDEO_SHARE
         packed = next(batches)
         batch = collate(packed, rng.random(len(packed)) < TEXT_DROPOUT)
         loss = velocity_loss(model, batch)
         loss.backward()
+        spent = time.monotonic() - start if rank == 0 else 0.0
+        facts = average_over_workers(model, torch.tensor([float(loss.detach()), len(packed), spent]))
+        losses.append(float(facts[0]) / args.workers)
+        progress_of["spent"] = float(facts[2])
+        progress = progress_of["spent"] / (60 * args.minutes)
         nn.utils.clip_grad_norm_(optimizers[1].param_groups[0]["params"], 1.0)
-        factor = min(1.0, (progress_of["step"] + 1) / 100, (1 - progress) / 0.45)
+        factor = min(1.0, (progress_of["step"] + 1) / 100, max(0.0, 1 - progress) / 0.45)
         for optimizer, lr in zip(optimizers, (args.lr, args.adam_lr), strict=True):
             optimizer.param_groups[0]["lr"] = lr * factor
             optimizer.step()
         model.zero_grad(set_to_none=True)
         step = progress_of["step"] = progress_of["step"] + 1
         average.update(model, step)
-        progress_of["samples"] += len(packed)
-        progress_of["spent"] = time.monotonic() - start
-        losses.append(float(loss.detach()))
-        if step % 50 == 0:
+        progress_of["samples"] += int(facts[1])
+        if step % LOG_EVERY == 0:
+            pool.refresh()
+        if rank == 0 and step % LOG_EVERY == 0:
             line: dict[str, Any] = {
                 "step": step,
                 "samples": progress_of["samples"],
@@ -218,7 +248,6 @@ def main() -> None:
                 "distinct": len(pool.images) + len(pool.videos),
             }
             losses.clear()
-            pool.refresh()
             if step % args.evaluate == 0:
                 average.copy_to(shadow)
                 line["error_left"] = evaluate(shadow, validation)
@@ -226,7 +255,26 @@ def main() -> None:
             with (args.run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-    save_state(state_path, model, optimizers, average, progress_of)
+    if rank == 0:
+        save_state(state_path, model, optimizers, average, progress_of)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--minutes", type=float, default=90.0, help="total training time, over all calls")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--tokens", type=int, default=768, help="padded tokens a step and worker")
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=1.5e-3)
+    parser.add_argument("--evaluate", type=int, default=500)
+    args = parser.parse_args()
+    args.meeting = args.run / "workers"
+    args.meeting.unlink(missing_ok=True)
+    mp.start_processes(train, (args,), nprocs=args.workers, start_method="spawn")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders import autoencoder_kl_wan
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from reference.nano import styles
@@ -28,8 +30,8 @@ from reference.nano.optim import Averaged, Muon
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
 
 VAE_CONFIG: dict[str, object] = {
-    "base_dim": 16,
-    "z_dim": 16,
+    "base_dim": 24,
+    "z_dim": 48,
     "dim_mult": [1, 2, 3],
     "num_res_blocks": 1,
     "attn_scales": [],
@@ -43,7 +45,7 @@ VAE_CONFIG: dict[str, object] = {
 IMAGE_BATCHES = ((1, 10),)
 VIDEO_BATCHES = ((5, 4), (1, 10), (9, 2), (5, 4), (1, 10), (17, 1))
 """(frames, clips) of successive steps: images alone first, then mixed."""
-LATENT_NOISE = 0.05
+LATENT_NOISE = 0.02
 """Noise on the latents while training, in standard deviations: what the decoder must forgive."""
 
 
@@ -64,14 +66,30 @@ def use_image_convolutions() -> None:
     autoencoder_kl_wan.WanCausalConv3d.forward = forward
 
 
+def roughen(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """More contrast and a grain, up to that of real footage: float32 [H, W, 3] in [0, 1]."""
+    mean = picture.mean((0, 1))
+    stretched = mean + rng.uniform(1.0, 3.0) * (picture - mean)
+    height, width = picture.shape[:2]
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    grain = np.fft.irfft2(
+        np.fft.rfft2(rng.standard_normal((height, width))) / np.maximum(frequency, 0.05), s=(height, width)
+    )
+    return np.clip(stretched + rng.uniform(0.0, 0.10) * (grain / grain.std())[..., None], 0, 1).astype(
+        np.float32
+    )
+
+
 def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
     """What nano's requests hold: scenes, moving textures, and their stylised, sketched and mask forms."""
     draw = rng.random()
     scene = random_scene(rng, canvas, least=0, most=4)
     if draw < 0.05 and scene.things:
         return render_mask(scene, 0, canvas)
-    if draw < 0.18:
+    if draw < 0.28:
         picture = texture(str(rng.choice(TEXTURES)), int(rng.integers(200)))
+        if rng.random() < 0.6:
+            picture = roughen(rng, picture)
         speed = rng.uniform(-1.5, 1.5, 2) * (canvas.frames > 1)
         reach = np.abs(speed) * canvas.frames
         room = np.maximum(0, np.array(picture.shape[:2]) - (canvas.height, canvas.width) - reach)
@@ -83,9 +101,9 @@ def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
         frames = np.stack([picture[y : y + canvas.height, x : x + canvas.width] for y, x in corners])
         return np.asarray(frames * 255, np.uint8)
     frames = render(scene, canvas)
-    if draw < 0.45:
+    if draw < 0.50:
         frames = styles.STYLES[str(rng.choice(list(styles.STYLES)))](frames)
-    elif draw < 0.50:
+    elif draw < 0.55:
         frames = styles.sketch(frames)
     return frames
 
@@ -128,15 +146,49 @@ def evaluate(vae: AutoencoderKLWan) -> dict[str, float]:
 
 
 @torch.no_grad()
+def latent_sensitivity(vae: AutoencoderKLWan, step: float = 0.2) -> Tensor:
+    """J^T J of the decoder, mean over pixels: what a small change of the latents does, [z, z]."""
+    latents = vae.encode(batch(np.random.default_rng(6), 1, 24)).latent_dist.mean
+    unchanged = vae.decode(latents).sample
+    sign = torch.sign(torch.randn(1, 1, *latents.shape[2:], generator=torch.Generator().manual_seed(0)))
+    rows = []
+    for channel in range(latents.shape[1]):
+        moved = latents.clone()
+        moved[:, channel : channel + 1] += step * sign
+        rows.append((vae.decode(moved).sample - unchanged).flatten() / step)
+    effects = torch.stack(rows)
+    return effects @ effects.T / effects.shape[1]
+
+
+@torch.no_grad()
+def level_latents(vae: AutoencoderKLWan) -> None:
+    """Turn and stretch the latents until an error in any direction costs the same in pixels.
+
+    The 1x1 convolutions around the latents take the linear map up, so the VAE as a whole stays what it was,
+    and the transformer's squared error on latents becomes, to first order, one on pixels.
+    """
+    values, directions = torch.linalg.eigh(latent_sensitivity(vae).double())
+    root = values.clamp(min=1e-4 * float(values.mean())).sqrt()
+    forward = (directions * root) @ directions.T
+    backward = (directions / root) @ directions.T
+    z = len(values)
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    into.weight[:z] = (forward @ into.weight[:z].flatten(1).double()).float().view_as(into.weight[:z])
+    into.bias[:z] = (forward @ into.bias[:z].double()).float()
+    out_of.weight.copy_((out_of.weight.flatten(1).double() @ backward).float().view_as(out_of.weight))
+
+
+@torch.no_grad()
 def measure_latents(vae: AutoencoderKLWan) -> None:
-    """Write the latents' mean and standard deviation per channel into the config."""
+    """Write the latents' statistics into the config: a mean by channel, one standard deviation for all."""
     rng = np.random.default_rng(5)
     rows = []
     for frames, count in ((1, 14), (5, 3), (1, 14), (9, 2)) * 6:
         latents = vae.encode(batch(rng, frames, count)).latent_dist.mean
         rows.append(latents.transpose(0, 1).flatten(1))
     values = torch.cat(rows, 1)
-    vae.register_to_config(latents_mean=values.mean(1).tolist(), latents_std=values.std(1).tolist())
+    std = float(values.var(1).mean().sqrt())
+    vae.register_to_config(latents_mean=values.mean(1).tolist(), latents_std=[std] * len(values))
 
 
 def main() -> None:
@@ -184,9 +236,9 @@ def main() -> None:
         latents = vae.encode(video).latent_dist.mean
         noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
         out = vae.decode(noisy).sample
-        loss = (
-            (out - video).square().mean() + 0.02 * (out - video).abs().mean() + 2e-5 * latents.square().mean()
-        )
+        # The root makes a clip that is good already count as much as a hard one.
+        error = (out - video).square().mean((1, 2, 3, 4))
+        loss = (error + 1e-5).sqrt().mean() + 2e-5 * latents.square().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step()
@@ -213,6 +265,7 @@ def main() -> None:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)
     average.copy_to(vae)
+    level_latents(vae)
     measure_latents(vae)
     print(evaluate(vae))
     vae.save_pretrained(args.run / "vae")

@@ -11,7 +11,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.weights import MIN_MOVED_BYTES, count_weight_bytes, move_weights_out, strip_traces
+from export.weights import (
+    MIN_MOVED_BYTES,
+    count_weight_bytes,
+    halve_exact_weights,
+    move_weights_out,
+    strip_traces,
+)
 
 
 def make_model(weights: dict[str, np.ndarray]) -> ir.Model:
@@ -79,3 +85,22 @@ def test_traces_are_gone_and_edges_stay(kept: str) -> None:
     assert [axis.dim_param for axis in proto.graph.input[0].type.tensor_type.shape.dim] == ["rows", ""]
     assert [value.name for value in proto.graph.value_info] == (["sum_0"] if kept else [])
     assert [node.name for node in proto.graph.node] == ["Add_0", "Add_1"]
+
+
+def test_what_float16_holds_exactly_is_stored_in_half_the_bytes(tmp_path: Path) -> None:
+    exact = make_weight(0).astype(np.float16).astype(np.float32)
+    inexact, huge = make_weight(1), make_weight(2) * np.float32(1e6)
+    x = make_weight(3)
+    before = make_model({"e": exact, "i": inexact, "h": huge})
+    ir.save(before, tmp_path / "before.onnx")
+    model = make_model({"e": exact, "i": inexact, "h": huge})
+    assert halve_exact_weights(model) == 1
+    assert count_weight_bytes([model]) == exact.nbytes // 2 + inexact.nbytes + huge.nbytes
+    move_weights_out([model], tmp_path / "w.weights")
+    ir.save(model, tmp_path / "after.onnx")
+    onnx.checker.check_model(tmp_path / "after.onnx", full_check=True)
+    results = [
+        ort.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for name in ("before.onnx", "after.onnx")
+    ]
+    np.testing.assert_array_equal(*results)

@@ -41,7 +41,7 @@ def test_editverse_2b_has_two_billion_parameters():
 
 
 def test_nano_has_four_million_parameters():
-    assert count(CONFIGS["nano"]) == 3_962_880
+    assert count(CONFIGS["nano"]) == 4_028_416
 
 
 def test_the_paper_splits_a_head_as_it_says():

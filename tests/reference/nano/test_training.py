@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from diffusers import AutoencoderKLWan
 
+from reference.model import CONFIGS
 from reference.nano.batching import collate, pack
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
-from reference.nano.optim import Averaged, Muon, orthogonalize
-from reference.nano.train import Nano, make_optimizers, velocity_loss
-from reference.nano.train_vae import VAE_CONFIG
+from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
+from reference.nano.train import Nano, average_over_workers, make_optimizers, velocity_loss
+from reference.nano.train_vae import VAE_CONFIG, latent_sensitivity, level_latents
 from reference.vae import encode_clip
+
+PATCH_DIM = CONFIGS["nano"].patch_dim
 
 
 def cached(rng: np.random.Generator, words: int, frames: int, with_source: bool) -> CachedSample:
     def clip() -> torch.Tensor:
-        return torch.tensor(rng.standard_normal((frames, 2, 3, 64)), dtype=torch.float16)
+        return torch.tensor(rng.standard_normal((frames, 2, 3, PATCH_DIM)), dtype=torch.float16)
 
     ids = [int(i) for i in rng.integers(3, 600, words)]
     segments = [ids[:1], "video1", ids[1:], [1]] if with_source else [ids, [1]]
@@ -73,12 +80,25 @@ def test_a_few_steps_bring_the_loss_down(samples):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
-def test_orthogonalize_brings_singular_values_near_one(shape):
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8), (8, 2, 5)])
+def test_an_update_has_singular_values_near_one(shape):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape), steps=5))
+    update = orthogonal_update(torch.randn(shape))
+    assert update.shape == shape
+    values = torch.linalg.svdvals(update.flatten(1))
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_a_large_matrix_is_orthogonalised_block_by_block(is_tall):
+    torch.manual_seed(0)
+    gradient = torch.randn(3 * BLOCK_ROWS, 4 * BLOCK_ROWS)
+    update = orthogonal_update(gradient.mT if is_tall else gradient)
+    for block, alone in zip(
+        (update.mT if is_tall else update).split(BLOCK_ROWS), gradient.split(BLOCK_ROWS), strict=True
+    ):
+        torch.testing.assert_close(block, orthogonal_update(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_muon_moves_a_matrix_by_the_learning_rate_whatever_the_gradient():
@@ -113,9 +133,45 @@ def test_a_prompt_becomes_segments_with_one_end():
 @torch.no_grad()
 def test_cached_latents_are_those_of_the_reference():
     torch.manual_seed(0)
-    statistics = {"latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}
+    z_dim = VAE_CONFIG["z_dim"]
+    statistics = {"latents_mean": [0.5] * z_dim, "latents_std": [2.0] * z_dim}
     vae = AutoencoderKLWan(**{**VAE_CONFIG, "base_dim": 4}, **statistics).eval()
     clips = [np.random.default_rng(i).integers(0, 256, (5, 32, 48, 3), np.uint8) for i in range(2)]
     for clip, cached_latents in zip(clips, encode_clips(vae, clips), strict=True):
         expected = encode_clip(vae, torch.from_numpy(clip))
         torch.testing.assert_close(cached_latents, expected, atol=1e-4, rtol=1e-4)
+
+
+def step_of_a_worker(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    ((rank + 1.0) * model(torch.full((1, 3), 2.0)).sum()).backward()
+    facts = average_over_workers(model, torch.tensor([1.0, float(rank)]))
+    torch.save([facts, model.weight.grad, model.bias.grad], folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_workers_average_their_gradients_and_add_up_their_facts(tmp_path):
+    mp.start_processes(step_of_a_worker, (tmp_path,), nprocs=2, start_method="fork")
+    for rank in (0, 1):
+        facts, weight, bias = torch.load(tmp_path / f"{rank}.pt")
+        assert facts.tolist() == [2.0, 1.0]
+        # Worker 0 has the gradient 2 (weight) and 1 (bias), worker 1 twice that.
+        torch.testing.assert_close(weight, torch.full((2, 3), 3.0))
+        torch.testing.assert_close(bias, torch.full((2,), 1.5))
+
+
+def test_levelled_latents_decode_to_the_same_and_every_direction_costs_the_same():
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(**{**VAE_CONFIG, "base_dim": 4, "z_dim": 6}).eval()
+    with torch.no_grad():
+        vae.post_quant_conv.weight.copy_(torch.randn_like(vae.post_quant_conv.weight))
+        clip = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+        before = vae.decode(vae.encode(clip).latent_dist.mean).sample
+        uneven = torch.linalg.cond(latent_sensitivity(vae, step=0.02))
+        level_latents(vae)
+        after = vae.decode(vae.encode(clip).latent_dist.mean).sample
+    torch.testing.assert_close(after, before, atol=2e-3, rtol=0)
+    assert torch.linalg.cond(latent_sensitivity(vae, step=0.02)) < 0.2 * uneven

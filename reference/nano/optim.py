@@ -12,7 +12,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-
 BLOCK_ROWS = 64
 """A matrix is orthogonalised in blocks of this many rows: a fifth of the work, and as many steps to learn."""
 

@@ -40,7 +40,7 @@ TEXT_DROPOUT = 0.1
 EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.1, 0.4, 0.5
 """A task is learnt on images, which cost a third of a clip, and carried over to clips in the later half."""
 POSITION_GAIN = 2.0
-"""Attention starts with this scale on the rows' and columns' channels: a token is to find its like at once."""
+"""Attention starts with this scale on the channels of rows and columns: a token finds its like at once."""
 LOG_EVERY = 100
 VALIDATION_SEED = 2
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 BLOCK_ROWS = 64
@@ -37,22 +38,36 @@ def orthogonal_update(gradient: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on parameters of two and more dimensions (convolutions as [out, rest]), Nesterov momentum."""
+    """Muon on parameters of two and more dimensions (convolutions as [out, rest]), Nesterov momentum.
+
+    Where torch.distributed has workers, whose gradients are equal by then, each makes its share of the
+    updates and hands it to the others.
+    """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: object = None) -> None:  # type: ignore[override]
+        workers, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            moved = [p for p in group["params"] if p.grad is not None]
+            updates = []
+            for index, parameter in enumerate(moved):
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonal_update(parameter.grad.lerp(state["momentum"], group["momentum"]))
+                ahead = parameter.grad.lerp(state["momentum"], group["momentum"])
+                updates.append(
+                    orthogonal_update(ahead) if index % workers == rank else torch.zeros_like(parameter)
+                )
+            if workers > 1:
+                together = torch.cat([update.flatten() for update in updates])
+                dist.all_reduce(together)
+                parts = together.split([update.numel() for update in updates])
+                updates = [part.view_as(update) for part, update in zip(parts, updates, strict=True)]
+            for parameter, update in zip(moved, updates, strict=True):
                 scale = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
                 parameter.add_(update, alpha=-group["lr"] * scale)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from reference.checkpoint import LIMITS, load_checkpoint, save_checkpoint
 from reference.nano.optim import Averaged
-from reference.nano.train import NOT_STARTED, Nano, make_optimizers, save_state
+from reference.nano.train import NOT_STARTED, Nano, make_nano, make_optimizers, save_state
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def round_to_half(module: nn.Module) -> None:
 def publish(run: Path, folder: Path) -> Path:
     """Write the checkpoint; raises FileNotFoundError when the run lacks a part."""
     state = torch.load(run / "state.pt")
-    nano = Nano()
+    nano = make_nano(state)
     names = [name for name, _ in nano.named_parameters()]
     nano.load_state_dict({name: state["average"][name] for name in names}, strict=False)
     vae = AutoencoderKLWan.from_pretrained(run / "vae")
@@ -53,7 +53,7 @@ def unpublish(folder: Path, run: Path) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     checkpoint.vae.save_pretrained(run / "vae")
     shutil.copyfile(checkpoint.tokenizer_file, run / "tokenizer.model")
-    nano = Nano()
+    nano = Nano(checkpoint.transformer.config)
     nano.transformer.load_state_dict(checkpoint.transformer.state_dict())
     nano.text_encoder.load_state_dict(checkpoint.text_encoder.state_dict())
     save_state(run / "state.pt", nano, make_optimizers(nano), Averaged(nano, 0.0), NOT_STARTED)

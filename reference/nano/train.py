@@ -26,7 +26,7 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from reference.model import CONFIGS, EditVerseTransformer
+from reference.model import CONFIGS, EditVerseTransformer, TransformerConfig
 from reference.nano.batching import Batch, Packed, ShardPool, collate, pack
 from reference.nano.curate import draw_curated, random_canvas
 from reference.nano.dataset import cache_sample
@@ -48,12 +48,11 @@ VALIDATION_SEED = 2
 class Nano(nn.Module):
     """The two networks that train together."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: TransformerConfig = CONFIGS["nano"]) -> None:
         super().__init__()
         self.text_encoder = make_nano_text_encoder()
-        self.transformer = EditVerseTransformer(CONFIGS["nano"])
-        sequential, temporal, *_ = CONFIGS["nano"].axis_dims
-        first = (sequential + temporal) // 2
+        self.transformer = EditVerseTransformer(config)
+        first = (config.axis_dims[0] + config.axis_dims[1]) // 2
         for block in self.transformer.blocks:
             for norm in (block.attention.q_norm, block.attention.k_norm):
                 norm.data.view(2, -1)[:, first:] = POSITION_GAIN
@@ -76,6 +75,11 @@ class Nano(nn.Module):
         )
         out = net.run_blocks(table[batch.layout], batch.positions, batch.is_noisy, timestep, batch.key_mask)
         return out[batch.is_noisy]
+
+
+def make_nano(state: dict[str, Any] | None) -> Nano:
+    """A model of the sizes of a run's state, whose weights are yet to be loaded; of today's, without one."""
+    return Nano(TransformerConfig.from_dict(state["config"])) if state else Nano()
 
 
 def draw_timesteps(count: int) -> Tensor:
@@ -156,7 +160,11 @@ def save_state(
     progress: dict[str, Any],
 ) -> None:
     """Write all that a later call needs to go on."""
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    state = {
+        "config": model.transformer.config.to_dict(),
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+    }
     partial = path.with_suffix(".tmp")
     torch.save(state | {"average": average.values, "progress": progress}, partial)
     os.replace(partial, path)
@@ -195,18 +203,18 @@ def train(rank: int, args: argparse.Namespace) -> None:
         "gloo", init_method=f"file://{args.meeting.absolute()}", rank=rank, world_size=args.workers
     )
     torch.manual_seed(0)
-    model = Nano()
+    state_path = args.run / "state.pt"
+    state = torch.load(state_path) if state_path.exists() else None
+    model = make_nano(state)
     optimizers = make_optimizers(model, args.lr, args.adam_lr)
     average = Averaged(model, 0.998)
     progress_of = dict(NOT_STARTED)
-    state_path = args.run / "state.pt"
-    if state_path.exists():
-        state = torch.load(state_path)
+    if state:
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         average.values, progress_of = state["average"], state["progress"]
-    shadow = Nano()
+    shadow = make_nano(state)
     for block in model.transformer.blocks:
         block.compile(dynamic=True)
     pool = ShardPool(args.run / "data")

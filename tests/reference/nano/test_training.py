@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ from reference.model import CONFIGS
 from reference.nano.batching import collate, pack
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
-from reference.nano.train import Nano, average_over_workers, make_optimizers, velocity_loss
+from reference.nano.publish import round_to_half
+from reference.nano.train import (
+    NOT_STARTED,
+    Nano,
+    average_over_workers,
+    make_nano,
+    make_optimizers,
+    save_state,
+    velocity_loss,
+)
 from reference.nano.train_vae import VAE_CONFIG, latent_sensitivity, level_latents
 from reference.vae import encode_clip
 
@@ -107,6 +117,26 @@ def test_muon_moves_a_matrix_by_the_learning_rate_whatever_the_gradient():
         weight.grad = scale * torch.eye(8)
         Muon([weight], lr=0.1).step()
         assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(0.1, rel=0.35)
+
+
+def test_a_run_keeps_the_sizes_that_it_began_with(tmp_path):
+    """Training goes on from a state, whatever the sizes that a new run would take."""
+    small = replace(CONFIGS["nano"], width=64, num_blocks=1, patch_dim=64)
+    model = Nano(small)
+    save_state(tmp_path / "state.pt", model, make_optimizers(model), Averaged(model, 0.0), NOT_STARTED)
+    state = torch.load(tmp_path / "state.pt")
+    again = make_nano(state)
+    assert again.transformer.config == small
+    again.load_state_dict(state["model"])
+    assert make_nano(None).transformer.config == CONFIGS["nano"]
+
+
+def test_published_weights_are_what_float16_holds():
+    module = torch.nn.Linear(7, 5)
+    before = module.weight.detach().clone()
+    round_to_half(module)
+    assert torch.equal(module.weight, before.half().float())
+    assert not torch.equal(module.weight, before)
 
 
 def test_the_average_follows_the_weights():

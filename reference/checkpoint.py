@@ -311,9 +311,10 @@ def make_random_checkpoint(
     transformer.to_empty(device="cpu")
     _fill_randomly(transformer, seed)
     torch.manual_seed(seed)
-    statistics = torch.rand((2, 16)).tolist()
+    z_dim = config.patch_dim // 4  # a patch is two by two latents
+    statistics = torch.rand((2, z_dim)).tolist()
     layout: dict[str, Any] = {
-        "base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "attn_scales": [],
+        "base_dim": 8, "z_dim": z_dim, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "attn_scales": [],
         "temperal_downsample": [True, True], "patch_size": 2, "in_channels": 12, "out_channels": 12,
         "scale_factor_temporal": 4, "scale_factor_spatial": 8,
         "latents_mean": statistics[0], "latents_std": [0.5 + value for value in statistics[1]],

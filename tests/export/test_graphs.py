@@ -20,6 +20,7 @@ from export.graphs import (
     graph_specs,
 )
 from reference.checkpoint import Checkpoint
+from reference.model import CONFIGS
 
 SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2}
 
@@ -60,7 +61,7 @@ def test_the_geometry_comes_from_the_checkpoint(checkpoint: Checkpoint) -> None:
         4,
         8,
         2,
-        64,
+        CONFIGS["nano"].patch_dim,
     )
     assert geometry.size_multiple == 16
     assert geometry.max_frames == checkpoint.limits["max_frames"]

@@ -217,6 +217,8 @@ def _build_graph(
     save_typed(model, onnx_file)
     del model
     options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming)
+    # The graph and its weights, before the builder: what the plan is made from, to the byte.
+    typed_files = {path.name: _digest(path) for path in sorted(scratch.iterdir())}
     built = builder.build(onnx_file, profiles, options, progress)
     for path in scratch.iterdir():
         path.unlink()
@@ -234,6 +236,7 @@ def _build_graph(
         "layers": built.layers,
         "layer_types": built.types,
         "onnx_types": types,
+        "onnx_sha256": typed_files,
         "relative_error": errors,
         "weight_streaming": order.weight_streaming,
         "workspace_bytes": order.smallest.workspace_bytes,
@@ -255,6 +258,11 @@ def _build_key(
         order.smallest.workspace_bytes, [[p.name, p.shapes] for p in profiles], _typing_digest(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _typing_digest() -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from editverse_rt.bundle import Bundle
 
-__all__ = ["Availability", "Backend", "Runner", "Tensor"]
+__all__ = ["Availability", "Backend", "DeviceArray", "Runner", "Tensor"]
 
 Tensor = NDArray[Any] | np.generic
 """One input or output of a graph, of the dtype that the bundle's graph table says."""
@@ -32,6 +32,36 @@ class Availability:
     @property
     def available(self) -> bool:
         return self.reason is None
+
+
+class DeviceArray:
+    """A result that stays on a device: numpy reads it as an array, by one copy; graphs take it as it is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    _host: NDArray[Any] | None = None
+
+    def numpy(self) -> NDArray[Any]:
+        """The values in the host's memory, copied when they are first asked for."""
+        if self._host is None:
+            self._host = self._download()
+        return self._host
+
+    def _download(self) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        array = self.numpy() if dtype is None else self.numpy().astype(dtype)
+        return array.copy() if copy else array
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.numpy()[index]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def reshape(self, *shape: Any) -> NDArray[Any]:
+        return self.numpy().reshape(*shape)
 
 
 class Runner(Protocol):

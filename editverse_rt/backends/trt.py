@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.backends.base import Availability, Tensor
+from editverse_rt.backends.base import Availability, DeviceArray, Tensor
 from editverse_rt.backends.ort import OrtRunner, first_line
 from editverse_rt.bundle import Bundle
 from editverse_rt.engine import (
@@ -144,39 +144,23 @@ class Pool:
         self._idle.clear()
 
 
-class DeviceTensor:
-    """A result on the device: numpy reads it as an array, by one copy; graphs take it as it is."""
+class DeviceTensor(DeviceArray):
+    """A result in a buffer of the pool, given back when nobody holds it."""
 
     def __init__(self, cuda: Cuda, pool: Pool, shape: tuple[int, ...], dtype: str, num_bytes: int) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.owner = pool
         self.address = pool.take(num_bytes)
         self._cuda, self._num_bytes = cuda, num_bytes
-        self._host: NDArray[Any] | None = None
 
     def __del__(self) -> None:
         self.owner.give_back(self.address, self._num_bytes)
 
-    def numpy(self) -> NDArray[Any]:
-        if self._host is None:
-            host = np.empty(self.shape, self.dtype)
-            if host.nbytes:
-                self._cuda.download(host, self.address)
-            self._host = host
-        return self._host
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        array = self.numpy() if dtype is None else self.numpy().astype(dtype)
-        return array.copy() if copy else array
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.numpy()[index]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def reshape(self, *shape: Any) -> NDArray[Any]:
-        return self.numpy().reshape(*shape)
+    def _download(self) -> NDArray[Any]:
+        host = np.empty(self.shape, self.dtype)
+        if host.nbytes:
+            self._cuda.download(host, self.address)
+        return host
 
 
 class TrtBackend:

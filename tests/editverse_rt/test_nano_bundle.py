@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from editverse_rt import Pipeline, RequestCancelled, video
+from editverse_rt.backends.ort import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
 FEW_STEPS = 3
@@ -86,6 +88,30 @@ def test_the_same_seed_gives_the_same_bytes_on_any_thread_count() -> None:
             frames.append(result.frames)
     for other in frames[1:]:
         np.testing.assert_array_equal(other, frames[0])
+
+
+def test_io_binding_changes_no_byte_and_reads_nothing_back_while_it_solves() -> None:
+    """The runner of ort-cuda with the CPU for its device: the same edit, velocities never read back."""
+
+    class Recorder(BoundOrtRunner):
+        kept: ClassVar[list[tuple[str, Any]]] = []
+
+        def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            outputs = super().run(graph, inputs)
+            self.kept += [(name, value) for name, value in outputs.items() if name.startswith("velocity")]
+            return outputs
+
+    source = draw_clip(5)
+    request: dict[str, Any] = {"video1": source, "num_inference_steps": FEW_STEPS}
+    with Pipeline.open("nano", "ort-cpu", num_threads=1) as plain:
+        expected = plain("<video1> Make it night", **request)
+        bundle = plain.bundle
+    with Pipeline(bundle, Recorder(bundle, "CPUExecutionProvider", 1)) as bound:
+        found = bound("<video1> Make it night", **request)
+    assert found.frames.tobytes() == expected.frames.tobytes()
+    # Two branches of the transformer and one step of the solver.
+    assert len(Recorder.kept) == 3 * FEW_STEPS
+    assert all(value._host is None for _, value in Recorder.kept)
 
 
 def test_another_seed_gives_another_picture(pipeline: Pipeline) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
 from editverse_rt.bundle import Bundle, load_bundle
@@ -16,6 +18,7 @@ from editverse_rt.targets import load_target
 from export import build_engine
 from export.build_engine import Order, build_engines, main
 from export.builder import Builder
+from export.precision import save_typed, set_precision, use_standard_attention
 
 GRAPHS = ("solver_step", "transformer")
 
@@ -69,6 +72,20 @@ def test_the_manifest_says_what_was_built(nano: Bundle, built: Path) -> None:
     assert sorted(path.name for path in built.iterdir()) == [
         "manifest.json", "solver_step-fp32.plan", "transformer-bf16.plan",
     ]  # fmt: skip
+
+
+def test_the_manifest_has_the_sha256_of_each_typed_graph(nano: Bundle, built: Path, tmp_path: Path) -> None:
+    """Typing a graph again gives the files whose hashes were noted: they say what a plan was made from."""
+    for plan in read_manifest(built / "manifest.json").plans:
+        folder = tmp_path / plan.graph
+        folder.mkdir()
+        model = ir.load(nano.graph_path(plan.graph))
+        use_standard_attention(model)
+        set_precision(model, plan.precision)
+        save_typed(model, folder / f"{plan.graph}.onnx")
+        expected = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        assert f"{plan.graph}.onnx" in expected
+        assert plan.facts["onnx_sha256"] == expected
 
 
 def test_the_runtime_chooses_what_was_built(nano: Bundle, built: Path, tmp_path: Path) -> None:

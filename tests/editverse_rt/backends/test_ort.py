@@ -17,7 +17,7 @@ import pytest
 
 from editverse_rt import backends
 from editverse_rt.backends import list_backends, select_backend
-from editverse_rt.backends.ort import OrtBackend, OrtRunner
+from editverse_rt.backends.ort import BoundOrtRunner, BoundTensor, OrtBackend, OrtRunner
 from editverse_rt.bundle import Bundle
 from editverse_rt.errors import BackendError
 from editverse_rt.spec import GraphSpec, TensorSpec
@@ -190,6 +190,96 @@ def test_a_runner_works_only_while_it_is_entered(bundle: Bundle) -> None:
         runner.run("product", matrices(1, 1, 1))
     with pytest.raises(BackendError, match="outside of the runner's `with` block"):
         runner.run("product", matrices(1, 1, 1))
+
+
+# --- IO binding, with the CPU for the device ---------------------------------------------------------------
+
+
+def open_bound(bundle: Bundle) -> BoundOrtRunner:
+    return BoundOrtRunner(bundle, "CPUExecutionProvider", 1)
+
+
+def test_a_gpu_provider_is_bound_and_the_cpu_is_not(bundle: Bundle) -> None:
+    backend = OrtBackend("ort-cuda", "CUDAExecutionProvider", "onnxruntime-gpu")
+    assert type(backend.open_runner(bundle, 1)) is BoundOrtRunner
+    assert type(open_runner(bundle)) is OrtRunner
+
+
+def test_bound_results_have_the_bytes_of_unbound_ones(bundle: Bundle) -> None:
+    for shape in ((3, 4, 5), (0, 4, 5), (2, 0, 3)):
+        inputs = matrices(*shape)
+        with open_bound(bundle) as bound, open_runner(bundle) as plain:
+            found, expected = bound.run("product", inputs)["c"], plain.run("product", inputs)["c"]
+        assert isinstance(found, BoundTensor)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        assert np.asarray(found).tobytes() == expected.tobytes()
+
+
+def test_arrays_that_are_not_contiguous_are_bound_by_value(bundle: Bundle) -> None:
+    a, b = np.arange(24, dtype=np.float32).reshape(6, 4)[::2].T, np.ones((3, 2), np.float32)
+    with open_bound(bundle) as runner:
+        found = runner.run("product", {"a": a, "b": b})["c"]
+    np.testing.assert_array_equal(np.asarray(found), a @ b)
+
+
+def test_results_go_into_the_next_graph_where_they_lie(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    bound: list[tuple[str, int]] = []
+    copied: list[str] = []
+    value, host = onnxruntime.IOBinding.bind_ortvalue_input, onnxruntime.IOBinding.bind_cpu_input
+
+    def bind_value(self: Any, name: str, ortvalue: Any) -> None:
+        bound.append((name, ortvalue.data_ptr()))
+        value(self, name, ortvalue)
+
+    def bind_host(self: Any, name: str, array: Any) -> None:
+        copied.append(name)
+        host(self, name, array)
+
+    monkeypatch.setattr(onnxruntime.IOBinding, "bind_ortvalue_input", bind_value)
+    monkeypatch.setattr(onnxruntime.IOBinding, "bind_cpu_input", bind_host)
+    x = matrices(4, 4, 4)
+    expected = x["a"]
+    with open_bound(bundle) as runner:
+        held: list[Any] = [x["a"]]
+        for graph in ("transformer", "product", "transformer"):
+            held.append(runner.run(graph, {"a": held[-1], "b": x["b"]})["c"])
+            expected = expected @ x["b"]
+        # Both inputs may be one result: without guidance the two velocities are.
+        square = runner.run("product", {"a": held[-1], "b": held[-1]})["c"]
+    results = held[1:]
+    addresses = [result.value.data_ptr() for result in results]
+    assert bound == list(zip("aaab", addresses[:2] + addresses[-1:] * 2, strict=True))
+    assert copied == ["a", "b", "b", "b"]
+    assert all(result._host is None for result in results), "nothing was read back"
+    # What is held is not overwritten, and outlives its runner.
+    np.testing.assert_allclose(results[0].reshape(2, 8), (x["a"] @ x["b"]).reshape(2, 8), rtol=1e-5)
+    np.testing.assert_allclose(results[-1][1:], expected[1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(square), expected @ expected, rtol=1e-4, atol=1e-3)
+    assert len(square) == 4
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"a": np.zeros((2, 3), np.float32), "b": np.zeros((4, 2), np.float32)},
+        {"a": np.zeros((2, 3), np.float64), "b": np.zeros((3, 2), np.float32)},
+        {"a": np.zeros((2, 3), np.float32)},
+        {"a": np.zeros((2, 3), np.float32), "b": np.zeros((3, 2), np.float32), "z": np.zeros(1)},
+    ],
+    ids=["shapes", "dtype", "missing", "unknown"],
+)
+def test_a_bound_graph_that_fails_names_itself_and_the_shapes(
+    bundle: Bundle, capfd: pytest.CaptureFixture[str], inputs: dict[str, Any]
+) -> None:
+    with open_bound(bundle) as runner, pytest.raises(BackendError) as error:
+        runner.run("product", inputs)
+    assert str(error.value).startswith('onnxruntime failed in graph "product" with a [2, 3]')
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_provider_that_is_not_in_this_build() -> None:

@@ -34,6 +34,7 @@ def test_the_wheel_holds_the_runtime_alone() -> None:
 def test_the_wheel_holds_the_bundle_the_types_and_the_license() -> None:
     names = {path.as_posix() for path in installed_files()}
     assert {"editverse_rt/py.typed", "editverse_rt/bundles/nano/bundle.json"} <= names
+    assert "editverse_rt/engines/h100.toml" in names
     assert any(name.endswith("/LICENSE") for name in names)
 
 
@@ -44,7 +45,10 @@ def test_the_wheel_is_small() -> None:
 def test_the_wheel_asks_for_no_pytorch() -> None:
     lines = importlib.metadata.requires("editverse-rt") or []
     names = sorted(re.split(r"[<>=~!\[; ]", line)[0] for line in lines if "extra ==" not in line)
-    assert names == ["av", "numpy", "onnxruntime", "sentencepiece"]
+    # tomli reads the recipes where Python has no tomllib of its own, before 3.11.
+    assert names == ["av", "numpy", "onnxruntime", "sentencepiece", "tomli"]
+    (tomli,) = (line for line in lines if line.startswith("tomli"))
+    assert "python_version < " in tomli
 
 
 def test_the_command_is_on_the_path(tmp_path: Path) -> None:

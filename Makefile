@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native sanitize format clean
+.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native sanitize fuzz format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native    its parts;  make format, wheel, clean"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
+	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 
 # --- demo ---------------------------------------------------------------------------------------------
 
@@ -125,6 +126,22 @@ sanitize: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG))
 	$(NATIVE_CMAKE) -B build/tsan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=thread
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
+
+# Slow to compile, so not a part of `make test`, which replays the corpora. With CMAKE_PREFIX_PATH, clang++ is the
+# system's as well.
+FUZZ_SECONDS ?= 20
+FUZZ_CXX = $(if $(CMAKE_PREFIX_PATH),clang++,$(CURDIR)/$(NATIVE_DEPS)/usr/bin/clang++-14)
+
+$(NATIVE_DEPS)/ready-clang: cpp/tools/fetch_deps.sh .venv/ready
+	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python clang-14 libclang-rt-14-dev
+	@touch $@
+
+fuzz: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang)
+	$(NATIVE_RUN) cmake -S cpp -B build/fuzz -DEDITVERSE_RUNTIME=OFF -DEDITVERSE_FUZZ=ON \
+	    -DEDITVERSE_FUZZ_SECONDS=$(FUZZ_SECONDS) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
+	    -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)"
+	$(NATIVE_RUN) cmake --build build/fuzz
+	$(NATIVE_RUN) ctest --test-dir build/fuzz --output-on-failure
 
 # --- the rest -----------------------------------------------------------------------------------------
 

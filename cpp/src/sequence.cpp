@@ -59,7 +59,8 @@ void visit_sizes(const Geometry& geometry, const Visit& visit) {
 }
 
 Size check_size(const Size& size, const Geometry& geometry) {
-  const auto [height, width] = size;
+  // Not a structured binding: before C++20 a lambda may not capture one.
+  const auto height = size.first, width = size.second;
   const std::int64_t multiple = geometry.size_multiple();
   // Bounded before the product, which otherwise might not fit.
   const bool in_range = height >= 1 && width >= 1 && height <= geometry.max_side_px && width <= geometry.max_side_px;

@@ -137,8 +137,9 @@ $(NATIVE_DEPS)/ready-clang: cpp/tools/fetch_deps.sh .venv/ready
 	@touch $@
 
 fuzz: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang)
-	$(NATIVE_RUN) cmake -S cpp -B build/fuzz -DEDITVERSE_RUNTIME=OFF -DEDITVERSE_FUZZ=ON \
-	    -DEDITVERSE_FUZZ_SECONDS=$(FUZZ_SECONDS) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
+	$(NATIVE_RUN) cmake -S cpp -B build/fuzz $(if $(shell command -v ninja),-G Ninja) \
+	    -DEDITVERSE_RUNTIME=OFF -DEDITVERSE_FUZZ=ON -DEDITVERSE_FUZZ_SECONDS=$(FUZZ_SECONDS) \
+	    -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
 	    -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)"
 	$(NATIVE_RUN) cmake --build build/fuzz
 	$(NATIVE_RUN) ctest --test-dir build/fuzz --output-on-failure

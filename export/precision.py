@@ -68,6 +68,7 @@ def set_precision(model: ir.Model, precision: str, *, emulate: bool = False) -> 
         return
     if precision not in LOW_TYPES:
         raise ValueError(f"precision is {precision!r}; choose one of fp32, {', '.join(LOW_TYPES)}")
+    _widen_stored_halves(model)
     common.ShapeInferencePass()(model)
     _refuse_other_types(model)
     _drop_float_casts(model)
@@ -82,6 +83,28 @@ def count_types(model: ir.Model) -> dict[str, int]:
         if types and node.op_type != "Cast":
             counts[types[0].name] = counts.get(types[0].name, 0) + 1
     return counts
+
+
+def _widen_stored_halves(model: ir.Model) -> None:
+    """Weights stored in float16 behind a Cast, to save space, become the float32 that they stand for."""
+    for node in list(model.graph):
+        stored = node.inputs[0] if node.op_type == "Cast" else None
+        if stored is None or stored.const_value is None:
+            continue
+        if stored.const_value.dtype != ir.DataType.FLOAT16:
+            continue
+        result, tensor = node.outputs[0], stored.const_value
+        if node.attributes["to"].as_int() != ir.DataType.FLOAT.value or result in model.graph.outputs:
+            continue
+        shape = ir.Shape([cast(int, axis) for axis in tensor.shape])
+        wide = ir.DataType.FLOAT
+        lazy = ir.LazyTensor(_converter(tensor, wide, wide), dtype=wide, shape=shape, name=result.name)
+        weight = ir.Value(name=result.name, const_value=lazy, type=ir.TensorType(wide), shape=shape)
+        _redirect(model, result, weight)
+        model.graph.remove(node, safe=True)
+        model.graph.register_initializer(weight)
+        if not stored.uses() and stored.name is not None:
+            del model.graph.initializers[stored.name]
 
 
 def _refuse_other_types(model: ir.Model) -> None:

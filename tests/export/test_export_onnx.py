@@ -15,6 +15,7 @@ from editverse_rt.bundle import load_bundle
 from export import export_onnx, lower
 from export.export_onnx import export_bundle, export_graph, paper_schedule
 from export.graphs import GRAPH_NAMES, build_graphs
+from export.weights import MIN_MOVED_BYTES
 from reference.checkpoint import Checkpoint, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,12 +205,13 @@ def test_large_weights_stand_beside_the_graph(
     export_onnx._write_graphs(transformer, checkpoint, "inline", tmp_path, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"transformer.onnx", "transformer.weights"}
     onnx.checker.check_model(tmp_path / "transformer.onnx")
-    # What float16 holds exactly takes half the bytes.
-    weights = sum(
+    # What float16 holds exactly takes half the bytes; what is then small stays in the graph.
+    stored = [
         w.nbytes // 2 if torch.equal(w.half().float(), w) else w.nbytes
         for w in checkpoint.transformer.parameters()
-        if w.nbytes >= 1024
-    )
+        if w.nbytes >= MIN_MOVED_BYTES
+    ]
+    weights = sum(num_bytes for num_bytes in stored if num_bytes >= MIN_MOVED_BYTES)
     assert (tmp_path / "transformer.weights").stat().st_size >= weights
     assert (tmp_path / "transformer.onnx").stat().st_size < 200_000
 

@@ -14,6 +14,7 @@ import torch
 from editverse_rt.bundle import Bundle, load_bundle
 from export.precision import count_types, save_typed, set_precision, use_standard_attention
 from export.precision_error import measure_error, relative_error, sample_inputs
+from export.weights import halve_exact_weights
 from reference.checkpoint import load_checkpoint
 
 CHECKPOINT = Path(__file__).parents[2] / "reference" / "nano" / "checkpoint"
@@ -62,6 +63,38 @@ def test_the_emulation_errs_as_pytorch_does_in_bfloat16(nano: Bundle) -> None:
     emulated = measure_error(nano, "transformer", "bf16")["velocity"]
     # PyTorch takes the last step, (sample - noisy) / (1 - t), in bfloat16 too; it is exact here.
     assert 0.2 * pytorch <= emulated <= 1.5 * pytorch
+
+
+def with_rounded_weights(bundle: Bundle, graph: str) -> ir.Model:
+    """All weights become values that float16 holds."""
+    model = ir.load(bundle.graph_path(graph))
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.dtype == ir.DataType.FLOAT:
+            rounded = value.const_value.numpy().astype(np.float16).astype(np.float32)
+            value.const_value = ir.tensor(rounded, name=value.name)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_stored_in_float16_are_typed_as_the_float32_they_stand_for(
+    nano: Bundle, precision: str, tmp_path: Path
+) -> None:
+    inputs = sample_inputs(nano, "transformer")
+    results, counts = [], []
+    for halve in (False, True):
+        model = with_rounded_weights(nano, "transformer")
+        if halve:
+            halve_exact_weights(model)
+            assert any(name.endswith(".float16") for name in model.graph.initializers)
+        use_standard_attention(model)
+        set_precision(model, precision, emulate=True)
+        counts.append(count_types(model))
+        path = tmp_path / f"{halve}.onnx"
+        save_typed(model, path)
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        results.append(session.run(None, dict(inputs))[0])
+    assert counts[0] == counts[1]
+    assert results[0].tobytes() == results[1].tobytes()
 
 
 def types_by_operator(model: ir.Model) -> dict[str, set[str]]:

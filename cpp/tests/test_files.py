@@ -6,35 +6,20 @@ they agree byte by byte is what is tested.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpp.tests import library as native
 from editverse_rt import Pipeline
 from editverse_rt.errors import EditVerseError
 from editverse_rt.video import write_clip, write_image
 
 ROOT = Path(__file__).parents[2]
-
-
-def load_module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-native = load_module("library")
 HAS_MEDIA = native.load_library().ev_has_media() == 1
 
 

@@ -5,36 +5,19 @@ Run with pytest after `make native`; the environment variable EDITVERSE_NATIVE_B
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cpp.tests import library as native
 from editverse_rt import Pipeline
 from editverse_rt.errors import EditVerseError, RequestCancelled
 from editverse_rt.sequence import TextSegment
 
 STEPS = 2
-
-
-def load_module(name: str) -> ModuleType:
-    """A file beside this one; pytest's importlib mode does not put its folder on the path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-native = load_module("library")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 BLOCK_ROWS = 64
-"""A matrix is orthogonalised in blocks of this many rows: a fifth of the work, and as many steps to learn."""
+"""A matrix is orthogonalised in blocks of this many rows: a fifth of the work."""
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

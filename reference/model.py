@@ -268,12 +268,20 @@ class EditVerseTransformer(nn.Module):
         self, x: Tensor, positions: Tensor, is_noisy: Tensor, timestep: Tensor, key_mask: Tensor | None = None
     ) -> Tensor:
         """The blocks and the head: x [..., L, width] -> [..., L, patch_dim]; timestep [...]."""
-        times = torch.stack((torch.ones_like(timestep), timestep), -1)
-        embedded = F.silu(self.time(times))
-        modulation = self.time_to_modulation(embedded).unflatten(-1, (6, self.config.width))
+        modulation = self.modulate(timestep)
         mask = is_noisy.unsqueeze(-1)
         for block in self.blocks:
             x = block(x, modulation, mask, positions, key_mask)
+        return self.head(x)
+
+    def modulate(self, timestep: Tensor) -> Tensor:
+        """Shifts, scales and gates [..., 2, 6, width] of a timestep [...]: clean tokens (t = 1), noisy ones."""
+        times = torch.stack((torch.ones_like(timestep), timestep), -1)
+        embedded = F.silu(self.time(times))
+        return self.time_to_modulation(embedded).unflatten(-1, (6, self.config.width))
+
+    def head(self, x: Tensor) -> Tensor:
+        """[..., L, width] -> [..., L, patch_dim]."""
         shift, scale = self.out_modulation
         return self.patch_out(self.out_norm(x) * (1 + scale) + shift)
 

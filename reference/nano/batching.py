@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +12,80 @@ import torch
 from torch import Tensor
 
 from reference.nano.dataset import CachedSample
+from reference.nano.facts import NAMES
 from reference.sequence import Interleaved, interleave
+
+CHANGE_SCALE = 0.02
+"""A token is half changed when its target differs from its source by this mean square, in latents."""
+NUM_FACTS = len(NAMES) + 2
+"""Objects by colour and shape, then the token's place down and across the frame, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A sample with its two layouts (with text, without)."""
+    """A sample with its two layouts (with text, without), its rows and what is known of each."""
 
-    sample: CachedSample
+    task: str
     ids: list[int]
     clean: Tensor
-    """Clean patches [Lc, P] in the order of the instruction."""
+    """Clean patches float16 [Lc, P] in the order of the instruction."""
     noisy: Tensor
-    """The target's patches [Lg, P]."""
+    """The target's patches float16 [Lg, P]."""
+    facts: Tensor
+    """float16 [Lc + Lg, NUM_FACTS], NaN where unknown."""
+    difference: Tensor
+    """float32 [Lg]: mean square of what the edit changes in each row; without a source, of the target."""
     layouts: tuple[Interleaved, Interleaved]
 
     @property
     def length(self) -> int:
         return int(self.layouts[0].layout.shape[0])
 
+    @property
+    def is_video(self) -> bool:
+        return bool(self.layouts[0].positions[:, 1].any())
+
+
+@lru_cache(maxsize=65536)
+def _layouts(
+    shapes: tuple[int | tuple[int, int, int], ...], target: tuple[int, int, int]
+) -> tuple[Interleaved, Interleaved]:
+    without_text = [s for s in shapes if isinstance(s, tuple)]
+    return interleave(list(shapes), target), interleave(without_text, target)
+
+
+def _facts_of(clip: Tensor, named: Tensor | None) -> Tensor:
+    """[t * h * w, NUM_FACTS] of a clip [t, h, w, P]."""
+    frames, rows, columns = clip.shape[:3]
+    facts = torch.full((frames, rows, columns, NUM_FACTS), float("nan"), dtype=torch.float16)
+    if named is not None:
+        facts[..., : len(NAMES)] = named
+    facts[..., -2] = ((torch.arange(rows) + 0.5) / rows).half()[None, :, None]
+    facts[..., -1] = ((torch.arange(columns) + 0.5) / columns).half()[None, None, :]
+    return facts.flatten(0, 2)
+
 
 def pack(sample: CachedSample) -> Packed:
     """Lay a sample out as a sequence."""
-    clips = [sample.clips[s] for s in sample.segments if isinstance(s, str)]
-    shapes = [tuple(sample.clips[s].shape[:3]) if isinstance(s, str) else len(s) for s in sample.segments]
-    target = tuple(sample.target.shape[:3])
-    patch_dim = sample.target.shape[-1]
+    names = [s for s in sample.segments if isinstance(s, str)]
+    clips = [sample.clips[name] for name in names]
+    shapes = tuple(
+        (int(c[0]), int(c[1]), int(c[2])) if isinstance(s, str) else len(s)
+        for s in sample.segments
+        for c in [sample.clips[s].shape if isinstance(s, str) else ()]
+    )
+    frames, rows, columns, patch_dim = sample.target.shape
+    noisy = sample.target.reshape(-1, patch_dim)
+    source = sample.clips[sample.source].reshape(-1, patch_dim) if sample.source else torch.zeros_like(noisy)
+    facts = [_facts_of(sample.clips[n], sample.facts.get(n)) for n in names]
     return Packed(
-        sample,
+        sample.task,
         [i for s in sample.segments if not isinstance(s, str) for i in s],
-        torch.cat([c.reshape(-1, patch_dim) for c in clips]) if clips else torch.zeros(0, patch_dim),
-        sample.target.reshape(-1, patch_dim),
-        (interleave(shapes, target), interleave([s for s in shapes if isinstance(s, tuple)], target)),
+        torch.cat([c.reshape(-1, patch_dim) for c in clips]) if clips else noisy[:0],
+        noisy,
+        torch.cat([*facts, _facts_of(sample.target, sample.facts.get("target"))]),
+        (noisy.float() - source.float()).square().mean(-1),
+        _layouts(shapes, (frames, rows, columns)),
     )
 
 
@@ -58,9 +101,18 @@ class Batch:
     """Which sequence each row of `noisy` belongs to."""
     layout: Tensor
     positions: Tensor
+    is_clean: Tensor
     is_noisy: Tensor
     key_mask: Tensor
-    samples: list[CachedSample]
+    clean_facts: Tensor
+    """float32 [sum Lc, NUM_FACTS], NaN where unknown; `noisy_facts` likewise, where the text is there."""
+    noisy_facts: Tensor
+    difference: Tensor
+    """float32 [sum Lg], and `change` in [0, 1): how far the edit changes each row."""
+    change: Tensor
+    has_text: Tensor
+    """bool [B]."""
+    samples: list[Packed]
 
 
 def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
@@ -91,43 +143,66 @@ def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
         positions[row, : len(one.layout)] = one.positions
         at_clean += cleans
         at_noisy += noisies
-    is_noisy = (layout >= num_text + len(clean)) & (layout < markers)
+    noisy_facts = torch.cat([p.facts[len(p.clean) :] for p in packed]).float()
     owner = torch.repeat_interleave(torch.arange(count), torch.tensor([len(p.noisy) for p in packed]))
+    noisy_facts[torch.from_numpy(drop_text)[owner], : len(NAMES)] = float("nan")
+    difference = torch.cat([p.difference for p in packed])
     return Batch(
-        ids,
-        ids_mask,
-        clean.float(),
-        noisy.float(),
-        owner,
-        layout,
-        positions,
-        is_noisy,
-        layout < markers + 2,
-        [p.sample for p in packed],
+        ids=ids,
+        ids_mask=ids_mask,
+        clean=clean.float(),
+        noisy=noisy.float(),
+        noisy_owner=owner,
+        layout=layout,
+        positions=positions,
+        is_clean=(layout >= num_text) & (layout < num_text + len(clean)),
+        is_noisy=(layout >= num_text + len(clean)) & (layout < markers),
+        key_mask=layout < markers + 2,
+        clean_facts=torch.cat([p.facts[: len(p.clean)] for p in packed]).float(),
+        noisy_facts=noisy_facts,
+        difference=difference,
+        change=difference / (difference + CHANGE_SCALE),
+        has_text=torch.from_numpy(~drop_text),
+        samples=packed,
     )
 
 
 class ShardPool:
-    """Samples of all shards there are; grows while a generator writes more."""
+    """Samples of a worker's share of the shards there are; grows while a generator writes more.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Tasks are drawn by the error that is left in each, so that what is learnt makes room for what is not.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0, workers: int = 1) -> None:
+        self.folder, self.rank, self.workers = folder, rank, workers
         self.loaded: set[str] = set()
-        self.images: list[Packed] = []
-        self.videos: list[Packed] = []
+        self.samples: dict[tuple[str, bool], list[Packed]] = {}
+        self.error_left: dict[str, float] = {}
         self.video_share = 0.0
         self.refresh()
 
+    def __len__(self) -> int:
+        return sum(map(len, self.samples.values()))
+
     def refresh(self) -> None:
         for path in sorted(self.folder.glob("*.pt")):
-            if path.name not in self.loaded:
+            if path.name not in self.loaded and int(path.stem) % self.workers == self.rank:
                 self.loaded.add(path.name)
                 for sample in torch.load(path, weights_only=False):
-                    (self.videos if len(sample.target) > 1 else self.images).append(pack(sample))
+                    packed = pack(sample)
+                    self.samples.setdefault((packed.task, packed.is_video), []).append(packed)
+
+    def note_error(self, task: str, share: float) -> None:
+        """How much of the edit a sample lacked: the error as a share of what doing nothing leaves."""
+        before = self.error_left.get(task, 1.0)
+        self.error_left[task] = before + 0.01 * (min(share, 1.5) - before)
 
     def draw(self, rng: np.random.Generator) -> Packed:
         """An image or, with the odds of `video_share`, a clip."""
-        among = self.videos if rng.random() < self.video_share else self.images
+        is_video = bool(rng.random() < self.video_share)
+        tasks = [task for task, kind in self.samples if kind == is_video]
+        odds = np.array([0.15 + self.error_left.get(task, 1.0) for task in tasks])
+        among = self.samples[tasks[int(rng.choice(len(tasks), p=odds / odds.sum()))], is_video]
         return among[int(rng.integers(len(among)))]
 
     def batches(self, rng: np.random.Generator, tokens: int) -> Iterator[list[Packed]]:

@@ -22,7 +22,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from reference.nano.curate import draw_curated, random_canvas, random_task
+from reference.nano.facts import sample_facts
 from reference.nano.tasks import Sample
+from reference.nano.train_vae import use_image_convolutions
 from reference.nano.world import Frames
 from reference.text_encoder import EOS_ID, Tokenizer
 from reference.vae import latent_statistics, patches_from_latents
@@ -30,6 +32,8 @@ from reference.vae import latent_statistics, patches_from_latents
 SHARD = 512
 TRAIN_SEED = 1
 PATCH_SIZE = 2
+FRAMES_AT_ONCE = 32
+"""Frames that the VAE encodes in a call."""
 PARTS = re.compile(r"<((?:video|image)\d+)>")
 
 
@@ -38,13 +42,16 @@ class CachedSample:
     """A request in the form the transformer takes it.
 
     segments: token ids (a list) or the name of an input, in the order of the instruction; clips: latent
-    patches float16 [T, h, w, P] by name; target the same.
+    patches float16 [T, h, w, P] by name; target the same; source: the name of the clip that is edited;
+    facts: `reference.nano.facts` of some of the clips.
     """
 
     task: str
     segments: list[list[int] | str]
     clips: dict[str, Tensor]
     target: Tensor
+    source: str | None
+    facts: dict[str, Tensor]
 
 
 def split_prompt(prompt: str, tokenizer: Tokenizer) -> list[list[int] | str]:
@@ -61,25 +68,35 @@ def split_prompt(prompt: str, tokenizer: Tokenizer) -> list[list[int] | str]:
 
 @torch.no_grad()
 def encode_clips(vae: AutoencoderKLWan, clips: list[Frames]) -> list[Tensor]:
-    """Normalised latent patches [t, h, w, P] of clips that share one shape."""
-    video = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-    latents = vae.encode(video).latent_dist.mean
+    """Normalised latent patches float32 [t, h, w, P] of clips; equal shapes share calls."""
     mean, std = latent_statistics(vae)
-    return [patches_from_latents(one, PATCH_SIZE) for one in ((latents - mean) / std).split(1)]
+    encoded: list[Tensor | None] = [None] * len(clips)
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index, clip in enumerate(clips):
+        shapes.setdefault(clip.shape, []).append(index)
+    for shape, members in shapes.items():
+        at_once = max(1, FRAMES_AT_ONCE // shape[0])
+        for start in range(0, len(members), at_once):
+            chosen = members[start : start + at_once]
+            video = torch.from_numpy(np.stack([clips[i] for i in chosen])).permute(0, 4, 1, 2, 3)
+            latents = vae.encode(video.float() / 127.5 - 1).latent_dist.mean
+            for index, one in zip(chosen, ((latents - mean) / std).split(1), strict=True):
+                encoded[index] = patches_from_latents(one, PATCH_SIZE)
+    return [one for one in encoded if one is not None]
 
 
-def cache_sample(vae: AutoencoderKLWan, tokenizer: Tokenizer, sample: Sample) -> CachedSample:
-    """Encode the clips of a sample; equal shapes share a call."""
-    named = {**sample.inputs, "target": sample.target}
-    shapes: dict[tuple[int, ...], list[str]] = {}
-    for name, clip in named.items():
-        shapes.setdefault(clip.shape, []).append(name)
-    latents: dict[str, Tensor] = {}
-    for names in shapes.values():
-        encoded = encode_clips(vae, [named[name] for name in names])
-        latents |= {name: one.half() for name, one in zip(names, encoded, strict=True)}
-    target = latents.pop("target")
-    return CachedSample(sample.task, split_prompt(sample.prompt, tokenizer), latents, target)
+def cache_samples(vae: AutoencoderKLWan, tokenizer: Tokenizer, samples: list[Sample]) -> list[CachedSample]:
+    """Encode the clips of samples, all of one shape together."""
+    clips = [clip for sample in samples for clip in (*sample.inputs.values(), sample.target)]
+    latents = iter(encode_clips(vae, clips))
+    cached = []
+    for sample in samples:
+        inputs = {name: next(latents).half() for name in sample.inputs}
+        facts = {name: torch.from_numpy(values.copy()) for name, values in sample_facts(sample).items()}
+        segments = split_prompt(sample.prompt, tokenizer)
+        target = next(latents).half()
+        cached.append(CachedSample(sample.task, segments, inputs, target, sample.source, facts))
+    return cached
 
 
 def main() -> None:
@@ -93,8 +110,6 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    from reference.nano.train_vae import use_image_convolutions
-
     use_image_convolutions()
     vae = AutoencoderKLWan.from_pretrained(args.run / "vae").eval()
     tokenizer = Tokenizer(args.run / "tokenizer.model")
@@ -111,8 +126,8 @@ def main() -> None:
         for _ in range(SHARD):
             task = random_task(rng)
             canvas = random_canvas(rng, task, args.video_share)
-            samples.append(cache_sample(vae, tokenizer, draw_curated(rng, task, canvas, rejected)))
-        torch.save(samples, path.with_suffix(".tmp"))
+            samples.append(draw_curated(rng, task, canvas, rejected))
+        torch.save(cache_samples(vae, tokenizer, samples), path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
         kept += SHARD
         rate = kept / (kept + sum(rejected.values()))

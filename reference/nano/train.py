@@ -3,12 +3,10 @@
     python -m reference.nano.train RUN --minutes 90
 
 RUN/state.pt holds everything; a second call goes on from there. RUN/log.jsonl takes a line every 100 steps:
-loss, samples seen, hours; and every `--evaluate` steps the error left after a short sampling of held-out
-requests, relative to the error of doing nothing, for each task.
+loss, samples seen, hours, and the error left by task; and every `--evaluate` steps the error left after a
+short sampling of held-out requests, relative to the error of doing nothing, for each task.
 
-Small batches learn most from a sample, and products of their size gain well below twice from a second thread
-(1.4 times was measured); so each core has a process of its own (`--workers`), with its own samples, and the
-gradients are averaged.
+Small batches learn most from a sample, so each core has a process of its own (`--workers`).
 """
 
 from __future__ import annotations
@@ -17,33 +15,72 @@ import argparse
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from reference.model import CONFIGS, EditVerseTransformer, TransformerConfig
-from reference.nano.batching import Batch, Packed, ShardPool, collate, pack
+from reference.nano.batching import NUM_FACTS, Batch, Packed, ShardPool, collate, pack
 from reference.nano.curate import draw_curated, random_canvas
-from reference.nano.dataset import cache_sample
+from reference.nano.dataset import cache_samples
 from reference.nano.optim import Averaged, Muon
 from reference.nano.tasks import TASKS
+from reference.nano.train_vae import LATENT_SCALE
+from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
 from reference.text_encoder import Tokenizer, make_nano_text_encoder
 
-MIN_TIME_LEFT = 0.1
-"""The loss is on the velocity; its weight 1 / (1 - t)^2 stops growing here."""
+MIN_TIME_LEFT = 0.2
+"""The clean segment's error weighs 1 / (1 - t), between its own and the velocity's; no more than here."""
+CHANGE_WEIGHT = 4.0
+"""What an edit changes weighs this much more than what it keeps, which a network soon learns to copy."""
+FACTS_WEIGHT = 0.5
+CLEAN_TAP, NOISY_TAP = 0.35, 0.65
+"""How far up the blocks the facts are read off, of the inputs and of the target."""
 TEXT_DROPOUT = 0.1
-EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.1, 0.4, 0.5
+EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.2, 0.5, 0.45
 """A task is learnt on images, which cost a third of a clip, and carried over to clips in the later half."""
 POSITION_GAIN = 2.0
 """Attention starts with this scale on the channels of rows and columns: a token finds its like at once."""
+DECIDED = 0.3
+"""Errors at earlier timesteps than this say how well a task is learnt."""
 LOG_EVERY = 100
 VALIDATION_SEED = 2
+
+
+class FactHeads(nn.Module):
+    """Read off hidden tokens what they show (`facts.py`): training only, and no part of what is published."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.taps = [round(share * (config.num_blocks - 1)) for share in (CLEAN_TAP, NOISY_TAP)]
+        self.clean = nn.Linear(config.width, NUM_FACTS)
+        self.noisy = nn.Linear(config.width, NUM_FACTS + 1)  # and whether the edit changes it
+
+    def loss(self, batch: Batch, clean: Tensor, noisy: Tensor) -> Tensor:
+        """Binary cross entropy of shares in [0, 1], where they are known."""
+        told = self.noisy(noisy).float()
+        return (
+            _known_cross_entropy(self.clean(clean).float(), batch.clean_facts)
+            + _known_cross_entropy(told[:, :-1], batch.noisy_facts)
+            + _known_cross_entropy(
+                told[:, -1], batch.change.where(batch.has_text[batch.noisy_owner], float("nan"))
+            )
+        )
+
+
+def _known_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
+    """Beyond the entropy of the shares themselves, mean over those that are not NaN."""
+    known = shares.isnan().logical_not()
+    exact = shares.where(known, 0.5)
+    entropy = -(torch.xlogy(exact, exact) + torch.xlogy(1 - exact, 1 - exact))
+    excess = F.binary_cross_entropy_with_logits(logits, exact, reduction="none") - entropy
+    return (excess * known).sum() / known.sum().clamp(min=1)
 
 
 class Nano(nn.Module):
@@ -53,6 +90,7 @@ class Nano(nn.Module):
         super().__init__()
         self.text_encoder = make_nano_text_encoder()
         self.transformer = EditVerseTransformer(config)
+        self.fact_heads = FactHeads(config)
         first = (config.axis_dims[0] + config.axis_dims[1]) // 2
         for block in self.transformer.blocks:
             for norm in (block.attention.q_norm, block.attention.k_norm):
@@ -63,8 +101,10 @@ class Nano(nn.Module):
         out = self.text_encoder(input_ids=batch.ids, attention_mask=batch.ids_mask)
         return out.last_hidden_state.flatten(0, 1)
 
-    def outputs(self, batch: Batch, text: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """The head's output for the noisy rows [sum Lg, P]; timestep [B]."""
+    def outputs(
+        self, batch: Batch, text: Tensor, x_t: Tensor, timestep: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The head's output for the noisy rows [sum Lg, P], and both taps; timestep [B]."""
         net = self.transformer
         table = torch.cat(
             (
@@ -74,8 +114,15 @@ class Nano(nn.Module):
                 torch.zeros(1, net.config.width),
             )
         )
-        out = net.run_blocks(table[batch.layout], batch.positions, batch.is_noisy, timestep, batch.key_mask)
-        return out[batch.is_noisy]
+        x = table[batch.layout]
+        modulation, mask = net.modulate(timestep), batch.is_noisy.unsqueeze(-1)
+        hidden = []
+        for block in net.blocks:
+            x = block(x, modulation, mask, batch.positions, batch.key_mask)
+            hidden.append(x)
+        clean_tap, noisy_tap = self.fact_heads.taps
+        out = net.head(x[batch.is_noisy]).float()
+        return out, hidden[clean_tap][batch.is_clean], hidden[noisy_tap][batch.is_noisy]
 
 
 def make_nano(state: dict[str, Any] | None) -> Nano:
@@ -84,17 +131,42 @@ def make_nano(state: dict[str, Any] | None) -> Nano:
 
 
 def draw_timesteps(count: int) -> Tensor:
-    """Logit-normal, towards the noise: there the edit is decided."""
-    return torch.sigmoid(torch.randn(count) - 0.6)
+    """Mostly near the noise, where the edit is decided; one in five anywhere."""
+    near_noise = torch.sigmoid(1.2 * torch.randn(count) - 1.2)
+    return torch.where(torch.rand(count) < 0.2, torch.rand(count), near_noise)
 
 
-def velocity_loss(model: Nano, batch: Batch) -> Tensor:
-    """Flow matching (section 3.3): mean squared error of the velocity on the target segment."""
+@dataclass(frozen=True)
+class Losses:
+    total: Tensor
+    pixels: float
+    facts: float
+    timestep: Tensor
+    error_left: Tensor
+    """[B]: where the edit changes something, the error as a share of what doing nothing leaves."""
+
+
+def compute_losses(model: Nano, batch: Batch) -> Losses:
+    """Flow matching (section 3.3) on the target segment, the edited part of it above all, and the facts."""
     timestep = draw_timesteps(len(batch.samples))
     t = timestep[batch.noisy_owner, None]
     x_t = t * batch.noisy + (1 - t) * torch.randn_like(batch.noisy)
-    error = model.outputs(batch, model.encode_text(batch), x_t, timestep) - batch.noisy
-    return (error / (1 - t).clamp(min=MIN_TIME_LEFT)).square().mean()
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+        out, clean_tap, noisy_tap = model.outputs(batch, model.encode_text(batch), x_t, timestep)
+        facts = model.fact_heads.loss(batch, clean_tap, noisy_tap)
+    error = (out - batch.noisy).square().mean(-1)
+
+    def by_sample(values: Tensor) -> Tensor:
+        return torch.zeros(len(batch.samples)).index_add(0, batch.noisy_owner, values)
+
+    weight = 1 + CHANGE_WEIGHT * batch.change
+    weighted = by_sample(weight * error) / by_sample(weight)
+    pixels = (weighted / (1 - timestep).clamp(min=MIN_TIME_LEFT)).mean() / LATENT_SCALE**2
+    detached = error.detach()
+    left = by_sample(batch.change * detached) / by_sample(batch.change * batch.difference).clamp(min=1e-6)
+    return Losses(
+        pixels + FACTS_WEIGHT * facts, float(pixels.detach()), float(facts.detach()), timestep, left
+    )
 
 
 @torch.no_grad()
@@ -104,50 +176,40 @@ def sample(model: Nano, batch: Batch, steps: int) -> Tensor:
     text = model.encode_text(batch)
     for step in range(steps):
         t = step / steps
-        out = model.outputs(batch, text, x, torch.full((len(batch.samples),), t))
+        out, _, _ = model.outputs(batch, text, x, torch.full((len(batch.samples),), t))
         x = x + (out - x) / (1 - t) / steps
     return x
 
 
 def validation_set(run: Path) -> list[Packed]:
-    """Two requests a task that are never trained on, encoded once."""
+    """Six requests a task that are never trained on, encoded once."""
     path = run / "validation.pt"
     if not path.exists():
         vae = AutoencoderKLWan.from_pretrained(run / "vae").eval()
-        tokenizer = Tokenizer(run / "tokenizer.model")
         samples = []
         for index, task in enumerate(TASKS):
-            for video_share in (0.0, 0.0, 1.0):
+            for video_share in (0.0, 0.0, 0.0, 0.0, 1.0, 1.0):
                 rng = np.random.default_rng([VALIDATION_SEED, index, len(samples)])
-                samples.append(
-                    cache_sample(
-                        vae, tokenizer, draw_curated(rng, task, random_canvas(rng, task, video_share))
-                    )
-                )
-        torch.save(samples, path)
+                samples.append(draw_curated(rng, task, random_canvas(rng, task, video_share)))
+        torch.save(cache_samples(vae, Tokenizer(run / "tokenizer.model"), samples), path)
     return [pack(s) for s in torch.load(path, weights_only=False)]
 
 
+@torch.no_grad()
 def evaluate(model: Nano, packed: list[Packed]) -> dict[str, float]:
-    """Squared error left by task, relative to leaving the source as it is (to black, without one)."""
-    ratios: dict[str, list[float]] = {}
-    for start in range(0, len(packed), 12):
-        group = packed[start : start + 12]
+    """Median squared error left by task where the edit changes something, relative to doing nothing."""
+    shares: dict[str, list[float]] = {}
+    ordered = sorted(packed, key=lambda p: p.length)
+    for start in range(0, len(ordered), 12):
+        group = ordered[start : start + 12]
         batch = collate(group, np.zeros(len(group), bool))
-        result = sample(model, batch, 8)
+        error = (sample(model, batch, 8) - batch.noisy).square().mean(-1)
         for row, p in enumerate(group):
             rows = batch.noisy_owner == row
-            target = batch.noisy[rows]
-            source = (
-                p.clean[: len(target)].float() if len(p.clean) >= len(target) else torch.zeros_like(target)
-            )
-            if p.sample.task == "propagation":
-                source = p.sample.clips["video1"].reshape(target.shape).float()
-            error = (result[rows] - target).square().mean() / (source - target).square().mean().clamp(
-                min=1e-3
-            )
-            ratios.setdefault(p.sample.task, []).append(float(error))
-    return {task: round(float(np.mean(values)), 3) for task, values in ratios.items()}
+            change = batch.change[rows]
+            share = (change * error[rows]).sum() / (change * batch.difference[rows]).sum()
+            shares.setdefault(p.task, []).append(float(share))
+    return {task: round(float(np.median(values)), 3) for task, values in shares.items()}
 
 
 NOT_STARTED: dict[str, Any] = {"step": 0, "samples": 0, "spent": 0.0}
@@ -174,8 +236,9 @@ def save_state(
 def make_optimizers(
     model: Nano, muon_lr: float = 0.02, adam_lr: float = 1.5e-3
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings, norms, modulation and the text encoder."""
-    matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2 and min(p.shape) > 6]
+    """Muon for the matrices of both networks' blocks, AdamW for embeddings, norms, modulation and heads."""
+    stacks = (model.transformer.blocks, model.text_encoder.encoder.block)
+    matrices = [p for stack in stacks for p in stack.parameters() if p.ndim == 2 and min(p.shape) > 6]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
@@ -184,31 +247,15 @@ def make_optimizers(
     ]
 
 
-def average_over_workers(model: Nano, facts: Tensor) -> Tensor:
-    """Average the gradients in place, and add facts [n] up over the workers."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    together = torch.cat([g.flatten() for g in gradients] + [facts])
-    dist.all_reduce(together)
-    start = 0
-    for gradient in gradients:
-        total = together[start : start + gradient.numel()]
-        gradient.copy_(total.view_as(gradient) / dist.get_world_size())
-        start += gradient.numel()
-    return together[start:]
-
-
 def train(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock, the log and the state."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{args.meeting.absolute()}", rank=rank, world_size=args.workers
-    )
+    join_workers(rank, args)
     torch.manual_seed(0)
     state_path = args.run / "state.pt"
     state = torch.load(state_path) if state_path.exists() else None
     model = make_nano(state)
     optimizers = make_optimizers(model, args.lr, args.adam_lr)
-    average = Averaged(model, 0.998)
+    average = Averaged(model, 0.999)
     progress_of = dict(NOT_STARTED)
     if state:
         model.load_state_dict(state["model"])
@@ -218,24 +265,30 @@ def train(rank: int, args: argparse.Namespace) -> None:
     shadow = make_nano(state)
     for block in model.transformer.blocks:
         block.compile(dynamic=True)
-    pool = ShardPool(args.run / "data")
+    pool = ShardPool(args.run / "data", rank, args.workers)
     validation = validation_set(args.run) if rank == 0 else []
     torch.manual_seed(progress_of["step"] * args.workers + rank)
     rng = np.random.default_rng([3, progress_of["step"], rank])
     batches = pool.batches(rng, args.tokens)
-    losses: list[float] = []
+    seen: list[Tensor] = []
     start = time.monotonic() - progress_of["spent"]
     progress = progress_of["spent"] / (60 * args.minutes)
     while progress < 1:
         pool.video_share = EARLY_VIDEO_SHARE if progress < LATE else LATE_VIDEO_SHARE
         packed = next(batches)
         batch = collate(packed, rng.random(len(packed)) < TEXT_DROPOUT)
-        loss = velocity_loss(model, batch)
-        loss.backward()
+        losses = compute_losses(model, batch)
+        losses.total.backward()
+        for p, t, has_text, left in zip(
+            packed, losses.timestep, batch.has_text, losses.error_left, strict=True
+        ):
+            if has_text and t < DECIDED:
+                pool.note_error(p.task, float(left))
         spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = average_over_workers(model, torch.tensor([float(loss.detach()), len(packed), spent]))
-        losses.append(float(facts[0]) / args.workers)
-        progress_of["spent"] = float(facts[2])
+        facts = torch.tensor([losses.pixels, losses.facts, len(packed), spent])
+        facts = average_gradients(model.parameters(), facts)
+        seen.append(facts[:2] / args.workers)
+        progress_of["spent"] = float(facts[3])
         progress = progress_of["spent"] / (60 * args.minutes)
         nn.utils.clip_grad_norm_(optimizers[1].param_groups[0]["params"], 1.0)
         factor = min(1.0, (progress_of["step"] + 1) / 100, max(0.0, 1 - progress) / 0.45)
@@ -245,28 +298,30 @@ def train(rank: int, args: argparse.Namespace) -> None:
         model.zero_grad(set_to_none=True)
         step = progress_of["step"] = progress_of["step"] + 1
         average.update(model, step)
-        progress_of["samples"] += int(facts[1])
+        progress_of["samples"] += int(facts[2])
         if step % LOG_EVERY == 0:
             pool.refresh()
         if rank == 0 and step % LOG_EVERY == 0:
+            pixels, known = torch.stack(seen).mean(0).tolist()
+            seen.clear()
             line: dict[str, Any] = {
                 "step": step,
                 "samples": progress_of["samples"],
                 "hours": round(progress_of["spent"] / 3600, 3),
-                "loss": round(float(np.mean(losses)), 4),
-                "distinct": len(pool.images) + len(pool.videos),
+                "loss": round(pixels, 4),
+                "facts": round(known, 4),
+                "distinct": len(pool) * args.workers,
+                "error_left": {task: round(share, 2) for task, share in sorted(pool.error_left.items())},
             }
-            losses.clear()
             if step % args.evaluate == 0:
                 average.copy_to(shadow)
-                line["error_left"] = evaluate(shadow, validation)
+                line["validation"] = evaluate(shadow, validation)
                 save_state(state_path, model, optimizers, average, progress_of)
             with (args.run / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
     if rank == 0:
         save_state(state_path, model, optimizers, average, progress_of)
-    dist.destroy_process_group()
 
 
 def main() -> None:
@@ -276,14 +331,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=90.0, help="total training time, over all calls")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--tokens", type=int, default=768, help="padded tokens a step and worker")
+    parser.add_argument("--tokens", type=int, default=1536, help="padded tokens a step and worker")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=1.5e-3)
-    parser.add_argument("--evaluate", type=int, default=500)
-    args = parser.parse_args()
-    args.meeting = args.run / "workers"
-    args.meeting.unlink(missing_ok=True)
-    mp.start_processes(train, (args,), nprocs=args.workers, start_method="spawn")
+    parser.add_argument("--evaluate", type=int, default=1000)
+    start_workers(train, parser.parse_args())
 
 
 if __name__ == "__main__":

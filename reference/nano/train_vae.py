@@ -3,15 +3,15 @@
     python -m reference.nano.train_vae RUN
 
 RUN/vae.pt holds weights, optimiser and clock; a second call goes on from there. RUN/vae_log.jsonl takes a
-line every 50 steps; the diffusers folder RUN/vae is written at the end and at every checkpoint.
+line every 100 steps; the diffusers folder RUN/vae is written at the end and at every checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders import autoencoder_kl_wan
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from reference.nano import styles
 from reference.nano.curate import SIZES
 from reference.nano.optim import Averaged, Muon
+from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
 
 VAE_CONFIG: dict[str, object] = {
@@ -45,8 +45,12 @@ VAE_CONFIG: dict[str, object] = {
 IMAGE_BATCHES = ((1, 10),)
 VIDEO_BATCHES = ((5, 4), (1, 10), (9, 2), (5, 4), (1, 10), (17, 1))
 """(frames, clips) of successive steps: images alone first, then mixed."""
-LATENT_NOISE = 0.02
+LATENT_NOISE = 0.01
 """Noise on the latents while training, in standard deviations: what the decoder must forgive."""
+LATENT_PULL = 1e-6
+"""Weight of the latents' mean square. A stronger pull, or more noise, leaves directions unused."""
+FINE = 0.85
+"""Share of the second stage after which all is computed in float32, for the last decibels."""
 
 LATENT_SCALE = 0.3
 """Root mean square of the normalised latents. A few directions, brightness above all, hold most of the
@@ -120,22 +124,24 @@ def batch(rng: np.random.Generator, frames: int, count: int) -> torch.Tensor:
     return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-class Batches(IterableDataset[torch.Tensor]):
-    """Endless batches whose shapes take turns."""
+class Batches:
+    """Rendered batches, most of them shown again later: flipped, and with their colours exchanged."""
 
-    def __init__(self, seed: int, shapes: tuple[tuple[int, int], ...]) -> None:
-        self.seed, self.shapes = seed, shapes
+    def __init__(self, rng: np.random.Generator, kept: int = 300) -> None:
+        self.rng, self.kept = rng, kept
+        self.shown: dict[tuple[int, int], list[torch.Tensor]] = {}
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        rng = np.random.default_rng([1, self.seed])
-        while True:
-            for frames, count in self.shapes:
-                yield batch(rng, frames, count)
-
-
-def batches_in_background(seed: int, shapes: tuple[tuple[int, int], ...]) -> Iterator[torch.Tensor]:
-    """Render in a process of its own, which starts with the first batch asked for."""
-    yield from DataLoader(Batches(seed, shapes), batch_size=None, num_workers=1, prefetch_factor=6)
+    def draw(self, frames: int, count: int) -> torch.Tensor:
+        """float32 [count, 3, frames, H, W] in [-1, 1]."""
+        known = self.shown.setdefault((frames, count), [])
+        is_new = len(known) < self.kept // frames or self.rng.random() < 0.25
+        if is_new and len(known) >= self.kept // frames:
+            known.pop(int(self.rng.integers(len(known))))
+        if is_new:
+            known.append(batch(self.rng, frames, count))
+        video = known[-1 if is_new else int(self.rng.integers(len(known)))]
+        turned = [axis for axis in (-2, -1) if self.rng.random() < 0.5]
+        return video.flip(turned)[:, torch.from_numpy(self.rng.permutation(3))]
 
 
 def evaluate(vae: AutoencoderKLWan) -> dict[str, float]:
@@ -196,19 +202,21 @@ def measure_latents(vae: AutoencoderKLWan) -> None:
     vae.register_to_config(latents_mean=values.mean(1).tolist(), latents_std=[std] * len(values))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--image-minutes", type=float, default=8.5, help="on images alone, over all calls")
-    parser.add_argument("--video-minutes", type=float, default=15.5, help="then on images and clips")
-    parser.add_argument("--lr", type=float, default=0.02)
-    args = parser.parse_args()
-    args.run.mkdir(parents=True, exist_ok=True)
+def make_vae() -> AutoencoderKLWan:
+    """An untrained VAE of nano's size, its weights in the layout that CPU convolutions are fastest in."""
+    vae = AutoencoderKLWan(**VAE_CONFIG)
+    for parameter in vae.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    return vae
+
+
+def train(rank: int, args: argparse.Namespace) -> None:
+    """One worker; the first keeps the clock, the log and the state."""
+    join_workers(rank, args)
     torch.manual_seed(0)
     use_image_convolutions()
-    vae = AutoencoderKLWan(**VAE_CONFIG)
+    vae = make_vae()
     matrices = [p for p in vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]]
     chosen = {id(p) for p in matrices}
     others = [p for p in vae.parameters() if id(p) not in chosen]
@@ -223,11 +231,11 @@ def main() -> None:
         muon.load_state_dict(state["muon"])
         adam.load_state_dict(state["adam"])
         average.values, step, spent = state["average"], state["step"], state["spent"]
-    images, videos = (batches_in_background(step, shapes) for shapes in (IMAGE_BATCHES, VIDEO_BATCHES))
+    batches = Batches(np.random.default_rng([1, step, rank]))
     losses: list[float] = []
     start = time.monotonic() - spent
     while True:
-        minutes = (time.monotonic() - start) / 60
+        minutes = spent / 60
         stage = int(minutes >= args.image_minutes)
         progress = (
             (minutes - args.image_minutes) / args.video_minutes if stage else minutes / args.image_minutes
@@ -237,43 +245,60 @@ def main() -> None:
         factor = min(1.0, (step + 1) / 50, (1 - progress) / 0.7) * (0.6 if stage else 1.0)
         muon.param_groups[0]["lr"] = args.lr * factor
         adam.param_groups[0]["lr"] = 2e-3 * factor
-        video = next(videos if stage else images)
-        latents = vae.encode(video).latent_dist.mean
-        noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
-        out = vae.decode(noisy).sample
+        shapes = VIDEO_BATCHES if stage else IMAGE_BATCHES
+        video = batches.draw(*shapes[step % len(shapes)]).contiguous(memory_format=torch.channels_last_3d)
+        is_coarse = has_fast_bfloat16() and not (stage and progress > FINE)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_coarse):
+            latents = vae.encode(video).latent_dist.mean
+            noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
+            out = vae.decode(noisy).sample
         # The root makes a clip that is good already count as much as a hard one.
-        error = (out - video).square().mean((1, 2, 3, 4))
-        loss = (error + 1e-5).sqrt().mean() + 2e-5 * latents.square().mean()
+        error = (out.float() - video).square().mean((1, 2, 3, 4))
+        loss = (error + 1e-5).sqrt().mean() + LATENT_PULL * latents.float().square().mean()
         loss.backward()
+        spent = time.monotonic() - start if rank == 0 else 0.0
+        facts = average_gradients(vae.parameters(), torch.tensor([float(loss.detach()), spent]))
+        losses.append(float(facts[0]) / args.workers)
+        spent = float(facts[1])
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         muon.step()
         adam.step()
         vae.zero_grad(set_to_none=True)
         average.update(vae, step)
-        losses.append(float(loss.detach()))
         step += 1
-        if step % 50 == 0:
-            line = {
-                "step": step,
-                "minutes": round((time.monotonic() - start) / 60, 2),
-                "loss": float(np.mean(losses)),
-            }
+        if rank == 0 and step % 100 == 0:
+            line = {"step": step, "minutes": round(spent / 60, 2), "loss": float(np.mean(losses))}
             losses.clear()
-            if step % 200 == 0:
-                shadow = AutoencoderKLWan(**VAE_CONFIG)
+            if step % 500 == 0:
+                shadow = make_vae()
                 average.copy_to(shadow)
                 line |= evaluate(shadow)
                 state = {"vae": vae.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-                state |= {"average": average.values, "step": step, "spent": time.monotonic() - start}
+                state |= {"average": average.values, "step": step, "spent": spent}
                 torch.save(state, state_path)
             with (args.run / "vae_log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)
-    average.copy_to(vae)
-    level_latents(vae)
-    measure_latents(vae)
-    print(evaluate(vae))
-    vae.save_pretrained(args.run / "vae")
+    if rank == 0:
+        average.copy_to(vae)
+        level_latents(vae)
+        measure_latents(vae)
+        print(evaluate(vae))
+        vae.save_pretrained(args.run / "vae")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--image-minutes", type=float, default=5.0, help="on images alone, over all calls")
+    parser.add_argument("--video-minutes", type=float, default=14.0, help="then on images and clips")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--lr", type=float, default=0.02)
+    args = parser.parse_args()
+    args.run.mkdir(parents=True, exist_ok=True)
+    start_workers(train, args)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ MOTIONS: dict[str, tuple[float, float]] = {
     "moving up": (-0.028, 0.0),
     "moving down": (0.028, 0.0),
 }
+MAX_SPEED = 0.04
+"""Of an object, in frame units per frame: two to three pixels, as in footage of some frames a second."""
 PATTERNS = ("plain", "gradient", "stripes", "checkerboard")
 TEXTURES = ("clouds", "leaves")
 
@@ -311,7 +313,7 @@ def random_thing(rng: np.random.Generator, canvas: Canvas, taken: tuple[Thing, .
     place = (float(rng.uniform(0.2, 0.8)), float(rng.uniform(0.2, 0.8)))
     motion = (0.0, 0.0)
     if canvas.frames > 1 and rng.random() < 0.7:
-        speed = 0.5 / canvas.frames
+        speed = min(0.5 / canvas.frames, MAX_SPEED)
         motion = (float(rng.uniform(-speed, speed)), float(rng.uniform(-speed, speed)))
     return Thing(shape, color, float(rng.uniform(0.13, 0.27)), place, motion)
 

@@ -14,19 +14,21 @@ from diffusers import AutoencoderKLWan
 
 from reference.model import CONFIGS
 from reference.nano.batching import collate, pack
+from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
+from reference.nano.facts import NAMES, sample_facts, scene_facts
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
 from reference.nano.publish import round_to_half
 from reference.nano.train import (
+    compute_losses,
     NOT_STARTED,
     Nano,
-    average_over_workers,
     make_nano,
     make_optimizers,
     save_state,
-    velocity_loss,
 )
-from reference.nano.train_vae import VAE_CONFIG, latent_sensitivity, level_latents
+from reference.nano.train_vae import VAE_CONFIG, Batches, latent_sensitivity, level_latents
+from reference.nano.workers import average_gradients
 from reference.vae import encode_clip
 
 PATCH_DIM = CONFIGS["nano"].patch_dim
@@ -38,7 +40,9 @@ def cached(rng: np.random.Generator, words: int, frames: int, with_source: bool)
 
     ids = [int(i) for i in rng.integers(3, 600, words)]
     segments = [ids[:1], "video1", ids[1:], [1]] if with_source else [ids, [1]]
-    return CachedSample("t", segments, {"video1": clip()} if with_source else {}, clip())
+    clips, source = ({"video1": clip()}, "video1") if with_source else ({}, None)
+    facts = {"target": torch.rand(frames, 2, 3, len(NAMES)).half()}
+    return CachedSample("t", segments, clips, clip(), source, facts)
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_a_padded_batch_equals_its_sequences_one_by_one(samples, drop):
     packed = [pack(sample) for sample in samples]
     batch = collate(packed, np.full(3, drop))
     timestep = torch.tensor([0.2, 0.5, 0.8])
-    together = model.outputs(batch, model.encode_text(batch), batch.noisy, timestep)
+    together, _, _ = model.outputs(batch, model.encode_text(batch), batch.noisy, timestep)
     net = model.transformer
     for row, p in enumerate(packed):
         text = model.text_encoder(input_ids=torch.tensor([p.ids])).last_hidden_state[0]
@@ -81,7 +85,7 @@ def test_a_few_steps_bring_the_loss_down(samples):
     losses = []
     for _ in range(30):
         torch.manual_seed(1)
-        loss = velocity_loss(model, batch)
+        loss = compute_losses(model, batch).total
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -178,7 +182,7 @@ def step_of_a_worker(rank: int, folder: Path) -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     ((rank + 1.0) * model(torch.full((1, 3), 2.0)).sum()).backward()
-    facts = average_over_workers(model, torch.tensor([1.0, float(rank)]))
+    facts = average_gradients(model.parameters(), torch.tensor([1.0, float(rank)]))
     torch.save([facts, model.weight.grad, model.bias.grad], folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -275,7 +275,7 @@ class EditVerseTransformer(nn.Module):
         return self.head(x)
 
     def modulate(self, timestep: Tensor) -> Tensor:
-        """Shifts, scales and gates [..., 2, 6, width] of a timestep [...]: clean tokens (t = 1), noisy ones."""
+        """Shifts, scales and gates [..., 2, 6, width] of a timestep [...]: of clean tokens, of noisy ones."""
         times = torch.stack((torch.ones_like(timestep), timestep), -1)
         embedded = F.silu(self.time(times))
         return self.time_to_modulation(embedded).unflatten(-1, (6, self.config.width))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from reference.model import CONFIGS
 from reference.nano.batching import collate, pack
 from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
-from reference.nano.facts import NAMES, sample_facts, scene_facts
+from reference.nano.facts import NAMES
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
 from reference.nano.publish import round_to_half
 from reference.nano.train import (
-    compute_losses,
     NOT_STARTED,
     Nano,
+    compute_losses,
     make_nano,
     make_optimizers,
     save_state,
@@ -209,3 +210,36 @@ def test_levelled_latents_decode_to_the_same_and_every_direction_costs_the_same(
         after = vae.decode(vae.encode(clip).latent_dist.mean).sample
     torch.testing.assert_close(after, before, atol=2e-3, rtol=0)
     assert torch.linalg.cond(latent_sensitivity(vae, step=0.02)) < 0.2 * uneven
+
+
+def test_flipped_and_recoloured_batches_keep_their_values():
+    """What is shown again is the same picture, turned: the values of its three channels, sorted, stay."""
+    batches = Batches(np.random.default_rng(0), kept=1)
+    first = batches.draw(1, 2)
+    shown = [batches.draw(1, 2) for _ in range(6)]
+    again = [video for video in shown if video.shape == first.shape]
+    assert any(torch.equal(video.flatten().sort()[0], first.flatten().sort()[0]) for video in again)
+    assert all(float(video.abs().max()) <= 1 for video in shown)
+
+
+class Identity:
+    """A VAE that loses nothing."""
+
+    def encode(self, pixels: torch.Tensor):
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels))
+
+    def decode(self, latents: torch.Tensor):
+        return SimpleNamespace(sample=latents)
+
+
+class Darkness(Identity):
+    """A VAE that loses everything."""
+
+    def decode(self, latents: torch.Tensor):
+        return SimpleNamespace(sample=torch.full_like(latents, -1.0))
+
+
+def test_the_ceiling_of_a_perfect_vae_is_all_and_of_a_dark_one_little():
+    assert all(score.is_success for score in score_carried(Identity(), per_kind=1))
+    dark = score_carried(Darkness(), per_kind=1)
+    assert sum(score.is_success for score in dark) < 0.3 * len(dark)

@@ -2,7 +2,7 @@
 
 MODEL is a bundle (its folder, or the name of one that ships) or a checkpoint folder, which runs in PyTorch.
 The report, success by task, goes to standard output and with --json to a file; `--write` puts it into the
-bundle's `bundle.json`; `--sheet` draws pictures: source, result, right answer.
+bundle's `bundle.json`; `--sheet` draws pictures: instruction, source, result, right answer.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from editverse_rt import video
 from editverse_rt.bundle import load_bundle, write_bundle_json
 from editverse_rt.frames import Frames
 from editverse_rt.pipeline import Pipeline
+from export.sheet import draw_sheet
 from reference import sampler
 from reference.checkpoint import load_checkpoint
 from reference.nano.heldout import (
@@ -112,33 +112,6 @@ def evaluate(edit: Editor, samples: Iterable[Sample]) -> tuple[list[Score], list
         scores.append(score_edit(sample, result))
         results.append((sample, result))
     return scores, results
-
-
-def draw_sheet(results: list[tuple[Sample, Frames]], path: Path, per_task: int = 1) -> None:
-    """Rows of source, result and right answer, two frames of each; two columns of such rows."""
-    rows: list[Frames] = []
-    seen: dict[tuple[str, bool], int] = {}
-    for sample, result in results:
-        key = (sample.task, len(result) > 1)
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] > per_task or sample.source is None:
-            continue
-        clips = (sample.inputs[sample.source], result, sample.target)
-        pictures = [_square(clip[index]) for clip in clips for index in (0, -1)]
-        rows.append(np.concatenate(pictures, 1))
-    if len(rows) % 2:
-        rows.append(np.full_like(rows[0], 255))
-    gap = np.full((rows[0].shape[0], 16, 3), 255, np.uint8)
-    pairs = [np.concatenate((a, gap, b), 1) for a, b in zip(rows[::2], rows[1::2], strict=True)]
-    video.write_image(path, np.concatenate(pairs, 0))
-
-
-def _square(picture: Frames, side: int = 84) -> Frames:
-    """Centre a picture on a white square."""
-    out = np.full((side, side, 3), 255, np.uint8)
-    top, left = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
-    out[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return out
 
 
 def format_report(report: dict[str, Any]) -> str:

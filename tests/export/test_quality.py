@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 
-from editverse_rt import video
 from export import quality
 from reference.nano.heldout import REAL_CLIPS, heldout_samples, real_clip_folder, real_samples, summarize
 
@@ -28,15 +27,6 @@ def test_real_clips_have_right_answers_of_their_own():
     inverted = by_task["real_invert"]
     assert np.array_equal(inverted.target, 255 - inverted.inputs["video1"])
     assert (real_clip_folder() / REAL_CLIPS[0]).exists()
-
-
-def test_the_sheet_shows_source_result_and_answer(tmp_path):
-    samples = list(itertools.islice(heldout_samples(1), 4))
-    _, results = quality.evaluate(lambda sample: sample.target, samples)
-    quality.draw_sheet(results, tmp_path / "sheet.png")
-    info = video.probe(tmp_path / "sheet.png")
-    assert info.width_px == 2 * 6 * 84 + 16
-    assert info.height_px == 2 * 84
 
 
 def test_the_report_reads_as_a_table():

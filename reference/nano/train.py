@@ -131,9 +131,9 @@ def make_nano(state: dict[str, Any] | None) -> Nano:
 
 
 def draw_timesteps(count: int) -> Tensor:
-    """Mostly near the noise, where the edit is decided; one in five anywhere."""
+    """Mostly near the noise, where the edit is decided; one in three anywhere."""
     near_noise = torch.sigmoid(1.2 * torch.randn(count) - 1.2)
-    return torch.where(torch.rand(count) < 0.2, torch.rand(count), near_noise)
+    return torch.where(torch.rand(count) < 1 / 3, torch.rand(count), near_noise)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from reference.sequence import Interleaved, interleave
 
 CHANGE_SCALE = 0.02
 """A token is half changed when its target differs from its source by this mean square, in latents."""
+COVERED = 0.04
+"""An object is seen in a token from this share on, colour and shape counted."""
 NUM_FACTS = len(NAMES) + 2
 """Objects by colour and shape, then the token's place down and across the frame, in [0, 1]."""
 
@@ -35,6 +37,8 @@ class Packed:
     """float16 [Lc + Lg, NUM_FACTS], NaN where unknown."""
     difference: Tensor
     """float32 [Lg]: mean square of what the edit changes in each row; without a source, of the target."""
+    has_object: Tensor
+    """float32 [Lg]: 1 where an object is seen in the target's row; in its source's, if only that is known."""
     layouts: tuple[Interleaved, Interleaved]
 
     @property
@@ -78,6 +82,8 @@ def pack(sample: CachedSample) -> Packed:
     noisy = sample.target.reshape(-1, patch_dim)
     source = sample.clips[sample.source].reshape(-1, patch_dim) if sample.source else torch.zeros_like(noisy)
     facts = [_facts_of(sample.clips[n], sample.facts.get(n)) for n in names]
+    shown = sample.facts.get("target", sample.facts.get(sample.source or ""))
+    covered = torch.zeros(noisy.shape[:1]) if shown is None else shown.flatten(0, 2).float().sum(-1)
     return Packed(
         sample.task,
         [i for s in sample.segments if not isinstance(s, str) for i in s],
@@ -85,6 +91,7 @@ def pack(sample: CachedSample) -> Packed:
         noisy,
         torch.cat([*facts, _facts_of(sample.target, sample.facts.get("target"))]),
         (noisy.float() - source.float()).square().mean(-1),
+        (covered > COVERED).float(),
         _layouts(shapes, (frames, rows, columns)),
     )
 
@@ -110,6 +117,8 @@ class Batch:
     difference: Tensor
     """float32 [sum Lg], and `change` in [0, 1): how far the edit changes each row."""
     change: Tensor
+    has_object: Tensor
+    """float32 [sum Lg]."""
     has_text: Tensor
     """bool [B]."""
     samples: list[Packed]
@@ -162,6 +171,7 @@ def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
         noisy_facts=noisy_facts,
         difference=difference,
         change=difference / (difference + CHANGE_SCALE),
+        has_object=torch.cat([p.has_object for p in packed]),
         has_text=torch.from_numpy(~drop_text),
         samples=packed,
     )

@@ -65,8 +65,9 @@ examples:
   editverse-rt verify --backend ort-cuda
   editverse-rt verify BUNDLE --backend tensorrt-rtx
 
-One edit of a made-up clip, on the backend and on ort-cpu, from the same seed. Plans that come close enough
-get a stamp, and are used from then on without --allow-unverified.
+The held-out edits that the bundle carries, or a few made-up ones, on the backend and on ort-cpu, from the
+same seed: how many come out right on each, and how near the results are. Plans that pass get a stamp, and are
+used from then on without --allow-unverified.
 """
 
 DOCTOR_HELP = """\
@@ -147,8 +148,12 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
     verify.add_argument("--backend", required=True, help="a name from `editverse-rt doctor`")
     verify.add_argument(
-        "--num-inference-steps", type=positive_int, default=4, metavar="N", help="(default: 4)"
+        "--num-inference-steps",
+        type=positive_int,
+        metavar="N",
+        help="solver steps (default: the schedule's; 4 for a bundle without held-out edits)",
     )
+    add_gpu_options(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object")
 
     plan = add("plan", "say what a request costs, in memory and in time, before it runs", PLAN_HELP)
@@ -208,10 +213,24 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add("--bundle", default="nano", help="name or folder (default: nano)")
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
     add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
+    add_gpu_options(parser)
     add("--threads", type=positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--preview", type=Path, metavar="PNG", help="also write a contact sheet, source over result")
     add("--json", action="store_true", help="print one JSON object about the result")
     add("--quiet", action="store_true", help="print nothing but errors (and the JSON object)")
+
+
+def add_gpu_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", type=device_number, metavar="N", help="the GPU's number (default: 0)")
+    add("--cuda-graphs", action="store_true", help="launch calls that repeat as one CUDA graph (TensorRT)")
+    add(
+        "--weight-budget",
+        type=bytes_from_text,
+        metavar="SIZE",
+        help="weights of a plan that may lie on the GPU, such as 2GB (plans built with --weight-streaming)",
+    )
+    add("--plugin", type=Path, metavar="LIB", help="libeditverse_plugin.so, for plans built with it")
 
 
 def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
@@ -267,6 +286,22 @@ def size_from_text(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is given, WIDTHxHEIGHT is expected, as in 128x96")
     return int(match[2]), int(match[1])
+
+
+def device_number(text: str) -> int:
+    if re.fullmatch(r"\d{1,4}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, a GPU's number of 0 or more is expected")
+    return int(text)
+
+
+def bytes_from_text(text: str) -> int:
+    """Return bytes from "2GB", "500MB" or "0"."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([MG]B)|0", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, a size is expected, as in 2GB, 500MB or 0")
+    if match[1] is None:
+        return 0
+    return round(float(match[1]) * {"MB": 10**6, "GB": 10**9}[match[2]])
 
 
 def version_of(package: str) -> str | None:

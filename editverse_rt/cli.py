@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from editverse_rt.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.plan_report import report_plan
 from editverse_rt.sequence import has_tags
-from editverse_rt.verify import verify_backend
+from editverse_rt.verify import Verification, verify_backend
 
 __all__ = ["main"]
 
@@ -147,8 +146,22 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
     return Pipeline.open(
-        args.bundle, args.backend, num_threads=args.threads, allow_unverified=args.allow_unverified
+        args.bundle,
+        args.backend,
+        num_threads=args.threads,
+        allow_unverified=args.allow_unverified,
+        **gpu_options(args),
     )
+
+
+def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `Pipeline.open` takes of the options for a GPU."""
+    return {
+        "device": args.device,
+        "cuda_graphs": args.cuda_graphs,
+        "weight_budget_bytes": args.weight_budget,
+        "plugin": args.plugin,
+    }
 
 
 def check_output(path: Path) -> None:
@@ -261,19 +274,32 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    report = verify_backend(args.bundle, args.backend, args.num_inference_steps)
-    facts = asdict(report)
+    report = verify_backend(args.bundle, args.backend, args.num_inference_steps, **gpu_options(args))
+    facts = report.report()
     if args.json:
         print_json(facts)
     else:
-        print(
-            f"{report.backend} against ort-cpu: {report.psnr_db:.1f} dB, of at least "
-            f"{report.least_psnr_db:.1f}; {report.share_beyond_one_level:.2%} of the pixels further than one "
-            "grey level"
-        )
-        for path in report.stamps:
-            print(f"accepted: {path}")
+        print("\n".join(describe_verification(report)))
     return EXIT_OK
+
+
+def describe_verification(report: Verification) -> list[str]:
+    """Return the lines that `verify` prints for a person."""
+    lines = [f"{'task':<20} {'edits':>5} {'right':>6} {'on ort-cpu':>11} {'dB from ort-cpu, least':>23}"]
+    for task in dict.fromkeys(edit.task for edit in report.edits):
+        edits = [edit for edit in report.edits if edit.task == task]
+        right, on_cpu = (
+            "-" if None in marks else str(sum(map(bool, marks)))
+            for marks in ([e.right for e in edits], [e.right_on_cpu for e in edits])
+        )
+        least = min(edit.psnr_db for edit in edits)
+        lines.append(f"{task:<20} {len(edits):>5} {right:>6} {on_cpu:>11} {least:>23.1f}")
+    lines.append(
+        f"{report.backend} ({report.precision}, {report.num_inference_steps} steps) against ort-cpu: "
+        f"{report.median_db:.1f} dB in the median, of at least {report.limits.median_db:.0f}; "
+        f"{report.least_db:.1f} at worst, of at least {report.limits.least_db:.0f}"
+    )
+    return [*lines, *(f"accepted: {path}" for path in report.stamps)]
 
 
 def run_info(args: argparse.Namespace) -> int:

@@ -29,11 +29,13 @@ __all__ = [
     "build_command",
     "choose_plans",
     "choose_profile",
+    "choose_weight_budget",
     "count_bytes",
     "find_engines",
     "is_verified",
     "output_shapes",
     "read_manifest",
+    "refuse_options",
     "source_digest",
     "verify_plan_file",
     "write_manifest",
@@ -236,6 +238,26 @@ def choose_profile(plan: PlanSpec, shapes: Mapping[str, Shape]) -> int:
         f"reaches {', '.join(reach) or 'neither'}; ask for less, or build with a larger --max-tokens "
         "or --maxShapes"
     )
+
+
+def refuse_options(plans: Mapping[str, PlanSpec], *, has_plugin: bool, has_budget: bool) -> str | None:
+    """Why plans and a caller's options do not go together, and what to do; None if they do."""
+    with_plugin = [plan.graph for plan in plans.values() if plan.facts.get("plugin")]
+    if with_plugin and not has_plugin:
+        return (
+            f"its plan of {', '.join(with_plugin)} was built with the RopeAttention plugin; give --plugin "
+            "build/plugin/libeditverse_plugin.so, or build the engines again without it"
+        )
+    if has_plugin and not with_plugin:
+        return "none of its plans was built with a plugin; leave --plugin out"
+    if has_budget and not any(plan.facts.get("weight_streaming") for plan in plans.values()):
+        return "its plans hold all weights on the GPU; build the engines again with --weight-streaming"
+    return None
+
+
+def choose_weight_budget(asked_bytes: int | None, streamable_bytes: int, automatic_bytes: int) -> int:
+    """How much of a plan's weights lies on the GPU: what the caller asked for, or TensorRT's own choice."""
+    return min(automatic_bytes if asked_bytes is None else asked_bytes, streamable_bytes)
 
 
 def output_shapes(graph: GraphSpec, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

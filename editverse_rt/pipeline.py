@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt import video
-from editverse_rt.backends import Runner, Selection, select_backend
+from editverse_rt.backends import GpuOptions, Runner, Selection, select_backend
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import EngineSet
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
@@ -116,19 +116,31 @@ class Pipeline:
         *,
         num_threads: int | None = None,
         allow_unverified: bool = False,
+        device: int | None = None,
+        cuda_graphs: bool = False,
+        weight_budget_bytes: int | None = None,
+        plugin: str | os.PathLike[str] | None = None,
     ) -> Pipeline:
         """Verify a bundle and open it on a backend.
 
         bundle: a name that ships, or a folder. backend: a name from `editverse_rt.backends`, or "auto".
         num_threads: of the CPU, None for one a core; results do not depend on it.
         allow_unverified: take plans that `editverse-rt verify` has not accepted on this GPU.
-        Raises BundleError, BackendError.
+        device: the GPU's number. The rest is TensorRT's. cuda_graphs: launch calls that repeat as one CUDA
+        graph. weight_budget_bytes: how much of each plan's weights may lie on the GPU, for plans built with
+        weight streaming. plugin: the library that has RopeAttention, for plans built with it.
+        Raises BundleError, BackendError: a backend that cannot follow an option is not taken.
         """
         if num_threads is not None and num_threads < 1:
             raise RequestError(f"num_threads is {num_threads}; give at least 1, or None for one a core")
+        if device is not None and device < 0:
+            raise RequestError(f"device is {device}; give a GPU's number, 0 or more")
+        if weight_budget_bytes is not None and weight_budget_bytes < 0:
+            raise RequestError(f"weight_budget_bytes is {weight_budget_bytes}; give 0 or more")
+        gpu = GpuOptions(device, cuda_graphs, weight_budget_bytes, None if plugin is None else Path(plugin))
         loaded = load_bundle(bundle)
-        selection = select_backend(backend, loaded, allow_unverified=allow_unverified)
-        return cls(loaded, selection.backend.open_runner(loaded, num_threads), selection)
+        selection = select_backend(backend, loaded, allow_unverified=allow_unverified, gpu=gpu)
+        return cls(loaded, selection.backend.open_runner(loaded, num_threads, gpu), selection)
 
     def __enter__(self) -> Pipeline:
         return self

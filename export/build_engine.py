@@ -13,13 +13,12 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
+from editverse_rt.backends.cuda import Cuda
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import (
     ENGINES_FOLDER,
@@ -32,118 +31,27 @@ from editverse_rt.engine import (
     write_manifest,
 )
 from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled, RequestError
-from editverse_rt.planner import Work, estimate_work
-from editverse_rt.targets import (
-    BACKENDS,
-    PRECISIONS,
-    Target,
-    check_build,
-    default_precisions,
-    load_recipe,
-    load_target,
-    target_names,
-)
+from editverse_rt.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
-from export.precision import count_types, save_typed, set_precision, use_standard_attention
+from export.emulate import score_rounding
+from export.lower import keeps_plugin, load_standard
+from export.orders import BUILT_GRAPHS, Order, describe_order, plan_orders
+from export.precision import count_types, save_typed, set_precision
 from export.precision_error import measure_error
-from export.profiles import Overrides, parse_shapes, profiles_of
+from export.profiles import profiles_of
 
-__all__ = ["BUILT_GRAPHS", "Order", "build_engines", "main", "plan_orders"]
-
-BUILT_GRAPHS = (
-    "text_encoder",
-    "vae_encoder_first",
-    "vae_encoder_next",
-    "transformer",
-    "solver_step",
-    "vae_decoder_first",
-    "vae_decoder_next",
-)
+__all__ = ["Heldout", "build_engines", "main"]
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be built. targets: all go into one plan; the first of least memory gives the profiles."""
+class Heldout:
+    """The held-out edits that the plans' rounding is scored on before anything is built (export/emulate.py).
 
-    backend: str
-    targets: tuple[Target, ...]
-    precision: dict[str, str]
-    max_tokens: int | None = None
-    overrides: Overrides | None = None
-    weight_streaming: bool = False
-    graphs: tuple[str, ...] = BUILT_GRAPHS
-
-    @property
-    def smallest(self) -> Target:
-        return min(self.targets, key=lambda target: target.memory_bytes)
-
-    @property
-    def capabilities(self) -> tuple[str, ...]:
-        found = {target.compute_capability for target in self.targets}
-        return tuple(sorted(found, key=lambda c: [int(x) for x in c.split(".")]))
-
-    @property
-    def folder(self) -> str:
-        return "+".join(f"sm_{c.replace('.', '')}" for c in self.capabilities)
-
-    def precision_of(self, graph: str) -> str:
-        if graph == "solver_step":
-            return "fp32"
-        return self.precision["vae" if graph.startswith("vae_") else graph]
-
-
-def plan_orders(args: argparse.Namespace) -> list[Order]:
-    """What the arguments ask for: one order, or for --all one for each set of precisions.
-
-    Raises RequestError for what no backend can build, with what to use instead.
+    per_kind: edits of each task, for images and for videos; 0 scores none.
     """
-    if args.all:
-        backend = args.backend or "tensorrt-rtx"
-        targets = [t for t in map(load_target, target_names()) if _can_build(t, backend, args.precision)]
-    elif args.recipe is not None:
-        targets = [load_recipe(args.recipe)]
-    else:
-        targets = [load_target(name) for name in args.target or []]
-    if not targets:
-        raise RequestError("no target is given; name one with --target, such as rtx4090, or take --all")
-    backend = args.backend or ("tensorrt-rtx" if args.all else targets[0].backend)
-    groups: dict[tuple[str, ...], list[Target]] = {}
-    for target in targets:
-        precision = default_precisions(target, args.precision)
-        check_build(target, backend, precision)
-        groups.setdefault(tuple(precision.values()), []).append(target)
-    if len(groups) > 1 and not args.all:
-        names = [" and ".join(t.name for t in group) for group in groups.values()]
-        raise RequestError(
-            f"{', '.join(names)} take different precisions; one plan has one: name it with --precision, or "
-            "build them one by one"
-        )
-    if backend == "tensorrt" and len({t.compute_capability for t in targets}) > 1:
-        raise RequestError(
-            "TensorRT builds for the GPU that it runs on; give one target, or --backend tensorrt-rtx"
-        )
-    bounds = {"min": args.minShapes, "opt": args.optShapes, "max": args.maxShapes}
-    overrides = {bound: parse_shapes(text) for bound, text in bounds.items()}
-    return [
-        Order(
-            backend=backend,
-            targets=tuple(group),
-            precision=default_precisions(group[0], args.precision),
-            max_tokens=args.max_tokens,
-            overrides=overrides,
-            weight_streaming=args.weight_streaming,
-            graphs=tuple(args.graph or BUILT_GRAPHS),
-        )
-        for group in groups.values()
-    ]
 
-
-def _can_build(target: Target, backend: str, precision: str | None) -> bool:
-    try:
-        check_build(target, backend, default_precisions(target, precision))
-    except RequestError:
-        return False
-    return True
+    per_kind: int
+    num_inference_steps: int
 
 
 def build_engines(
@@ -152,32 +60,60 @@ def build_engines(
     output: Path,
     builder: Builder,
     *,
-    quality: dict[str, object] | None = None,
+    notes: Mapping[str, object] | None = None,
     report: Any = print,
     progress: Progress = lambda phase, step, total: True,
 ) -> EngineSet:
     """Build what is not there yet; the manifest is written after each graph, so a stop loses one at most.
 
+    notes: to stand in the manifest beside what it notes already.
     Raises BackendError where the builder fails, RequestCancelled, BundleError.
     """
-    folder = output / order.folder / f"{order.backend}-{builder.version}"
+    gpu = "" if order.backend == "tensorrt-rtx" else _gpu_here(order)
+    folder = _engine_folder(order, output, builder)
     folder.mkdir(parents=True, exist_ok=True)
     engines = _existing(folder) or EngineSet(
         folder=folder,
         backend=order.backend,
         backend_version=builder.version,
         compute_capabilities=order.capabilities,
-        gpu="" if order.backend == "tensorrt-rtx" else order.targets[0].gpu,
+        gpu=gpu,
         plans=(),
     )
-    notes = {**engines.notes, **({} if quality is None else {"quality": quality})}
+    engines = replace(engines, notes={**engines.notes, **(notes or {})})
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
         for graph in order.graphs:
             plan = _build_graph(bundle, order, graph, engines, Path(scratch), builder, report, progress)
             others = tuple(p for p in engines.plans if p.file != plan.file)
-            engines = replace(engines, plans=(*others, plan), notes=notes)
+            engines = replace(engines, plans=(*others, plan))
             write_manifest(engines)
     return engines
+
+
+def score_order(
+    bundle: Bundle, order: Order, heldout: Heldout, output: Path, builder: Builder, report: Any = print
+) -> dict[str, object]:
+    """What the plans' rounding does to held-out edits, as a note; {} if the manifest has it of just these.
+
+    Raises as `export.emulate.score_rounding` does.
+    """
+    precisions = {g: order.precision_of(g) for g in order.graphs if order.precision_of(g) != "fp32"}
+    if not precisions or not heldout.per_kind:
+        return {}
+    sources = [source_digest(bundle, graph) for graph in bundle.spec.graphs]
+    key = _hash_facts([sources, precisions, asdict(heldout), _typing_digest()])
+    engines = _existing(_engine_folder(order, output, builder))
+    known = {} if engines is None else engines.notes.get("rounding")
+    if isinstance(known, dict) and known.get("key") == key:
+        return {}
+    found: Any = score_rounding(bundle, precisions, heldout.per_kind, heldout.num_inference_steps)
+    rounded, exact, distance = found["rounded"], found["float32"], found["psnr_db"]
+    report(
+        f"{rounded['edits']} held-out edits of {heldout.num_inference_steps} steps, rounded as the plans "
+        f"round: {rounded['success_rate']:.1%} right, in float32 {exact['success_rate']:.1%}; "
+        f"{distance['median']} dB from float32 in the median, {distance['least']} at worst"
+    )
+    return {"rounding": {"key": key, **found}}
 
 
 def _build_graph(
@@ -201,8 +137,8 @@ def _build_graph(
             report(f"{graph}: {file} is there, built from the same")
             return plan
     onnx_file = scratch / f"{graph}.onnx"
-    model = ir.load(bundle.graph_path(graph))
-    use_standard_attention(model)
+    plugin = order.plugin if keeps_plugin(bundle, graph) else None
+    model = load_standard(bundle, graph, keep_plugin=plugin is not None)
     if str(bundle.spec.made.get("dtype", "float32")) == "float32" or graph.startswith("vae_"):
         set_precision(model, precision)
         errors = measure_error(bundle, graph, precision)
@@ -216,7 +152,7 @@ def _build_graph(
     types = count_types(model)
     save_typed(model, onnx_file)
     del model
-    options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming)
+    options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming, plugin)
     # The graph and its weights, before the builder: what the plan is made from, to the byte.
     typed_files = {path.name: _digest(path) for path in sorted(scratch.iterdir())}
     built = builder.build(onnx_file, profiles, options, progress)
@@ -235,11 +171,13 @@ def _build_graph(
         "peak_bytes": built.peak_bytes,
         "layers": built.layers,
         "layer_types": built.types,
+        "kernels": [list(asdict(kernel).values()) for kernel in built.kernels],
         "onnx_types": types,
         "onnx_sha256": typed_files,
         "relative_error": errors,
         "weight_streaming": order.weight_streaming,
         "workspace_bytes": order.smallest.workspace_bytes,
+        "plugin": None if plugin is None else {"file": plugin.name, "sha256": _digest(plugin)},
     }
     digest = hashlib.sha256(built.plan).hexdigest()
     return PlanSpec(graph, precision, file, built.plan.nbytes, digest, source, key, profiles, facts)
@@ -256,8 +194,28 @@ def _build_key(
     facts = [
         source, order.backend, version, list(order.capabilities), graph, precision, order.weight_streaming,
         order.smallest.workspace_bytes, [[p.name, p.shapes] for p in profiles], _typing_digest(),
+        None if order.plugin is None else _digest(order.plugin),
     ]  # fmt: skip
+    return _hash_facts(facts)
+
+
+def _hash_facts(facts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _engine_folder(order: Order, output: Path, builder: Builder) -> Path:
+    return output / order.folder / f"{order.backend}-{builder.version}"
+
+
+def _gpu_here(order: Order) -> str:
+    """The name of this machine's GPU, as CUDA says it: TensorRT builds for that one, and for no other."""
+    gpu, target = Cuda().gpu, order.targets[0]
+    if gpu.capability != target.compute_capability:
+        raise RequestError(
+            f"TensorRT builds for the GPU that it runs on, {gpu.name} ({gpu.capability}); {target.name} has "
+            f"compute capability {target.compute_capability}: build on such a machine"
+        )
+    return gpu.name
 
 
 def _digest(path: Path) -> str:
@@ -283,37 +241,6 @@ def _existing(folder: Path) -> EngineSet | None:
     return read_manifest(path) if path.is_file() else None
 
 
-def describe_order(bundle: Bundle, order: Order) -> list[str]:
-    """What --dry-run prints: the plans, their profiles, and what the bundle's largest request would take."""
-    names = ", ".join(target.name for target in order.targets)
-    lines = [f"{bundle.spec.name} for {names} ({order.folder}) with {order.backend}"]
-    for graph in order.graphs:
-        lines.append(f"  {graph}: {order.precision_of(graph)}")
-        spec = bundle.spec.graphs[graph]
-        for profile in profiles_of(
-            bundle.spec, spec, order.smallest, order.max_tokens, order.overrides or {}
-        ):
-            first = next(iter(profile.shapes), None)
-            rows = [] if first is None else [list(shape) for shape in profile.shapes[first]]
-            lines.append(f"    {profile.name}: {first} {rows}, and {max(0, len(profile.shapes) - 1)} more")
-    geometry = bundle.spec.geometry
-    shape = (
-        geometry.round_frames(geometry.max_frames),
-        geometry.default_height_px,
-        geometry.default_width_px,
-    )
-    schedule = bundle.spec.schedules[bundle.spec.default_schedule]
-    work = Work(bundle.spec.tokenizer.max_tokens, (shape,), shape, schedule)
-    for target in order.targets:
-        estimate = estimate_work(bundle.spec, work, replace(target, precision=order.precision))
-        verdict = "fits" if estimate.fits else "does not fit"
-        lines.append(
-            f"  {target.name}: an edit of {shape[0]} frames at {shape[2]}x{shape[1]} takes "
-            f"{estimate.peak_bytes / 1e9:.2f} GB and {verdict}"
-        )
-    return lines
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export.build_engine",
@@ -334,17 +261,34 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--graph", action="append", choices=BUILT_GRAPHS, help="this one alone (default: all)")
     add("--timingCacheFile", type=Path, metavar="FILE", help="read before, written after (TensorRT only)")
     add("--weight-streaming", action="store_true", help="let weights stay in the host's memory")
+    add("--plugin", type=Path, metavar="LIB", help="libeditverse_plugin.so, for a bundle that needs it")
     add("--quality", type=Path, metavar="FILE", help="a quality report (JSON) to keep beside the plans")
+    add(
+        "--heldout-edits", type=int, metavar="N",
+        help="edits of each task and kind that the rounding is scored on, 0 for none (default: 1 for a "
+        "bundle with a quality report)",
+    )  # fmt: skip
+    add("--heldout-steps", type=int, default=8, metavar="N", help="solver steps of those (default: 8)")
     add("--output", type=Path, metavar="DIR", help=f"(default: BUNDLE/{ENGINES_FOLDER})")
     add("--dry-run", action="store_true", help="print what would be built, and build nothing")
     args = parser.parse_args(argv)
     if sum((bool(args.target), args.all, args.recipe is not None)) > 1:
         parser.error("--target, --all and --recipe exclude each other")
+    if (args.heldout_edits or 0) < 0 or args.heldout_steps < 1:
+        parser.error("--heldout-edits takes 0 or more, --heldout-steps 1 or more")
     return args
 
 
+def _count_heldout(bundle: Bundle, asked: int | None) -> int:
+    """One edit of each kind where the bundle was scored on such edits before; it may not know them else."""
+    if asked is not None:
+        return asked
+    is_float32 = bundle.spec.made.get("dtype", "float32") == "float32"
+    return int(is_float32 and "by_task" in bundle.spec.quality)
+
+
 class _Interrupt:
-    """Ctrl-C asks the builder to stop at its next step; it takes no exception."""
+    """Ctrl-C asks the builder to stop at its next step."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -359,6 +303,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         bundle = load_bundle(args.bundle)
         orders = plan_orders(args)
+        if args.plugin is not None and not keeps_plugin(bundle, "transformer"):
+            raise RequestError(
+                f'bundle "{bundle.spec.name}" does not need a plugin; export it with --attention plugin, or '
+                "leave --plugin out"
+            )
         if args.dry_run:
             for order in orders:
                 print("\n".join(describe_order(bundle, order)))
@@ -370,24 +319,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             raise RequestError(f"{args.quality or cache} cannot be read ({error})") from error
         builder = Builder(orders[0].backend, known)
+        output = args.output or bundle.root / ENGINES_FOLDER
+        heldout = Heldout(_count_heldout(bundle, args.heldout_edits), args.heldout_steps)
         in_place = sys.stderr.isatty()
+
+        def say(line: str) -> None:
+            print(("\r\033[K" if in_place else "") + line, flush=True)
 
         def show(phase: str, step: int, total: int) -> bool:
             if in_place:
                 print(f"\r\033[K{phase} {step}/{total}", end="", file=sys.stderr, flush=True)
             return not interrupt.asked
 
+        given = {} if quality is None else {"quality": quality}
+        notes = [{**given, **score_order(bundle, order, heldout, output, builder, say)} for order in orders]
+        # From here on Ctrl-C asks the builder to stop: it takes no exception.
         signal.signal(signal.SIGINT, interrupt)
-        for order in orders:
-            engines = build_engines(
-                bundle,
-                order,
-                args.output or bundle.root / ENGINES_FOLDER,
-                builder,
-                quality=quality,
-                report=lambda line: print(("\r\033[K" if in_place else "") + line, flush=True),
-                progress=show,
-            )
+        for order, noted in zip(orders, notes, strict=True):
+            engines = build_engines(bundle, order, output, builder, notes=noted, report=say, progress=show)
             print(engines.folder)
         if cache is not None and builder.timing_cache:
             cache.write_bytes(builder.timing_cache)

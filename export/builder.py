@@ -6,6 +6,8 @@ TensorRT for RTX compiles for GPUs that are not here; TensorRT needs the GPU tha
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import resource
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import Any
 from editverse_rt.engine import ShapeProfile
 from editverse_rt.errors import BackendError, RequestCancelled
 
-__all__ = ["Builder", "Built", "Options"]
+__all__ = ["Builder", "Built", "Kernel", "Options", "list_kernels"]
 
 Progress = Callable[[str, int, int], bool]
 """Called with a phase, the steps done and their number; False cancels the build."""
@@ -27,15 +29,22 @@ _MODULES = {
     "tensorrt-rtx": ("tensorrt_rtx", "pip install tensorrt-rtx-cu13"),
     "tensorrt": ("tensorrt", "install NVIDIA's TensorRT and its Python bindings"),
 }
+# How the verbose message begins that lists a plan's kernels.
+_LISTING = "Layers:"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What one build is given. compute_capabilities: "8.9" ...; only TensorRT for RTX takes them."""
+    """What one build is given.
+
+    compute_capabilities: "8.9" ...; only TensorRT for RTX takes them. plugin: the library that has the
+    graph's `RopeAttention`, None for a graph of standard operators; only TensorRT loads one.
+    """
 
     compute_capabilities: tuple[str, ...]
     workspace_bytes: int
     weight_streaming: bool = False
+    plugin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Built:
     """A plan's bytes, as the builder holds them (gigabytes, not copied), and what it tells of them.
 
     peak_bytes: the most that this process held while it was built. layers: how many of each kind the parsed
-    network has, and in which types they compute; the fusions are decided later and only a GPU can show them.
+    network has, and in which types they compute. kernels: what the builder made of them, in the order of the
+    plan; empty where it does not say.
     """
 
     plan: memoryview
@@ -51,6 +61,17 @@ class Built:
     peak_bytes: int
     layers: dict[str, int]
     types: dict[str, int]
+    kernels: tuple[Kernel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One step of a plan. name: the layers that were fused into it, as far as it spells them out. kind: gemm,
+    kgen (generated) ... type: of its first output, "" where it has none."""
+
+    name: str
+    kind: str
+    type: str
 
 
 class Builder:
@@ -68,6 +89,7 @@ class Builder:
         self._backend = backend
         self._timing_cache = timing_cache
         self._messages: list[str] = []
+        self._listing: list[str] = []
 
     @property
     def version(self) -> str:
@@ -85,11 +107,16 @@ class Builder:
         progress says so."""
         trt = self._trt
         self._messages.clear()
+        self._listing.clear()
         reset_peak()
         begin = time.perf_counter()
-        logger = _make_logger(trt, self._messages)
+        logger = _make_logger(trt, self._messages, self._listing)
         builder = trt.Builder(logger)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        # From TensorRT 11 on every network is strongly typed, and no flag says so.
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = builder.create_network(0 if typed is None else 1 << int(typed))
+        if options.plugin is not None and not _load_plugin(trt, options.plugin):
+            raise self._error("cannot load the plugin of", onnx_file, [])
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(onnx_file)):
             errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -97,6 +124,8 @@ class Builder:
         self._let_attention_decompose(network)
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+        # Detailed, the builder lists the plan's kernels when it is done; the plan has the same size.
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if options.weight_streaming:
             config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
         if self._backend == "tensorrt-rtx":
@@ -123,7 +152,9 @@ class Builder:
         if self._backend == "tensorrt":
             self._timing_cache = bytes(config.get_timing_cache().serialize())
         layers, types = _count_layers(trt, network)
-        return Built(memoryview(plan), time.perf_counter() - begin, peak_bytes(), layers, types)
+        seconds = time.perf_counter() - begin
+        kernels = list_kernels("\n".join(self._listing))
+        return Built(memoryview(plan), seconds, peak_bytes(), layers, types, kernels)
 
     def _let_attention_decompose(self, network: Any) -> None:
         """Where no fused kernel fits (float32, heads of one channel count) attention may be taken apart."""
@@ -144,7 +175,28 @@ class Builder:
         )
 
 
-def _make_logger(trt: Any, messages: list[str]) -> Any:
+def list_kernels(listing: str) -> tuple[Kernel, ...]:
+    """The kernels of a plan, from the lines that the builder ends its verbose log with.
+
+    An engine can be inspected on a GPU only; TensorRT for RTX writes the same facts while it builds.
+    """
+    kernels = []
+    for line in listing.splitlines():
+        match = re.match(r"Name: (.*?), LayerType: (\w+), ", line)
+        if match is not None:
+            output = re.search(r"Outputs: \[ \{ .*?Datatype: (\w+)", line)
+            kernels.append(Kernel(match[1], match[2], "" if output is None else output[1]))
+    return tuple(kernels)
+
+
+def _load_plugin(trt: Any, library: Path) -> bool:
+    try:
+        return trt.get_plugin_registry().load_library(os.fspath(library)) is not None
+    except (OSError, RuntimeError):
+        return False
+
+
+def _make_logger(trt: Any, messages: list[str], listing: list[str]) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -152,6 +204,8 @@ def _make_logger(trt: Any, messages: list[str]) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 messages.append(message)
+            elif message.startswith(_LISTING):
+                listing.append(message)
 
     return Logger()
 

@@ -24,6 +24,8 @@ from onnxscript import opset23, values
 from torch import Tensor
 
 import reference.model
+from editverse_rt.bundle import Bundle
+from export.precision import use_standard_attention
 from reference.model import TransformerConfig
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "OP_TYPE",
     "TABLES_OP_TYPE",
     "Lowering",
+    "keeps_plugin",
+    "load_standard",
     "lower_attention",
     "lowerings",
     "rope_attention_as_node",
@@ -193,6 +197,29 @@ def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Loweri
         model.functions[definition.identifier()] = definition
     model.opset_imports.update(_body_opsets(lowering))
     model.opset_imports[DOMAIN] = 1
+
+
+def keeps_plugin(bundle: Bundle, graph: str) -> bool:
+    """Whether a graph was exported with `RopeAttention` left to TensorRT's plugin."""
+    return graph == "transformer" and bundle.spec.made.get("attention") == "plugin"
+
+
+def load_standard(bundle: Bundle, graph: str, *, keep_plugin: bool = False) -> ir.Model:
+    """A bundle's graph with its functions inlined, in standard operators whatever it was exported for.
+
+    keep_plugin: leave `RopeAttention` as it is where the bundle was exported for the plugin; else it gets the
+    body that the export left out.
+    """
+    model = ir.load(bundle.graph_path(graph))
+    if keeps_plugin(bundle, graph) and not keep_plugin:
+        for node in model.graph:
+            if node.op_type == OP_TYPE:
+                node.attributes.pop("plugin_namespace")
+                node.attributes.pop("plugin_version")
+        facts = cast(dict[str, Any], bundle.spec.model["transformer"])
+        lower_attention(model, TransformerConfig.from_dict(facts), "inline")
+    use_standard_attention(model)
+    return model
 
 
 def _body_opsets(lowering: Lowering) -> dict[str, int]:

@@ -12,7 +12,7 @@ every value that the typed graph would hold in 16 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,12 +21,21 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-__all__ = ["LOW_TYPES", "count_types", "save_typed", "set_precision", "use_standard_attention"]
+__all__ = [
+    "LOW_TYPES",
+    "count_types",
+    "precision_of_graph",
+    "save_typed",
+    "set_precision",
+    "use_standard_attention",
+]
 
 FLOAT16_MAX = 65504.0
 LOW_TYPES = {"bf16": ir.DataType.BFLOAT16, "fp16": ir.DataType.FLOAT16}
 
-_MATRIX_OPS = frozenset({"Attention", "Conv", "Gemm", "MatMul", "MultiHeadAttention", "RotaryEmbedding"})
+# RopeAttention stays a node where TensorRT's plugin computes it, in the type of its inputs.
+_MATRIX_OPS = frozenset({"Attention", "Conv", "Gemm", "MatMul", "MultiHeadAttention", "RopeAttention"})
+_MATRIX_OPS |= {"RotaryEmbedding"}
 _STATISTICS = frozenset({"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Reciprocal", "Sqrt"})
 _ISLANDS = _STATISTICS | {"Cos", "Exp", "LayerNormalization", "Log", "Pow", "RMSNormalization", "Round"}
 _ISLANDS |= {"Sin", "Softmax"}
@@ -41,10 +50,21 @@ _EXACT_ARGUMENTS = frozenset({"Cos", "Round", "Sin"})
 _ARGUMENT_INPUTS = {"Resize": (1, 2), "Pad": ()}
 
 
+def precision_of_graph(graph: str, parts: Mapping[str, str]) -> str:
+    """The precision of one graph of a bundle, from those of the model's parts (`targets.PARTS`).
+
+    solver_step has no weights and adds up the whole edit, so it stays in float32.
+    """
+    if graph == "solver_step":
+        return "fp32"
+    return parts["vae" if graph.startswith("vae_") else graph]
+
+
 def use_standard_attention(model: ir.Model) -> None:
     """Inline the model's functions, in place, with ONNX's own Attention for ONNX Runtime's contrib operator.
 
-    So a bundle exported for a CPU (`--attention fused`) serves backends that read standard operators.
+    So a bundle exported for a CPU (`--attention fused`) serves backends that read standard operators. A
+    `RopeAttention` without a body stays.
     """
     common.InlinePass()(model)
     for node in list(model.graph):
@@ -54,8 +74,9 @@ def use_standard_attention(model: ir.Model) -> None:
                 "Attention", node.inputs[:3], {"q_num_heads": heads, "kv_num_heads": heads}, name=node.name
             )
             _replace_node(model, node, standard)
-    model.opset_imports.pop("com.microsoft", None)
-    model.opset_imports.pop("editverse", None)
+    left = {node.domain for node in model.graph}
+    for domain in {"com.microsoft", "editverse"} - left:
+        model.opset_imports.pop(domain, None)
 
 
 def set_precision(model: ir.Model, precision: str, *, emulate: bool = False) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -20,7 +19,8 @@ from editverse_rt.bundle import Bundle
 from editverse_rt.sequence import Grid, lay_out
 from editverse_rt.spec import GraphSpec
 from export.graphs import axis_size
-from export.precision import save_typed, set_precision, use_standard_attention
+from export.lower import load_standard
+from export.precision import save_typed, set_precision
 
 __all__ = ["measure_error", "relative_error", "sample_inputs"]
 
@@ -35,8 +35,7 @@ def measure_error(bundle: Bundle, graph: str, precision: str) -> dict[str, float
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("fp32", precision):
-            model = ir.load(bundle.graph_path(graph))
-            use_standard_attention(model)
+            model = load_standard(bundle, graph)
             set_precision(model, name, emulate=True)
             path = Path(folder) / f"{name}.onnx"
             save_typed(model, path)

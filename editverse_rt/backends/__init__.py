@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from editverse_rt.backends.base import Availability, Backend, Runner
+from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, Backend, GpuOptions, Runner
 from editverse_rt.backends.ort import OrtBackend
 from editverse_rt.backends.trt import TrtBackend
 from editverse_rt.bundle import Bundle
 from editverse_rt.errors import BackendError
 
-__all__ = ["Availability", "Backend", "Runner", "Selection", "list_backends", "select_backend"]
+__all__ = [
+    "NO_GPU_OPTIONS",
+    "Availability",
+    "Backend",
+    "GpuOptions",
+    "Runner",
+    "Selection",
+    "list_backends",
+    "select_backend",
+]
 
 # In the order of preference of "auto".
 _BACKENDS: tuple[Backend, ...] = (
@@ -35,10 +44,13 @@ def list_backends() -> tuple[Availability, ...]:
     return tuple(backend.probe() for backend in _BACKENDS)
 
 
-def select_backend(name: str, bundle: Bundle, *, allow_unverified: bool = False) -> Selection:
+def select_backend(
+    name: str, bundle: Bundle, *, allow_unverified: bool = False, gpu: GpuOptions = NO_GPU_OPTIONS
+) -> Selection:
     """Choose the backend that was named, or for "auto" the first that is here and can run the bundle.
 
-    allow_unverified: take plans that were never verified on this GPU.
+    allow_unverified: take plans that were never verified on this GPU. gpu: a backend that cannot follow these
+    options is not taken.
     Raises BackendError with reasons: an unknown name, a named backend that is not available (there is no
     falling back from a named one), or none at all.
     """
@@ -51,9 +63,9 @@ def select_backend(name: str, bundle: Bundle, *, allow_unverified: bool = False)
         if name not in ("auto", candidate):
             continue
         backend = backends[candidate]
-        reason = state.reason or backend.refuse(bundle)
+        reason = state.reason or backend.refuse(bundle, gpu)
         if reason is None and not allow_unverified:
-            reason = backend.unverified(bundle)
+            reason = backend.unverified(bundle, gpu)
         if reason is None:
             return Selection(backend, state, tuple(passed_over))
         if name == candidate:

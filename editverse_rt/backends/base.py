@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from editverse_rt.bundle import Bundle
 
-__all__ = ["Availability", "Backend", "DeviceArray", "Runner", "Tensor"]
+__all__ = ["NO_GPU_OPTIONS", "Availability", "Backend", "DeviceArray", "GpuOptions", "Runner", "Tensor"]
 
 Tensor = NDArray[Any] | np.generic
 """One input or output of a graph, of the dtype that the bundle's graph table says."""
@@ -32,6 +33,44 @@ class Availability:
     @property
     def available(self) -> bool:
         return self.reason is None
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """What a caller decides about the GPU.
+
+    device: its number, None for the first. cuda_graphs: launch a call that repeats as one CUDA graph.
+    weight_budget_bytes: how much of each plan's weights may lie on the GPU at once, for plans built with
+    weight streaming; None leaves it to TensorRT. plugin: the library that has `RopeAttention`, for plans that
+    were built with it.
+    """
+
+    device: int | None = None
+    cuda_graphs: bool = False
+    weight_budget_bytes: int | None = None
+    plugin: Path | None = None
+
+    @property
+    def index(self) -> int:
+        """The GPU's number."""
+        return 0 if self.device is None else self.device
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The command line's names of what is not as it is by default."""
+        return tuple(
+            name
+            for name, is_given in (
+                ("--device", self.device is not None),
+                ("--cuda-graphs", self.cuda_graphs),
+                ("--weight-budget", self.weight_budget_bytes is not None),
+                ("--plugin", self.plugin is not None),
+            )
+            if is_given
+        )
+
+
+NO_GPU_OPTIONS = GpuOptions()
 
 
 class DeviceArray:
@@ -94,14 +133,17 @@ class Backend(Protocol):
         """Say whether this backend works on this machine, without loading a bundle."""
         ...
 
-    def refuse(self, bundle: Bundle) -> str | None:
-        """None if the bundle holds what this backend needs, else what is missing and what to do."""
+    def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
+        """None if the bundle holds what this backend needs and it takes these options, else why not and what
+        to do."""
         ...
 
-    def unverified(self, bundle: Bundle) -> str | None:
+    def unverified(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
         """None if what the bundle holds for this backend was verified here, else what to run first."""
         ...
 
-    def open_runner(self, bundle: Bundle, num_threads: int | None) -> Runner:
+    def open_runner(
+        self, bundle: Bundle, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
+    ) -> Runner:
         """A runner of bundle's graphs, not yet entered; num_threads None leaves the choice to the backend."""
         ...

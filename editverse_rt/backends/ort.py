@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.backends.base import Availability, DeviceArray, Tensor
+from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, DeviceArray, GpuOptions, Tensor
 from editverse_rt.bundle import Bundle
 from editverse_rt.errors import BackendError
 from editverse_rt.spec import GraphSpec
@@ -70,17 +70,27 @@ class OrtBackend:
             return Availability(self._name, reason, ort.__version__)
         return Availability(self._name, None, ort.__version__)
 
-    def refuse(self, bundle: Bundle) -> str | None:
+    def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
+        """Why options that are a GPU's, or TensorRT's, cannot be followed."""
+        known = () if self._provider == "CPUExecutionProvider" else ("--device",)
+        strange = [name for name in gpu.given if name not in known]
+        if strange:
+            return (
+                f"{self._name} takes no {' and no '.join(strange)}; leave it out, or choose another backend"
+            )
         return None
 
-    def unverified(self, bundle: Bundle) -> str | None:
+    def unverified(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
         return None
 
-    def open_runner(self, bundle: Bundle, num_threads: int | None) -> OrtRunner:
+    def open_runner(
+        self, bundle: Bundle, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
+    ) -> OrtRunner:
         """A runner of bundle's ONNX files; num_threads None is one thread for each physical core."""
         # On the CPU there is nothing to save by binding, and its results stay plain arrays.
-        runner = OrtRunner if self._provider == "CPUExecutionProvider" else BoundOrtRunner
-        return runner(bundle, self._provider, num_threads)
+        if self._provider == "CPUExecutionProvider":
+            return OrtRunner(bundle, self._provider, num_threads)
+        return BoundOrtRunner(bundle, self._provider, num_threads, gpu.index)
 
 
 class OrtRunner:
@@ -134,6 +144,9 @@ class OrtRunner:
         names = [tensor.name for tensor in spec.outputs]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
+    def _provider_options(self) -> dict[str, str]:
+        return {}
+
     def _create_session(self, graph: str) -> Any:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
@@ -145,7 +158,9 @@ class OrtRunner:
         options.log_severity_level = _FATAL_SEVERITY
         path = self._bundle.graph_path(graph)
         try:
-            session = ort.InferenceSession(str(path), options, providers=[self._provider])
+            session = ort.InferenceSession(
+                str(path), options, providers=[self._provider], provider_options=[self._provider_options()]
+            )
         except Exception as error:
             if _UNKNOWN_OPERATOR.search(str(error)):
                 raise BackendError(
@@ -187,9 +202,12 @@ class BoundOrtRunner(OrtRunner):
     What one graph gave goes into the next without a copy; arrays of the host are copied in by ONNX Runtime.
     """
 
-    def __init__(self, bundle: Bundle, provider: str, num_threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, provider: str, num_threads: int | None, index: int = 0) -> None:
         super().__init__(bundle, provider, num_threads)
-        self._device = _DEVICES.get(provider, "cpu")
+        self._device, self._index = _DEVICES.get(provider, "cpu"), index
+
+    def _provider_options(self) -> dict[str, str]:
+        return {} if self._device == "cpu" else {"device_id": str(self._index)}
 
     def _execute(
         self, session: Any, spec: GraphSpec, inputs: Mapping[str, Tensor]
@@ -205,7 +223,7 @@ class BoundOrtRunner(OrtRunner):
             else:
                 binding.bind_cpu_input(name, np.asarray(value, order="C"))
         for tensor in spec.outputs:
-            binding.bind_output(tensor.name, self._device)
+            binding.bind_output(tensor.name, self._device, self._index)
         # Each session has a stream of its own, so a result is complete before another session takes it.
         binding.synchronize_inputs()
         session.run_with_iobinding(binding)

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT for RTX: plans on an NVIDIA GPU. The only file that imports them and cuda.
+"""TensorRT and TensorRT for RTX: plans on an NVIDIA GPU. The only file that imports them.
 
-Never run on a GPU: none was at hand. All calls to CUDA go through `Cuda`, so that the tests run everything
-above it with memory of the host. What needs no device (which plan, which profile, sizes) is in `engine.py`.
+Never run on a GPU: none was at hand. What needs no device (which plan, which profile, sizes) is in
+`engine.py`, calls to CUDA are in `cuda.py`.
 
 Results stay on the device as `DeviceTensor`, and go back into the next graph without a copy: between the
 transformer and solver_step nothing crosses the bus. All work goes to one stream, in order.
@@ -11,156 +11,42 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.backends.base import Availability, DeviceArray, Tensor
+from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, GpuOptions, Tensor
+from editverse_rt.backends.cuda import Cuda, DeviceTensor, Gpu, Pool
 from editverse_rt.backends.ort import OrtRunner, first_line
 from editverse_rt.bundle import Bundle
 from editverse_rt.engine import (
     EngineSet,
     PlanSpec,
+    Shape,
     choose_plans,
     choose_profile,
+    choose_weight_budget,
     count_bytes,
     is_verified,
     output_shapes,
+    refuse_options,
     verify_plan_file,
 )
 from editverse_rt.errors import BackendError
-from editverse_rt.spec import GraphSpec
+from editverse_rt.spec import GraphSpec, TensorSpec
 
-__all__ = ["Cuda", "DeviceTensor", "Gpu", "TrtBackend", "TrtRunner"]
+__all__ = ["TrtBackend", "TrtRunner"]
 
 # noise needs 64-bit shifts, which TensorRT does not have; it is drawn once a request.
 HOST_GRAPHS = frozenset({"noise"})
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The GPU that is used: its number, name and compute capability ("8.9")."""
-
-    index: int
-    name: str
-    capability: str
-
-
-class Cuda:
-    """The few calls of CUDA's runtime that a runner makes, each checked; one GPU, one stream.
-
-    Raises BackendError where CUDA's bindings, the driver or the GPU are missing, and where a call fails.
-    """
-
-    def __init__(self, device: int = 0) -> None:
-        try:
-            self._rt = importlib.import_module("cuda.bindings.runtime")
-        except (ImportError, OSError, RuntimeError) as error:
-            raise BackendError(
-                f"cuda.bindings cannot be imported ({first_line(error)}); install it with: "
-                "pip install cuda-python"
-            ) from error
-        count = self._call("cudaGetDeviceCount")
-        if not 0 <= device < count:
-            raise BackendError(f"GPU {device} was asked for, this machine has {count}; choose another")
-        self._call("cudaSetDevice", device)
-        facts = self._call("cudaGetDeviceProperties", device)
-        name = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
-        self.gpu = Gpu(device, name, f"{facts.major}.{facts.minor}")
-        self.stream: int | None = None
-
-    def open_stream(self) -> int:
-        self.stream = int(self._call("cudaStreamCreate"))
-        return self.stream
-
-    def close_stream(self) -> None:
-        if self.stream is not None:
-            self._call("cudaStreamDestroy", self.stream)
-            self.stream = None
-
-    def allocate(self, num_bytes: int) -> int:
-        return int(self._call("cudaMalloc", num_bytes))
-
-    def free(self, address: int) -> None:
-        self._call("cudaFree", address)
-
-    def upload(self, address: int, array: NDArray[Any]) -> None:
-        """From the host's memory, which is free to change when this returns."""
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
-        self.synchronize()
-
-    def download(self, array: NDArray[Any], address: int) -> None:
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
-        self.synchronize()
-
-    def synchronize(self) -> None:
-        self._call("cudaStreamSynchronize", self.stream)
-
-    def _call(self, name: str, *args: Any) -> Any:
-        try:
-            status, *values = getattr(self._rt, name)(*args)
-        except RuntimeError as error:  # the bindings find no driver when they are first called
-            raise BackendError(f"CUDA's {name}: {first_line(error)}; install NVIDIA's driver") from error
-        if int(status) != 0:
-            raise BackendError(
-                f"CUDA's {name} failed: {getattr(status, 'name', status)}; check the driver with nvidia-smi, "
-                "or ask for less if memory ran out"
-            )
-        return values[0] if values else None
-
-
-class Pool:
-    """Device buffers by size: one that was given back serves the next of its size, in the stream's order."""
-
-    def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
-        self._idle: dict[int, list[int]] = {}
-        self._all: list[int] = []
-        self._open = True
-
-    def take(self, num_bytes: int) -> int:
-        idle = self._idle.get(num_bytes)
-        if idle:
-            return idle.pop()
-        address = self._cuda.allocate(num_bytes)
-        self._all.append(address)
-        return address
-
-    def give_back(self, address: int, num_bytes: int) -> None:
-        if self._open:
-            self._idle.setdefault(num_bytes, []).append(address)
-
-    def close(self) -> None:
-        self._open = False
-        for address in self._all:
-            self._cuda.free(address)
-        self._all.clear()
-        self._idle.clear()
-
-
-class DeviceTensor(DeviceArray):
-    """A result in a buffer of the pool, given back when nobody holds it."""
-
-    def __init__(self, cuda: Cuda, pool: Pool, shape: tuple[int, ...], dtype: str, num_bytes: int) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        self.owner = pool
-        self.address = pool.take(num_bytes)
-        self._cuda, self._num_bytes = cuda, num_bytes
-
-    def __del__(self) -> None:
-        self.owner.give_back(self.address, self._num_bytes)
-
-    def _download(self) -> NDArray[Any]:
-        host = np.empty(self.shape, self.dtype)
-        if host.nbytes:
-            self._cuda.download(host, self.address)
-        return host
+# Of one graph, the shapes that are kept as CUDA graphs: with and without the text, and another request's.
+MOST_RECORDED = 4
 
 
 class TrtBackend:
@@ -186,30 +72,33 @@ class TrtBackend:
             return Availability(self._name, str(error), version)
         return Availability(self._name, None, version)
 
-    def refuse(self, bundle: Bundle) -> str | None:
+    def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
         """Why none of the bundle's plans can run on this GPU, and which command builds one that can."""
         try:
-            self._choose(bundle, Cuda().gpu)
+            _, plans = self._choose(bundle, Cuda(gpu.index).gpu)
         except BackendError as error:
             return str(error)
-        return None
+        has_budget = gpu.weight_budget_bytes is not None
+        return refuse_options(plans, has_plugin=gpu.plugin is not None, has_budget=has_budget)
 
-    def unverified(self, bundle: Bundle) -> str | None:
+    def unverified(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
         """What to run first if the plans that would be taken were never verified on this GPU."""
-        gpu = Cuda().gpu
-        engines, _ = self._choose(bundle, gpu)
-        if not is_verified(engines, gpu.name):
+        here = Cuda(gpu.index).gpu
+        engines, _ = self._choose(bundle, here)
+        if not is_verified(engines, here.name):
             return (
-                f"its plans were never verified on {gpu.name}; run "
+                f"its plans were never verified on {here.name}; run "
                 f"`editverse-rt verify {bundle.root} --backend {self._name}` once, or give --allow-unverified"
             )
         return None
 
-    def open_runner(self, bundle: Bundle, num_threads: int | None) -> TrtRunner:
+    def open_runner(
+        self, bundle: Bundle, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
+    ) -> TrtRunner:
         """A runner of the plans that fit the GPU, verified or not. Raises BackendError if none does."""
-        cuda = Cuda()
+        cuda = Cuda(gpu.index)
         engines, plans = self._choose(bundle, cuda.gpu)
-        return TrtRunner(bundle, self._import(), cuda, engines, plans, num_threads)
+        return TrtRunner(bundle, self._import(), cuda, engines, plans, num_threads, gpu)
 
     def _choose(self, bundle: Bundle, gpu: Gpu) -> tuple[EngineSet, dict[str, PlanSpec]]:
         graphs = tuple(name for name in bundle.spec.graphs if name not in HOST_GRAPHS)
@@ -229,12 +118,23 @@ class TrtBackend:
 
 
 @dataclass
+class _Call:
+    """A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded."""
+
+    context: Any
+    given: dict[str, DeviceTensor]
+    made: dict[str, DeviceTensor]
+    graph: Any = None
+
+
+@dataclass
 class _Loaded:
-    """An engine with its only context, and the profile that the context is set to."""
+    """An engine with the context that takes any shape, its profile, and the calls that are recorded."""
 
     engine: Any
     context: Any
     profile: int = -1
+    recorded: OrderedDict[tuple[Shape, ...], _Call] = field(default_factory=OrderedDict)
 
 
 class TrtRunner:
@@ -251,9 +151,10 @@ class TrtRunner:
         engines: EngineSet,
         plans: Mapping[str, PlanSpec],
         num_threads: int | None = None,
+        gpu: GpuOptions = NO_GPU_OPTIONS,
     ) -> None:
         self._bundle, self._trt, self._cuda = bundle, trt, cuda
-        self._engines, self._plans = engines, plans
+        self._engines, self._plans, self._options = engines, plans, gpu
         self._host = OrtRunner(bundle, "CPUExecutionProvider", num_threads)
         self._pool = Pool(cuda)
         self._loaded: dict[str, _Loaded] = {}
@@ -270,6 +171,8 @@ class TrtRunner:
         return self._cuda.gpu.name
 
     def __enter__(self) -> TrtRunner:
+        if self._options.plugin is not None:
+            self._load_plugin(os.fspath(self._options.plugin))
         self._host.__enter__()
         self._cuda.open_stream()
         self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
@@ -282,6 +185,7 @@ class TrtRunner:
         traceback: TracebackType | None,
     ) -> None:
         self._host.__exit__(kind, error, traceback)
+        self._forget_recorded()
         self._loaded.clear()
         self._runtime = None
         self._pool.close()
@@ -302,25 +206,80 @@ class TrtRunner:
         shapes = {name: tuple(value.shape) for name, value in inputs.items()}
         results = output_shapes(spec, shapes)
         loaded = self._load(graph)
-        self._set_shapes(loaded, plan, shapes)
         # Held until the work is queued: the stream's order protects their buffers from there on.
         given = {tensor.name: self._place(tensor.name, spec, inputs[tensor.name]) for tensor in spec.inputs}
-        made = {
-            tensor.name: DeviceTensor(
-                self._cuda,
-                self._pool,
-                results[tensor.name],
-                tensor.dtype,
-                count_bytes(tensor, results[tensor.name]),
-            )
-            for tensor in spec.outputs
-        }
-        for name, tensor in {**given, **made}.items():
-            loaded.context.set_tensor_address(name, tensor.address)
-        self._lend_scratch(loaded)
-        if not loaded.context.execute_async_v3(self._cuda.stream):
-            raise BackendError(f'the plan of graph "{graph}" failed with {shapes}; build the engines again')
+        made = {tensor.name: self._new(tensor, results[tensor.name]) for tensor in spec.outputs}
+        if self._records:
+            self._run_recorded(loaded, spec, plan, shapes, given, made)
+            return cast(dict[str, NDArray[Any]], made)
+        profile = choose_profile(plan, shapes)
+        self._set_shapes(loaded.context, plan, shapes, None if loaded.profile == profile else profile)
+        loaded.profile = profile
+        _bind(loaded.context, {**given, **made})
+        self._lend_scratch(loaded.context)
+        self._execute(loaded.context, spec, shapes)
         return cast(dict[str, NDArray[Any]], made)
+
+    @property
+    def _records(self) -> bool:
+        """Whether CUDA graphs are recorded here; TensorRT for RTX records its own."""
+        return self._options.cuda_graphs and self._engines.backend == "tensorrt"
+
+    def _run_recorded(
+        self,
+        loaded: _Loaded,
+        spec: GraphSpec,
+        plan: PlanSpec,
+        shapes: Mapping[str, Shape],
+        given: Mapping[str, DeviceTensor],
+        made: Mapping[str, DeviceTensor],
+    ) -> None:
+        """Run the call of these shapes in buffers of its own, from its second time on as one CUDA graph.
+
+        A recorded graph holds for one state of its context and for the addresses that it saw. So each call
+        has a context, and inputs and results are copied, on the device.
+        """
+        key = tuple(shapes[tensor.name] for tensor in spec.inputs)
+        call = loaded.recorded.get(key)
+        is_new = call is None
+        if call is None:
+            call = self._new_call(loaded, spec, plan, shapes, made)
+            loaded.recorded[key] = call
+            if len(loaded.recorded) > MOST_RECORDED:
+                self._forget(loaded.recorded.popitem(last=False)[1])
+        loaded.recorded.move_to_end(key)
+        for name, tensor in given.items():
+            self._cuda.copy(call.given[name].address, tensor.address, tensor.num_bytes)
+        if call.graph is not None:
+            self._cuda.replay(call.graph)
+        else:
+            self._lend_scratch(call.context)
+            if is_new or not call.context.is_stream_capturable(self._cuda.stream):
+                # The first time TensorRT still settles what the shapes decide, which cannot be recorded.
+                self._execute(call.context, spec, shapes)
+            else:
+                context = call.context
+                call.graph = self._cuda.record(lambda: self._execute(context, spec, shapes))
+                self._cuda.replay(call.graph)
+        for name, tensor in made.items():
+            self._cuda.copy(tensor.address, call.made[name].address, tensor.num_bytes)
+
+    def _new_call(
+        self,
+        loaded: _Loaded,
+        spec: GraphSpec,
+        plan: PlanSpec,
+        shapes: Mapping[str, Shape],
+        made: Mapping[str, DeviceTensor],
+    ) -> _Call:
+        call = _Call(
+            self._new_context(loaded.engine),
+            {tensor.name: self._new(tensor, shapes[tensor.name]) for tensor in spec.inputs},
+            {tensor.name: self._new(tensor, made[tensor.name].shape) for tensor in spec.outputs},
+        )
+        self._set_shapes(call.context, plan, shapes, choose_profile(plan, shapes))
+        _bind(call.context, {**call.given, **call.made})
+        return call
 
     def _load(self, graph: str) -> _Loaded:
         if graph not in self._loaded:
@@ -332,37 +291,86 @@ class TrtRunner:
                     f"{path} cannot be read by {self._engines.backend}; build the engines again"
                 )
             if plan.facts.get("weight_streaming"):
-                engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
-            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            self._loaded[graph] = _Loaded(engine, engine.create_execution_context(strategy))
+                engine.weight_streaming_budget_v2 = choose_weight_budget(
+                    self._options.weight_budget_bytes,
+                    int(engine.streamable_weights_size),
+                    int(engine.get_weight_streaming_automatic_budget()),
+                )
+            self._loaded[graph] = _Loaded(engine, self._new_context(engine))
         return self._loaded[graph]
 
-    def _set_shapes(self, loaded: _Loaded, plan: PlanSpec, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        profile = choose_profile(plan, shapes)
-        if loaded.profile != profile:
-            loaded.context.set_optimization_profile_async(profile, self._cuda.stream)
-            loaded.profile = profile
-        for name in plan.profiles[profile].shapes:
-            loaded.context.set_input_shape(name, shapes[name])
+    def _new_context(self, engine: Any) -> Any:
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._engines.backend != "tensorrt-rtx" or not self._options.cuda_graphs:
+            return engine.create_execution_context(strategy)
+        # It records a shape's graph when it has compiled kernels for it, which only itself knows.
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(config)
+
+    def _load_plugin(self, library: str) -> None:
+        try:
+            handle = self._trt.get_plugin_registry().load_library(library)
+        except (OSError, RuntimeError) as error:
+            raise BackendError(
+                f"{library} cannot be loaded ({first_line(error)}); build the plugin again"
+            ) from error
+        if handle is None:
+            raise BackendError(f"{library} is not a plugin that TensorRT takes; build the plugin again")
+
+    def _set_shapes(
+        self, context: Any, plan: PlanSpec, shapes: Mapping[str, Shape], new_profile: int | None
+    ) -> None:
+        if new_profile is not None:
+            context.set_optimization_profile_async(new_profile, self._cuda.stream)
+        for name in plan.profiles[0].shapes:
+            context.set_input_shape(name, shapes[name])
+
+    def _execute(self, context: Any, spec: GraphSpec, shapes: Mapping[str, Shape]) -> None:
+        if not context.execute_async_v3(self._cuda.stream):
+            raise BackendError(
+                f'the plan of graph "{spec.name}" failed with {dict(shapes)}; build the engines again'
+            )
 
     def _place(self, name: str, spec: GraphSpec, value: Any) -> DeviceTensor:
         if isinstance(value, DeviceTensor) and value.owner is self._pool:
             return value
         tensor = next(t for t in spec.inputs if t.name == name)
         array = np.ascontiguousarray(value, tensor.dtype).reshape(np.shape(value))
-        placed = DeviceTensor(
-            self._cuda, self._pool, array.shape, tensor.dtype, count_bytes(tensor, array.shape)
-        )
+        placed = self._new(tensor, array.shape)
         if array.nbytes:
             self._cuda.upload(placed.address, array)
         return placed
 
-    def _lend_scratch(self, loaded: _Loaded) -> None:
-        needed = int(loaded.context.update_device_memory_size_for_shapes())
+    def _new(self, tensor: TensorSpec, shape: Shape) -> DeviceTensor:
+        return DeviceTensor(self._cuda, self._pool, shape, tensor.dtype, count_bytes(tensor, shape))
+
+    def _lend_scratch(self, context: Any) -> None:
+        needed = int(context.update_device_memory_size_for_shapes())
         if needed > self._scratch[1]:
+            # What was recorded works in the buffer that goes.
+            self._forget_recorded()
             if self._scratch[0]:
                 self._cuda.synchronize()
                 self._cuda.free(self._scratch[0])
             self._scratch = (self._cuda.allocate(needed), needed)
         if needed:
-            loaded.context.set_device_memory(*self._scratch)
+            context.set_device_memory(*self._scratch)
+
+    def _forget_recorded(self) -> None:
+        for loaded in self._loaded.values():
+            for call in loaded.recorded.values():
+                self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        # It may still be running; its context and its buffers go after this.
+        self._cuda.synchronize()
+        if call.graph is not None:
+            self._cuda.forget(call.graph)
+            call.graph = None
+
+
+def _bind(context: Any, tensors: Mapping[str, DeviceTensor]) -> None:
+    for name, tensor in tensors.items():
+        context.set_tensor_address(name, tensor.address)

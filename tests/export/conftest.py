@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
-from export.export_onnx import export_bundle
+from editverse_rt.bundle import Bundle, file_specs, load_bundle, write_bundle_json
+from export.export_onnx import export_bundle, export_graph
+from export.graphs import build_graphs
 from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint
 
 TRANSFORMER = {
@@ -39,3 +44,18 @@ def bundle_folder(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFact
     """A bundle with the default lowering; tests must not change it."""
     quality = {"success_rate": 0.5, "edits": 2}
     return export_bundle(checkpoint_folder, tmp_path_factory.mktemp("bundle") / "tiny", quality=quality)
+
+
+@pytest.fixture(scope="session")
+def plugin_bundle(
+    checkpoint: Checkpoint, bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The same bundle with its attention left to TensorRT's plugin; only the transformer is exported anew."""
+    folder = tmp_path_factory.mktemp("plugin") / "tiny"
+    shutil.copytree(bundle_folder, folder)
+    transformer = export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "plugin")
+    ir.save(transformer, folder / "transformer.onnx")
+    spec = load_bundle(bundle_folder).spec
+    written = replace(spec, files=file_specs(folder), made={**spec.made, "attention": "plugin"})
+    write_bundle_json(folder, written)
+    return load_bundle(folder)

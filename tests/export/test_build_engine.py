@@ -7,17 +7,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 
+from editverse_rt.backends.cuda import Gpu
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import choose_plans, read_manifest
-from editverse_rt.errors import BackendError, RequestCancelled
+from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.targets import load_target
 from export import build_engine
-from export.build_engine import Order, build_engines, main
-from export.builder import Builder
+from export.build_engine import build_engines, main
+from export.builder import Builder, Built, list_kernels
+from export.orders import Order
 from export.precision import save_typed, set_precision, use_standard_attention
 
 GRAPHS = ("solver_step", "transformer")
@@ -68,6 +72,13 @@ def test_the_manifest_says_what_was_built(nano: Bundle, built: Path) -> None:
     blocks = nano.spec.model["transformer"]["num_blocks"]  # type: ignore[index]
     assert layers["ATTENTION_INPUT"] == blocks  # type: ignore[index]
     assert types["BF16"] > types["FLOAT"] > 0  # type: ignore[index]
+    # What the builder made of it: an attention kernel a block, and q, k, v multiplied in one product.
+    kernels = transformer.facts["kernels"]
+    names = [name for name, kind, dtype in kernels]  # type: ignore[attr-defined]
+    assert sum("mha" in name for name in names) == blocks
+    assert sum(name.count("Gemm_") == 3 for name in names) == blocks
+    assert {"gemm", "kgen"} <= {kind for _, kind, _ in kernels}  # type: ignore[attr-defined]
+    assert {"BFloat16", "Float"} <= {dtype for *_, dtype in kernels}  # type: ignore[attr-defined]
     assert 0 < transformer.facts["relative_error"]["velocity"] < 0.06  # type: ignore[index]
     assert sorted(path.name for path in built.iterdir()) == [
         "manifest.json", "solver_step-fp32.plan", "transformer-bf16.plan",
@@ -149,6 +160,104 @@ def test_what_the_builder_refuses_is_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_kernels_are_read_from_the_builders_words() -> None:
+    listing = """Layers:
+Name: __mye1_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , Metadata:
+Name: Gemm_1+Gemm_2, LayerType: gemm, Inputs: [ { Name: a, Datatype: Half }], Outputs: [ { Name: b, \
+Dimensions: [-1,4], Datatype: BFloat16, Format: x }, { Name: c, Datatype: Int64 }], TacticName:
+
+I/O Tensors:
+ Name: sample, IOMode: Input, DataType: Float"""
+    found = [(kernel.name, kernel.kind, kernel.type) for kernel in list_kernels(listing)]
+    assert found == [("__mye1_myl0_0", "shape_call", ""), ("Gemm_1+Gemm_2", "gemm", "BFloat16")]
+    assert list_kernels("") == ()
+
+
+class OtherBuilder:
+    """In the place of a builder for this machine's GPU: it keeps what it is asked to build."""
+
+    version = "11.0"
+
+    def __init__(self) -> None:
+        self.models: dict[str, ir.Model] = {}
+        self.options: Any = None
+
+    def build(self, onnx_file: Path, profiles: object, options: object, progress: object) -> Built:
+        self.models[onnx_file.stem] = ir.load(onnx_file)
+        self.options = options
+        return Built(memoryview(b"a plan"), 0.1, 1, {}, {})
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = SimpleNamespace(gpu=Gpu(0, "NVIDIA A100-SXM4-80GB", "8.0"))
+    monkeypatch.setattr(build_engine, "Cuda", lambda: here)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_tensorrt_plans_are_for_the_gpu_that_is_here(nano: Bundle, order: Order, tmp_path: Path) -> None:
+    target = load_target("a100")
+    here = replace(order, backend="tensorrt", targets=(target,), graphs=("solver_step",))
+    engines = build_engines(nano, here, tmp_path, OtherBuilder())  # type: ignore[arg-type]
+    # The name is CUDA's, which is what the runtime compares with; the recipe's is the data sheet's.
+    assert engines.gpu == "NVIDIA A100-SXM4-80GB" != target.gpu
+    other = replace(here, targets=(load_target("h100"),))
+    with pytest.raises(RequestError, match=r"NVIDIA A100-SXM4-80GB \(8.0\); h100 has compute capability 9.0"):
+        build_engines(nano, other, tmp_path, OtherBuilder())  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_attention_of_a_plugin_bundle_stays_a_node_or_gets_its_body(
+    plugin_bundle: Bundle, order: Order, tmp_path: Path
+) -> None:
+    library = tmp_path / "libplugin.so"
+    library.write_bytes(b"a library")
+    here = replace(order, backend="tensorrt", targets=(load_target("a100"),), graphs=("transformer",))
+    builder = OtherBuilder()
+    kept = build_engines(
+        plugin_bundle, replace(here, plugin=library), tmp_path / "kept", builder  # type: ignore[arg-type]
+    )  # fmt: skip
+    nodes = [node for node in builder.models["transformer"].graph if node.op_type == "RopeAttention"]
+    assert len(nodes) == plugin_bundle.spec.model["transformer"]["num_blocks"]  # type: ignore[index]
+    assert {node.domain for node in nodes} == {"editverse"}
+    for node in nodes:
+        types = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
+        assert types == {ir.DataType.BFLOAT16, ir.DataType.INT64}
+    assert builder.options.plugin == library
+    (plan,) = kept.plans
+    expected = {"file": "libplugin.so", "sha256": hashlib.sha256(b"a library").hexdigest()}
+    assert plan.facts["plugin"] == expected
+    assert 0 < plan.facts["relative_error"]["velocity"] < 0.06  # type: ignore[index]
+    # Without the plugin the same bundle is built from standard operators.
+    inline = build_engines(plugin_bundle, here, tmp_path / "inline", builder)  # type: ignore[arg-type]
+    domains = {node.domain for node in builder.models["transformer"].graph}
+    assert domains == {""}
+    assert (inline.plans[0].facts["plugin"], builder.options.plugin) == (None, None)
+    assert inline.plans[0].key != plan.key
+
+
+def test_the_rounding_is_scored_before_anything_is_built(
+    nano: Bundle, no_building: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[dict[str, str], int, int]] = []
+
+    def score(bundle: Bundle, precisions: dict[str, str], per_kind: int, steps: int) -> dict[str, object]:
+        assert no_building == []
+        scored.append((precisions, per_kind, steps))
+        summary = {"edits": 28, "success_rate": 0.5}
+        return {"float32": summary, "rounded": summary, "psnr_db": {"median": 40.0, "least": 30.0}}
+
+    monkeypatch.setattr(build_engine, "score_rounding", score)
+    argv = ["nano", "--target", "l4", "--graph", "solver_step", "--graph", "transformer"]
+    argv += ["--output", str(tmp_path), "--heldout-edits", "2", "--heldout-steps", "3"]
+    assert main(argv) == 2  # the builder says no, after the score
+    assert scored == [({"transformer": "bf16"}, 2, 3)]
+    # Float32 rounds nothing, and 0 asks for nothing.
+    assert main([*argv, "--precision", "fp32"]) == 2
+    assert main([*argv, "--heldout-edits", "0"]) == 2
+    assert len(scored) == 1
+
+
 # --- the command line -------------------------------------------------------------------------------------
 
 
@@ -179,6 +288,10 @@ def test_a_dry_run_says_what_and_builds_nothing(
         (["--recipe", "absent.toml"], "cannot be read"),
         (["--target", "l4", "--maxShapes", "noisy"], "expected name:1x2x3"),
         (["--target", "l4", "--quality", "absent.json"], "cannot be read"),
+        (["--target", "l4", "--plugin", "absent.so"], "TensorRT for RTX loads no plugins"),
+        (["--target", "a100", "--plugin", "absent.so"], "absent.so is not there; build it"),
+        (["--target", "a100", "--plugin", "absent.so", "--precision", "fp32"], "computes in fp16 and bf16"),
+        (["--target", "a100", "--plugin", __file__], "export it with --attention plugin"),
     ],
 )
 def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,171 @@
+"""What a caller decides about the GPU: CUDA graphs, streamed weights, the plugin, which GPU (conftest.py)."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from editverse_rt.backends import GpuOptions
+from editverse_rt.backends.trt import MOST_RECORDED, TrtBackend, TrtRunner
+from editverse_rt.bundle import Bundle
+from editverse_rt.engine import EngineSet, write_manifest
+from editverse_rt.errors import BackendError
+
+Inputs = Callable[..., dict[str, Any]]
+P = 64
+
+
+@pytest.fixture
+def tensorrt_engines(engines: EngineSet) -> EngineSet:
+    """The same plans, of the module whose CUDA graphs are recorded here."""
+    return replace(engines, backend="tensorrt", gpu="a GPU of the test")
+
+
+def open_recording(bundle: Bundle, trt: Any, cuda: Any, engines: EngineSet) -> TrtRunner:
+    plans = {plan.graph: plan for plan in engines.plans}
+    return TrtRunner(bundle, trt, cuda, engines, plans, None, GpuOptions(cuda_graphs=True))  # type: ignore[arg-type]
+
+
+def test_a_call_that_repeats_is_recorded_and_stays_right(
+    bundle: Bundle, fake_trt: Any, cuda: Any, tensorrt_engines: EngineSet, solver_inputs: Inputs
+) -> None:
+    with open_recording(bundle, fake_trt, cuda, tensorrt_engines) as runner:
+        held = []
+        for turn in range(5):
+            x = {**solver_inputs(7), "guidance": np.array(1.0 + turn, np.float32)}
+            velocity = runner.run("solver_step", x)["velocity"]
+            expected = x["velocity_uncond"] + x["guidance"] * (x["velocity_cond"] - x["velocity_uncond"])
+            held.append((velocity, expected))
+            assert (len(cuda.graphs), cuda.replays) == ((0, 0) if turn == 0 else (1, turn))
+        # What a caller still holds was not overwritten by the calls after it.
+        for velocity, expected in held:
+            np.testing.assert_allclose(np.asarray(velocity), expected, rtol=1e-5)
+    assert cuda.graphs == []
+
+
+def test_a_denoising_loop_with_cuda_graphs(
+    bundle: Bundle, fake_trt: Any, cuda: Any, tensorrt_engines: EngineSet, transformer_inputs: Inputs
+) -> None:
+    with open_recording(bundle, fake_trt, cuda, tensorrt_engines) as runner:
+        sample: Any = np.ones((5, P), np.float32)
+        expected, zeros = sample.copy(), np.zeros_like(sample)
+        for _ in range(4):
+            inputs = transformer_inputs(sample)
+            velocity = runner.run("transformer", inputs)["velocity"]
+            given = {
+                "velocity_cond": velocity, "velocity_uncond": velocity,
+                "velocity_prev1": zeros, "velocity_prev2": zeros,
+            }  # fmt: skip
+            scalars = {"guidance": np.array(1, np.float32), "coefficients": np.array([0.5, 0, 0], np.float32)}
+            sample = runner.run("solver_step", {**given, **scalars, "sample": sample})["sample_next"]
+            expected = expected + 0.5 * (2 * expected + 0.25)
+        assert len(cuda.graphs) == 2
+        assert cuda.downloads == 0
+        np.testing.assert_allclose(np.asarray(sample), expected, rtol=1e-6)
+        del sample, velocity, inputs, given
+    gc.collect()
+    assert cuda.buffers == {}
+
+
+def test_few_shapes_are_kept_and_a_larger_scratch_records_anew(
+    bundle: Bundle,
+    fake_trt: Any,
+    cuda: Any,
+    tensorrt_engines: EngineSet,
+    solver_inputs: Inputs,
+    transformer_inputs: Inputs,
+) -> None:
+    with open_recording(bundle, fake_trt, cuda, tensorrt_engines) as runner:
+        for rows in range(3, 3 + MOST_RECORDED + 2):
+            for _ in range(2):
+                runner.run("solver_step", solver_inputs(rows))
+        assert len(cuda.graphs) == MOST_RECORDED
+        # The transformer needs more scratch: the buffer moves, and what was recorded worked in the old one.
+        runner.run("transformer", transformer_inputs(np.ones((4, P), np.float32)))
+        assert cuda.graphs == []
+        x = solver_inputs(3 + MOST_RECORDED + 1)
+        for _ in range(2):
+            found = runner.run("solver_step", x)["velocity"]
+        assert len(cuda.graphs) == 1
+        velocity = x["velocity_uncond"] + np.float32(5.0) * (x["velocity_cond"] - x["velocity_uncond"])
+        np.testing.assert_allclose(np.asarray(found), velocity, rtol=1e-5)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(
+    bundle: Bundle,
+    fake_trt: Any,
+    cuda: Any,
+    tensorrt_engines: EngineSet,
+    contexts: dict[str, Any],
+    solver_inputs: Inputs,
+) -> None:
+    with open_recording(bundle, fake_trt, cuda, tensorrt_engines) as runner:
+        runner.run("solver_step", solver_inputs(4))
+        contexts["solver_step"].capturable = False
+        runner.run("solver_step", solver_inputs(4))
+    assert cuda.replays == 0
+
+
+def test_tensorrt_for_rtx_records_its_own_graphs(
+    bundle: Bundle, fake_trt: Any, cuda: Any, engines: EngineSet, solver_inputs: Inputs
+) -> None:
+    with open_recording(bundle, fake_trt, cuda, engines) as runner:
+        for _ in range(3):
+            runner.run("solver_step", solver_inputs(4))
+    assert fake_trt.native_graphs == ["whole"]
+    assert cuda.replays == 0
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 700), (300, 300), (5000, 1000), (0, 0)])
+def test_the_budget_of_streamed_weights(
+    bundle: Bundle,
+    fake_trt: Any,
+    cuda: Any,
+    engines: EngineSet,
+    asked: int | None,
+    given: int,
+    solver_inputs: Inputs,
+) -> None:
+    plans = {p.graph: replace(p, facts={"weight_streaming": True}) for p in engines.plans}
+    options = GpuOptions(weight_budget_bytes=asked)
+    with TrtRunner(bundle, fake_trt, cuda, engines, plans, None, options) as runner:  # type: ignore[arg-type]
+        runner.run("solver_step", solver_inputs(4))
+    assert fake_trt.engines["solver_step"].weight_streaming_budget_v2 == given
+
+
+def test_the_plugin_is_loaded_before_a_plan(
+    bundle: Bundle, fake_trt: Any, cuda: Any, engines: EngineSet
+) -> None:
+    def runner_with(library: str) -> TrtRunner:
+        options = GpuOptions(plugin=Path(library))
+        return TrtRunner(bundle, fake_trt, cuda, engines, {}, None, options)  # type: ignore[arg-type]
+
+    with runner_with("libplugin.so"):
+        assert fake_trt.loaded_plugins == ["libplugin.so"]
+    with pytest.raises(BackendError, match=r"broken.so is not a plugin"), runner_with("broken.so"):
+        pass
+
+
+def test_options_that_the_plans_do_not_take_are_refused(
+    bundle: Bundle, fake_trt: Any, cuda: Any, engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_trt)
+    monkeypatch.setattr("editverse_rt.backends.trt.Cuda", lambda device: asked.append(device) or cuda)
+    backend = TrtBackend("tensorrt-rtx", "a-package")
+    assert backend.refuse(bundle, GpuOptions(device=3)) is None
+    assert asked == [3]
+    assert "--weight-streaming" in str(backend.refuse(bundle, GpuOptions(weight_budget_bytes=1)))
+    assert "leave --plugin out" in str(backend.refuse(bundle, GpuOptions(plugin=Path("lib.so"))))
+    first, *rest = engines.plans
+    with_plugin = replace(first, facts={"plugin": {"file": "lib.so", "sha256": "0" * 64}})
+    write_manifest(replace(engines, plans=(with_plugin, *rest)))
+    assert f"its plan of {first.graph} was built with" in str(backend.refuse(bundle, GpuOptions()))
+    assert backend.refuse(bundle, GpuOptions(plugin=Path("lib.so"))) is None

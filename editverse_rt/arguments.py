@@ -142,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = add("doctor", "say which backends are here, and why another is not", DOCTOR_HELP)
     doctor.add_argument("--bundle", default="nano", help="name or folder (default: nano)")
+    doctor.add_argument("--plugin", type=Path, metavar="LIB", help="also try libeditverse_plugin.so")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
     verify = add("verify", "compare a backend with ort-cpu, and accept its plans", VERIFY_HELP)
@@ -231,6 +232,12 @@ def add_gpu_options(parser: argparse.ArgumentParser) -> None:
         help="weights of a plan that may lie on the GPU, such as 2GB (plans built with --weight-streaming)",
     )
     add("--plugin", type=Path, metavar="LIB", help="libeditverse_plugin.so, for plans built with it")
+    add(
+        "--kernel-cache",
+        type=Path,
+        metavar="FILE",
+        help="keep what TensorRT for RTX compiles on this machine",
+    )
 
 
 def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:

@@ -21,13 +21,14 @@ from typing import Any
 from editverse_rt import video
 from editverse_rt.arguments import parse_arguments, version_of
 from editverse_rt.backends import list_backends
+from editverse_rt.backends.plugin import PLUGIN, probe_plugin
 from editverse_rt.bundle import json_from_spec, load_bundle
 from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
 from editverse_rt.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.plan_report import report_plan
 from editverse_rt.sequence import has_tags
-from editverse_rt.verify import Verification, verify_backend
+from editverse_rt.verify import describe_verification, verify_backend
 
 __all__ = ["main"]
 
@@ -161,6 +162,7 @@ def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
         "cuda_graphs": args.cuda_graphs,
         "weight_budget_bytes": args.weight_budget,
         "plugin": args.plugin,
+        "kernel_cache": args.kernel_cache,
     }
 
 
@@ -283,25 +285,6 @@ def run_verify(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def describe_verification(report: Verification) -> list[str]:
-    """Return the lines that `verify` prints for a person."""
-    lines = [f"{'task':<20} {'edits':>5} {'right':>6} {'on ort-cpu':>11} {'dB from ort-cpu, least':>23}"]
-    for task in dict.fromkeys(edit.task for edit in report.edits):
-        edits = [edit for edit in report.edits if edit.task == task]
-        right, on_cpu = (
-            "-" if None in marks else str(sum(map(bool, marks)))
-            for marks in ([e.right for e in edits], [e.right_on_cpu for e in edits])
-        )
-        least = min(edit.psnr_db for edit in edits)
-        lines.append(f"{task:<20} {len(edits):>5} {right:>6} {on_cpu:>11} {least:>23.1f}")
-    lines.append(
-        f"{report.backend} ({report.precision}, {report.num_inference_steps} steps) against ort-cpu: "
-        f"{report.median_db:.1f} dB in the median, of at least {report.limits.median_db:.0f}; "
-        f"{report.least_db:.1f} at worst, of at least {report.limits.least_db:.0f}"
-    )
-    return [*lines, *(f"accepted: {path}" for path in report.stamps)]
-
-
 def run_info(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
     facts = {
@@ -351,7 +334,7 @@ def describe_quality(quality: dict[str, Any]) -> list[str]:
 
 def run_doctor(args: argparse.Namespace) -> int:
     packages = ("editverse-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "av", "sentencepiece")
-    backends = list_backends()
+    backends, plugin = list_backends(), probe_plugin(args.plugin)
     problem: str | None = None
     try:
         load_bundle(args.bundle)
@@ -373,6 +356,7 @@ def run_doctor(args: argparse.Namespace) -> int:
             }
             for backend in backends
         ],
+        "plugin": {"available": plugin.available, "reason": plugin.reason},
         "bundle": args.bundle,
         "problem": problem,
     }
@@ -396,6 +380,9 @@ def describe_machine(facts: dict[str, Any]) -> list[str]:
             f"available ({backend['version']})" if backend["available"] else f"not here: {backend['reason']}"
         )
         lines.append(f"  {backend['name']:<18}{state}")
+    plugin = facts["plugin"]
+    state = "can be loaded; it has never run on a GPU" if plugin["available"] else plugin["reason"]
+    lines.append(f"{PLUGIN}: {state}")
     state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
     lines.append(f"bundle {facts['bundle']}: {state}")
     return lines

@@ -120,6 +120,7 @@ class Pipeline:
         cuda_graphs: bool = False,
         weight_budget_bytes: int | None = None,
         plugin: str | os.PathLike[str] | None = None,
+        kernel_cache: str | os.PathLike[str] | None = None,
     ) -> Pipeline:
         """Verify a bundle and open it on a backend.
 
@@ -128,7 +129,8 @@ class Pipeline:
         allow_unverified: take plans that `editverse-rt verify` has not accepted on this GPU.
         device: the GPU's number. The rest is TensorRT's. cuda_graphs: launch calls that repeat as one CUDA
         graph. weight_budget_bytes: how much of each plan's weights may lie on the GPU, for plans built with
-        weight streaming. plugin: the library that has RopeAttention, for plans built with it.
+        weight streaming. plugin: the library that has RopeAttention, for plans built with it. kernel_cache: a
+        file that keeps what TensorRT for RTX compiles on this machine.
         Raises BundleError, BackendError: a backend that cannot follow an option is not taken.
         """
         if num_threads is not None and num_threads < 1:
@@ -137,7 +139,13 @@ class Pipeline:
             raise RequestError(f"device is {device}; give a GPU's number, 0 or more")
         if weight_budget_bytes is not None and weight_budget_bytes < 0:
             raise RequestError(f"weight_budget_bytes is {weight_budget_bytes}; give 0 or more")
-        gpu = GpuOptions(device, cuda_graphs, weight_budget_bytes, None if plugin is None else Path(plugin))
+        gpu = GpuOptions(
+            device=device,
+            cuda_graphs=cuda_graphs,
+            weight_budget_bytes=weight_budget_bytes,
+            plugin=None if plugin is None else Path(plugin),
+            kernel_cache=None if kernel_cache is None else Path(kernel_cache),
+        )
         loaded = load_bundle(bundle)
         selection = select_backend(backend, loaded, allow_unverified=allow_unverified, gpu=gpu)
         return cls(loaded, selection.backend.open_runner(loaded, num_threads, gpu), selection)

@@ -20,7 +20,15 @@ from editverse_rt.frames import Frames
 from editverse_rt.heldout import HeldoutEdit, Rule, is_right, load_heldout, measure_psnr_db
 from editverse_rt.pipeline import Pipeline
 
-__all__ = ["LIMITS", "Compared", "Limits", "Verification", "make_clip", "verify_backend"]
+__all__ = [
+    "LIMITS",
+    "Compared",
+    "Limits",
+    "Verification",
+    "describe_verification",
+    "make_clip",
+    "verify_backend",
+]
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,25 @@ def verify_backend(
         return report
     stamp = write_stamp(used, gpu, {key: value for key, value in report.report().items() if key != "stamps"})
     return replace(report, stamps=(os.fspath(stamp),))
+
+
+def describe_verification(report: Verification) -> list[str]:
+    """The lines that `editverse-rt verify` prints for a person: a line a task, then the sum."""
+    lines = [f"{'task':<20} {'edits':>5} {'right':>6} {'on ort-cpu':>11} {'dB from ort-cpu, least':>23}"]
+    for task in dict.fromkeys(edit.task for edit in report.edits):
+        edits = [edit for edit in report.edits if edit.task == task]
+        right, on_cpu = (
+            "-" if None in marks else str(sum(map(bool, marks)))
+            for marks in ([e.right for e in edits], [e.right_on_cpu for e in edits])
+        )
+        least = min(edit.psnr_db for edit in edits)
+        lines.append(f"{task:<20} {len(edits):>5} {right:>6} {on_cpu:>11} {least:>23.1f}")
+    lines.append(
+        f"{report.backend} ({report.precision}, {report.num_inference_steps} steps) against ort-cpu: "
+        f"{report.median_db:.1f} dB in the median, of at least {report.limits.median_db:.0f}; "
+        f"{report.least_db:.1f} at worst, of at least {report.limits.least_db:.0f}"
+    )
+    return [*lines, *(f"accepted: {path}" for path in report.stamps)]
 
 
 def make_clip(num_frames: int, height_px: int, width_px: int) -> Frames:

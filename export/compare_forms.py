@@ -55,8 +55,11 @@ class Measured:
 
 
 @torch.no_grad()
-def compare_forms(checkpoint: Checkpoint, seed: int = 0) -> Iterator[Measured]:
-    """Measure all of `FORMS` on one drawn request: text, a clip, and a result of the clip's size."""
+def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterator[Measured]:
+    """Measure all of `FORMS` on one drawn request: text, a clip, and a result of the clip's size.
+
+    folder: for the ONNX file of each form, for tools that compare or inspect such files.
+    """
     inputs = draw_inputs(checkpoint, seed)
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     model = checkpoint.transformer
@@ -66,19 +69,18 @@ def compare_forms(checkpoint: Checkpoint, seed: int = 0) -> Iterator[Measured]:
         return Measured(form, relative_error(found, exact), float(np.abs(found - exact).max()))
 
     graph = build_graphs(checkpoint)["transformer"]
-    with tempfile.TemporaryDirectory() as folder:
-        sources: dict[str, Path] = {}
-        for lowering in ("inline", "fused"):
-            sources[lowering] = Path(folder) / f"{lowering}.onnx"
-            save_typed(export_graph(graph, checkpoint, lowering), sources[lowering])
-            yield measured(lowering, _run(sources[lowering], inputs))
-        for precision, emulate in (("bf16", True), ("fp16", True), ("fp16", False)):
-            typed = ir.load(sources["inline"])
-            use_standard_attention(typed)
-            set_precision(typed, precision, emulate=emulate)
-            path = Path(folder) / f"{precision}{emulate}.onnx"
-            save_typed(typed, path)
-            yield measured(f"inline, {precision}{' emulated' if emulate else ''}", _run(path, inputs))
+    sources: dict[str, Path] = {}
+    for lowering in ("inline", "fused"):
+        sources[lowering] = folder / f"{lowering}.onnx"
+        save_typed(export_graph(graph, checkpoint, lowering), sources[lowering])
+        yield measured(lowering, _run(sources[lowering], inputs))
+    for precision, emulate in (("bf16", True), ("fp16", True), ("fp16", False)):
+        typed = ir.load(sources["inline"])
+        use_standard_attention(typed)
+        set_precision(typed, precision, emulate=emulate)
+        form = f"{precision}_emulated" if emulate else precision
+        save_typed(typed, folder / f"inline_{form}.onnx")
+        yield measured(f"inline, {form.replace('_', ' ')}", _run(folder / f"inline_{form}.onnx", inputs))
     model.to(torch.bfloat16)
     narrow = {n: t.bfloat16() if t.is_floating_point() and n != "timestep" else t for n, t in tensors.items()}
     yield measured("PyTorch bfloat16", model(**narrow).float().numpy())
@@ -132,20 +134,29 @@ def main() -> int:
     parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--random", metavar="CONFIG", help="also one with random weights: nano, editverse-2b")
     parser.add_argument("--blocks", type=int, help="blocks of the random one (default: the config's)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the ONNX files of the forms here")
     args = parser.parse_args()
     if args.checkpoint is None and args.random is None:
         parser.error("give a checkpoint, or --random CONFIG")
     columns: dict[str, list[Measured]] = {}
-    if args.checkpoint is not None:
-        checkpoint = load_checkpoint(args.checkpoint, dtype=torch.float32)
-        columns[args.checkpoint.parent.name or "checkpoint"] = list(compare_forms(checkpoint))
-    if args.random is not None:
-        overrides = {} if args.blocks is None else {"num_blocks": args.blocks}
-        with tempfile.TemporaryDirectory() as folder:
-            make_random_checkpoint(args.random, folder, transformer_overrides=overrides)
-            checkpoint = load_checkpoint(folder, dtype=torch.float32)
-            name = f"{args.random}, {checkpoint.transformer.config.num_blocks} blocks, random"
-            columns[name] = list(compare_forms(checkpoint))
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = Path(scratch) / "forms" if args.keep is None else args.keep
+
+        def measure(name: str, folder: Path, checkpoint: Checkpoint) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            columns[name] = list(compare_forms(checkpoint, folder))
+
+        if args.checkpoint is not None:
+            checkpoint = load_checkpoint(args.checkpoint, dtype=torch.float32)
+            measure(args.checkpoint.parent.name or "checkpoint", keep / "checkpoint", checkpoint)
+        if args.random is not None:
+            overrides = {} if args.blocks is None else {"num_blocks": args.blocks}
+            made = Path(scratch) / "random"
+            make_random_checkpoint(args.random, made, transformer_overrides=overrides)
+            checkpoint = load_checkpoint(made, dtype=torch.float32)
+            blocks = checkpoint.transformer.config.num_blocks
+            name = f"{args.random}, {blocks} block{'' if blocks == 1 else 's'}, random"
+            measure(name, keep / args.random, checkpoint)
     print(format_forms(columns))
     return 0 if all(m.passed for measured in columns.values() for m in measured) else 1
 

@@ -42,13 +42,15 @@ class GpuOptions:
     device: its number, None for the first. cuda_graphs: launch a call that repeats as one CUDA graph.
     weight_budget_bytes: how much of each plan's weights may lie on the GPU at once, for plans built with
     weight streaming; None leaves it to TensorRT. plugin: the library that has `RopeAttention`, for plans that
-    were built with it.
+    were built with it. kernel_cache: a file for the kernels that TensorRT for RTX compiles on this machine,
+    read at the start and written at the end.
     """
 
     device: int | None = None
     cuda_graphs: bool = False
     weight_budget_bytes: int | None = None
     plugin: Path | None = None
+    kernel_cache: Path | None = None
 
     @property
     def index(self) -> int:
@@ -65,6 +67,7 @@ class GpuOptions:
                 ("--cuda-graphs", self.cuda_graphs),
                 ("--weight-budget", self.weight_budget_bytes is not None),
                 ("--plugin", self.plugin is not None),
+                ("--kernel-cache", self.kernel_cache is not None),
             )
             if is_given
         )

@@ -15,6 +15,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
@@ -78,6 +79,8 @@ class TrtBackend:
             _, plans = self._choose(bundle, Cuda(gpu.index).gpu)
         except BackendError as error:
             return str(error)
+        if gpu.kernel_cache is not None and self._name != "tensorrt-rtx":
+            return f"{self._name} compiles its kernels when a plan is built; leave --kernel-cache out"
         has_budget = gpu.weight_budget_bytes is not None
         return refuse_options(plans, has_plugin=gpu.plugin is not None, has_budget=has_budget)
 
@@ -160,6 +163,7 @@ class TrtRunner:
         self._loaded: dict[str, _Loaded] = {}
         self._scratch: tuple[int, int] = (0, 0)
         self._runtime: Any = None
+        self._kernels: Any = None
 
     @property
     def engines(self) -> EngineSet:
@@ -186,6 +190,9 @@ class TrtRunner:
     ) -> None:
         self._host.__exit__(kind, error, traceback)
         self._forget_recorded()
+        # Read while the engines live, written when everything is given back.
+        kernels = None if self._kernels is None else bytes(self._kernels.serialize())
+        self._kernels = None
         self._loaded.clear()
         self._runtime = None
         self._pool.close()
@@ -193,6 +200,8 @@ class TrtRunner:
             self._cuda.free(self._scratch[0])
             self._scratch = (0, 0)
         self._cuda.close_stream()
+        if kernels is not None and self._options.kernel_cache is not None:
+            _write_kernels(kernels, self._options.kernel_cache)
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Run one graph; its results stay on the device. Raises BackendError for shapes beyond profiles."""
@@ -301,12 +310,16 @@ class TrtRunner:
 
     def _new_context(self, engine: Any) -> Any:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if self._engines.backend != "tensorrt-rtx" or not self._options.cuda_graphs:
+        if self._engines.backend != "tensorrt-rtx":
             return engine.create_execution_context(strategy)
-        # It records a shape's graph when it has compiled kernels for it, which only itself knows.
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._options.cuda_graphs:
+            # It records a shape's graph when it has compiled kernels for it, which only itself knows.
+            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._options.kernel_cache is not None:
+            self._kernels = self._kernels or _read_kernels(config, self._options.kernel_cache)
+            config.set_runtime_cache(self._kernels)
         return engine.create_execution_context(config)
 
     def _load_plugin(self, library: str) -> None:
@@ -369,6 +382,27 @@ class TrtRunner:
         if call.graph is not None:
             self._cuda.forget(call.graph)
             call.graph = None
+
+
+def _read_kernels(config: Any, file: Path) -> Any:
+    """A cache of compiled kernels, with what the file holds if that is of this GPU and this version."""
+    kernels = config.create_runtime_cache()
+    if file.is_file():
+        # What it does not take, it compiles anew; the file is replaced at the end.
+        kernels.deserialize(file.read_bytes())
+    return kernels
+
+
+def _write_kernels(kernels: bytes, file: Path) -> None:
+    """Keep what was compiled, in one step: a file that is there is whole."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        partial.write_bytes(kernels)
+        os.replace(partial, file)
+    except OSError as error:
+        raise BackendError(
+            f"{file} cannot be written ({error.strerror}); name another with --kernel-cache"
+        ) from error
 
 
 def _bind(context: Any, tensors: Mapping[str, DeviceTensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,13 +12,25 @@ from reference.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")
-def measured(checkpoint: Checkpoint) -> list[Measured]:
-    return list(compare_forms(checkpoint))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("forms")
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoint: Checkpoint, folder: Path) -> list[Measured]:
+    return list(compare_forms(checkpoint, folder))
 
 
 def test_every_form_is_measured_and_within_its_tolerance(measured: list[Measured]) -> None:
     assert {m.form for m in measured} == set(FORMS)
     assert all(m.passed for m in measured), format_forms({"tiny": measured})
+
+
+def test_the_files_of_the_forms_are_kept_for_other_tools(folder: Path, measured: list[Measured]) -> None:
+    assert measured
+    kept = sorted(path.name for path in folder.glob("*.onnx"))
+    typed = ["inline_bf16_emulated.onnx", "inline_fp16.onnx", "inline_fp16_emulated.onnx"]
+    assert kept == ["fused.onnx", "inline.onnx", *typed]
 
 
 def test_shorter_types_are_further_off(measured: list[Measured]) -> None:

@@ -205,8 +205,29 @@ def contexts() -> dict[str, HostContext]:
 
 @pytest.fixture
 def fake_trt(contexts: dict[str, HostContext]) -> Any:
+    class RuntimeCache:
+        """Kernels as words: a context compiles one for its graph, unless it is there."""
+
+        def __init__(self) -> None:
+            self.kernels: list[str] = []
+
+        def deserialize(self, content: bytes) -> bool:
+            is_known = content.startswith(b"kernels:")
+            self.kernels = content.decode().split(":")[1].split() if is_known else []
+            return is_known
+
+        def serialize(self) -> bytes:
+            return b"kernels:" + " ".join(self.kernels).encode()
+
     class RuntimeConfig:
-        strategy, cuda_graph_strategy = "", ""
+        strategy, cuda_graph_strategy = "", "disabled"
+        cache: RuntimeCache | None = None
+
+        def create_runtime_cache(self) -> RuntimeCache:
+            return RuntimeCache()
+
+        def set_runtime_cache(self, cache: RuntimeCache) -> None:
+            self.cache = cache
 
         def set_execution_context_allocation_strategy(self, strategy: str) -> None:
             self.strategy = strategy
@@ -228,6 +249,9 @@ def fake_trt(contexts: dict[str, HostContext]) -> Any:
         def create_execution_context(self, how: Any) -> HostContext:
             if isinstance(how, RuntimeConfig):
                 fake.native_graphs.append(how.cuda_graph_strategy)
+                if how.cache is not None and self.graph not in how.cache.kernels:
+                    how.cache.kernels.append(self.graph)
+                    fake.compiled.append(self.graph)
                 how = how.strategy
             assert how == "user managed"
             function, scratch = FUNCTIONS[self.graph]
@@ -264,6 +288,7 @@ def fake_trt(contexts: dict[str, HostContext]) -> Any:
         cuda=None,
         engines={},
         native_graphs=[],
+        compiled=[],
         loaded_plugins=[],
     )
     return fake

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from editverse_rt.backends import GpuOptions
+from editverse_rt.backends.ort import OrtBackend
 from editverse_rt.backends.trt import MOST_RECORDED, TrtBackend, TrtRunner
 from editverse_rt.bundle import Bundle
 from editverse_rt.engine import EngineSet, write_manifest
-from editverse_rt.errors import BackendError
+from editverse_rt.errors import BackendError, RequestError
+from editverse_rt.pipeline import Pipeline
 
 Inputs = Callable[..., dict[str, Any]]
 P = 64
@@ -169,3 +171,82 @@ def test_options_that_the_plans_do_not_take_are_refused(
     write_manifest(replace(engines, plans=(with_plugin, *rest)))
     assert f"its plan of {first.graph} was built with" in str(backend.refuse(bundle, GpuOptions()))
     assert backend.refuse(bundle, GpuOptions(plugin=Path("lib.so"))) is None
+
+
+def test_compiled_kernels_are_kept_for_the_next_start(
+    bundle: Bundle,
+    fake_trt: Any,
+    cuda: Any,
+    engines: EngineSet,
+    tmp_path: Path,
+    solver_inputs: Inputs,
+    transformer_inputs: Inputs,
+) -> None:
+    file = tmp_path / "kernels.bin"
+    plans = {plan.graph: plan for plan in engines.plans}
+
+    def start(*graphs: str, kernel_cache: Path = file) -> list[str]:
+        fake_trt.compiled.clear()
+        options = GpuOptions(kernel_cache=kernel_cache)
+        with TrtRunner(bundle, fake_trt, cuda, engines, plans, None, options) as runner:
+            if "solver_step" in graphs:
+                runner.run("solver_step", solver_inputs(4))
+            if "transformer" in graphs:
+                runner.run("transformer", transformer_inputs(np.ones((4, P), np.float32)))
+        return list(fake_trt.compiled)
+
+    assert start() == []
+    assert not file.exists(), "nothing ran, nothing is written"
+    assert start("solver_step") == ["solver_step"]
+    assert start("solver_step", "transformer") == ["transformer"]
+    assert start("solver_step", "transformer") == []
+    file.write_bytes(b"of another version")
+    assert start("solver_step") == ["solver_step"]
+    assert file.read_bytes() == b"kernels:solver_step"
+    with pytest.raises(BackendError, match=r"cannot be written .*; name another with --kernel-cache"):
+        start("solver_step", kernel_cache=tmp_path / "absent" / "kernels.bin")
+    gc.collect()
+    assert (cuda.buffers, cuda.stream) == ({}, None), "everything was given back before"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["kernels.bin"]
+
+
+def test_tensorrt_itself_has_no_kernels_to_keep(
+    bundle: Bundle, fake_trt: Any, cuda: Any, engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_trt)
+    monkeypatch.setattr("editverse_rt.backends.trt.Cuda", lambda device: cuda)
+    write_manifest(replace(engines, backend="tensorrt"))
+    options = GpuOptions(kernel_cache=Path("kernels.bin"))
+    assert "leave --kernel-cache out" in str(TrtBackend("tensorrt", "a-package").refuse(bundle, options))
+
+
+# --- what every backend is asked --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": -1}, "device is -1; give a GPU's number"),
+        ({"weight_budget_bytes": -5}, "weight_budget_bytes is -5"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(bundle: Bundle, options: Any, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        Pipeline.open(bundle.root, "ort-cpu", **options)
+
+
+def test_the_cpu_follows_no_option_of_a_gpu(bundle: Bundle) -> None:
+    for options in ({"device": 0}, {"cuda_graphs": True}, {"weight_budget_bytes": 0}, {"plugin": "lib.so"}):
+        with pytest.raises(BackendError, match="ort-cpu takes no --"):
+            Pipeline.open(bundle.root, "ort-cpu", **options)  # type: ignore[arg-type]
+    # Nor does "auto" fall back to it from a GPU that is not there.
+    with pytest.raises(BackendError, match="ort-cpu takes no --device"):
+        Pipeline.open(bundle.root, "auto", device=1)
+
+
+def test_onnx_runtime_takes_the_device_and_nothing_of_tensorrt(bundle: Bundle) -> None:
+    backend = OrtBackend("ort-cuda", "CUDAExecutionProvider", "a-package")
+    assert backend.refuse(bundle, GpuOptions(device=2)) is None
+    assert "takes no --cuda-graphs" in str(backend.refuse(bundle, GpuOptions(device=2, cuda_graphs=True)))
+    runner = backend.open_runner(bundle, None, GpuOptions(device=2))
+    assert runner._provider_options() == {"device_id": "2"}

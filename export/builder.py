@@ -170,8 +170,8 @@ class Builder:
     def _error(self, what: str, onnx_file: Path, errors: list[str]) -> BackendError:
         said = " ".join(" ".join([*errors, *self._messages][:1]).split())[:300] or "it gave no reason"
         return BackendError(
-            f"{self._backend} {self.version} {what} {onnx_file.stem}: {said}; try another precision or fewer "
-            "tokens"
+            f"{self._backend} {self.version} {what} {onnx_file.stem}: {said}; try another precision, fewer "
+            "tokens, or one profile (--optShapes)"
         )
 
 

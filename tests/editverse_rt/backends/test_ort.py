@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from editverse_rt import backends
-from editverse_rt.backends import list_backends, select_backend
+from editverse_rt.backends import GpuOptions, list_backends, select_backend
 from editverse_rt.backends.ort import BoundOrtRunner, BoundTensor, OrtBackend, OrtRunner
 from editverse_rt.bundle import Bundle
 from editverse_rt.errors import BackendError
@@ -333,7 +333,7 @@ def test_auto_takes_the_first_that_has_what_it_needs(
     monkeypatch: pytest.MonkeyPatch, fake_template: Any
 ) -> None:
     class Picky(OrtBackend):
-        def refuse(self, bundle: Bundle) -> str | None:
+        def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
             return f"no plans in bundle {bundle.spec.name}"
 
     table = (

@@ -60,6 +60,7 @@ class Profile:
 class Target:
     """A GPU and how engines for it are built.
 
+    workspace_bytes: what a plan may take beside its weights; the activations of fused layers are counted in.
     peak_flops: dense, operations a second by precision, accumulated in float32. precision: of each of
     `PARTS`. source: where the figures come from.
     """

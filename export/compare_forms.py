@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -58,7 +58,7 @@ class Measured:
 def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterator[Measured]:
     """Measure all of `FORMS` on one drawn request: text, a clip, and a result of the clip's size.
 
-    folder: for the ONNX file of each form, for tools that compare or inspect such files.
+    folder: for the ONNX file of each form and the request (`inputs.npz`), for tools that compare such files.
     """
     inputs = draw_inputs(checkpoint, seed)
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
@@ -69,6 +69,7 @@ def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterat
         return Measured(form, relative_error(found, exact), float(np.abs(found - exact).max()))
 
     graph = build_graphs(checkpoint)["transformer"]
+    np.savez(folder / "inputs.npz", **cast(Any, inputs))
     sources: dict[str, Path] = {}
     for lowering in ("inline", "fused"):
         sources[lowering] = folder / f"{lowering}.onnx"

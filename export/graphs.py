@@ -32,6 +32,7 @@ __all__ = [
     "example_inputs",
     "geometry_of",
     "graph_specs",
+    "split_axis",
 ]
 
 GRAPH_NAMES = (
@@ -222,7 +223,7 @@ def _vae_config(vae: Any) -> Any:
     return vae.config
 
 
-def _split_axis(axis: str) -> tuple[int, str]:
+def split_axis(axis: str) -> tuple[int, str]:
     """`16*h` -> (16, `h`); `Lt` -> (1, `Lt`)."""
     match = re.fullmatch(r"(?:(\d+)\*)?([A-Za-z]\w*)", axis)
     if match is None:
@@ -234,7 +235,7 @@ def axis_size(axis: int | str, sizes: Mapping[str, int]) -> int:
     """The size of an axis of the table, the named ones having the given sizes."""
     if isinstance(axis, int):
         return axis
-    factor, name = _split_axis(axis)
+    factor, name = split_axis(axis)
     return factor * sizes[name]
 
 
@@ -261,7 +262,7 @@ def dynamic_shapes(spec: GraphSpec) -> list[dict[int, Any] | None]:
         axes: dict[int, Any] = {}
         for index, axis in enumerate(tensor.shape):
             if isinstance(axis, str):
-                factor, name = _split_axis(axis)
+                factor, name = split_axis(axis)
                 dim = dims.setdefault(name, Dim(name))
                 axes[index] = dim if factor == 1 else factor * dim
         shapes.append(axes or None)

@@ -10,7 +10,7 @@ from editverse_rt.engine import Shape, ShapeProfile
 from editverse_rt.errors import RequestError
 from editverse_rt.spec import BundleSpec, GraphSpec
 from editverse_rt.targets import Profile, Target
-from export.graphs import axis_size
+from export.graphs import axis_size, split_axis
 
 __all__ = ["Overrides", "most_tokens", "parse_shapes", "profiles_of"]
 
@@ -144,24 +144,51 @@ def _input_of(graph: GraphSpec, name: str) -> str | None:
 
 
 def _override(graph: GraphSpec, base: ShapeProfile, given: Overrides) -> ShapeProfile:
-    shapes = dict(base.shapes)
+    """One profile of the caller's shapes. An axis that inputs share follows in all of them, since a builder
+    refuses a profile in which they differ, and only when it has done nearly all of its work."""
+    axes = {tensor.name: tensor.shape for tensor in graph.inputs}
+    bounds: list[dict[str, int]] = []
     for position, bound in enumerate(("min", "opt", "max")):
+        sizes: dict[str, int] = {}
+        for tensor, rows in base.shapes.items():
+            sizes |= _sizes_from(graph, tensor, axes[tensor], rows[position])
+        asked: dict[str, int] = {}
         for name, shape in given.get(bound, {}).items():
             tensor = _input_of(graph, name) or name
-            rows = list(shapes.get(tensor, ()))
-            if not rows:
+            if tensor not in base.shapes:
                 raise RequestError(f"{graph.name}/{tensor} has no dynamic axis; leave its shape out")
-            if len(shape) != len(rows[position]):
-                axes = next(t.shape for t in graph.inputs if t.name == tensor)
-                raise RequestError(f"shape of {graph.name}/{tensor} is {list(shape)}; expected {list(axes)}")
-            rows[position] = shape
-            shapes[tensor] = (rows[0], rows[1], rows[2])
-    for tensor, (low, opt, high) in shapes.items():
-        # What was given is a bound of what was not: the tuned shape follows into the range.
-        tuned = tuple(min(max(a, b), c) for a, b, c in zip(low, opt, high, strict=True))
-        if any(a > c for a, c in zip(low, high, strict=True)):
-            raise RequestError(
-                f"{graph.name}/{tensor}: the least {list(low)} is above the largest {list(high)}"
-            )
-        shapes[tensor] = (low, tuned, high)
-    return ShapeProfile("given", shapes)
+            for axis, size in _sizes_from(graph, tensor, axes[tensor], shape).items():
+                if asked.setdefault(axis, size) != size:
+                    raise RequestError(
+                        f"{graph.name}/{tensor}: axis {axis} is {size} here and {asked[axis]} in another "
+                        "input; give both the same"
+                    )
+        bounds.append({**sizes, **asked})
+    low, opt, high = bounds
+    for axis, size in high.items():
+        if low[axis] > size:
+            raise RequestError(f"{graph.name}: the least {axis}, {low[axis]}, is above the largest, {size}")
+        # What was given is a bound of what was not: the tuned size follows into the range.
+        opt[axis] = min(max(low[axis], opt[axis]), size)
+    return ShapeProfile(
+        "given",
+        {
+            tensor: (_resolve(axes[tensor], low), _resolve(axes[tensor], opt), _resolve(axes[tensor], high))
+            for tensor in base.shapes
+        },
+    )
+
+
+def _sizes_from(graph: GraphSpec, tensor: str, axes: tuple[int | str, ...], shape: Shape) -> dict[str, int]:
+    """The sizes of the named axes of an input, from its shape. Raises RequestError for one it cannot have."""
+    sizes: dict[str, int] = {}
+    fits = len(shape) == len(axes)
+    for axis, size in zip(axes, shape, strict=False):
+        if isinstance(axis, int):
+            fits &= axis == size
+            continue
+        factor, name = split_axis(axis)
+        fits &= size % factor == 0 and sizes.setdefault(name, size // factor) == size // factor
+    if not fits:
+        raise RequestError(f"shape of {graph.name}/{tensor} is {list(shape)}; expected {list(axes)}")
+    return sizes

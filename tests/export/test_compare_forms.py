@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,8 @@ def test_every_form_is_measured_and_within_its_tolerance(measured: list[Measured
 def test_the_files_of_the_forms_are_kept_for_other_tools(folder: Path, measured: list[Measured]) -> None:
     assert measured
     kept = sorted(path.name for path in folder.glob("*.onnx"))
+    with np.load(folder / "inputs.npz") as inputs:
+        assert {"text", "clean", "noisy", "layout", "positions", "timestep"} == set(inputs.files)
     typed = ["inline_bf16_emulated.onnx", "inline_fp16.onnx", "inline_fp16_emulated.onnx"]
     assert kept == ["fused.onnx", "inline.onnx", *typed]
 

@@ -107,6 +107,8 @@ def test_shapes_of_ones_own() -> None:
     assert profile.shapes["noisy"] == ((1, P), (50, P), (60, P))
     assert profile.shapes["layout"][2] == (99,)
     assert profile.shapes["layout"][1][0] <= 99
+    # The axis that both have is one: a builder takes no profile in which they differ.
+    assert profile.shapes["positions"] == tuple((*rows, 4) for rows in profile.shapes["layout"])
     # Shapes of another graph's input change nothing here.
     other = {"max": parse_shapes("vae_encoder_first/frames:1x64x64x3")}
     assert profiles_of(NANO, graph, target, None, other) == profiles_of(NANO, graph, target, None, {})
@@ -119,7 +121,14 @@ def test_shapes_that_are_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "said"), [("noisy:5", "expected"), ("timestep:3", "no dynamic axis"), ("layout:2", "is above")]
+    ("shapes", "said"),
+    [
+        ("noisy:5", "expected"),
+        ("positions:99x3", "expected"),
+        ("timestep:3", "no dynamic axis"),
+        ("layout:2", "is above"),
+        ("layout:99,positions:98x4", "axis L is 98 here and 99 in another input"),
+    ],
 )
 def test_shapes_that_do_not_fit(shapes: str, said: str) -> None:
     with pytest.raises(RequestError, match=said):

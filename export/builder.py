@@ -171,7 +171,7 @@ class Builder:
         said = " ".join(" ".join([*errors, *self._messages][:1]).split())[:300] or "it gave no reason"
         return BackendError(
             f"{self._backend} {self.version} {what} {onnx_file.stem}: {said}; try another precision, fewer "
-            "tokens, or one profile (--optShapes)"
+            "tokens, or a recipe with more workspace_gb"
         )
 
 

@@ -159,8 +159,9 @@ def describe_verification(report: Verification) -> list[str]:
         )
         least = min(edit.psnr_db for edit in edits)
         lines.append(f"{task:<20} {len(edits):>5} {right:>6} {on_cpu:>11} {least:>23.1f}")
+    steps = f"{report.num_inference_steps} step{'' if report.num_inference_steps == 1 else 's'}"
     lines.append(
-        f"{report.backend} ({report.precision}, {report.num_inference_steps} steps) against ort-cpu: "
+        f"{report.backend} ({report.precision}, {steps}) against ort-cpu: "
         f"{report.median_db:.1f} dB in the median, of at least {report.limits.median_db:.0f}; "
         f"{report.least_db:.1f} at worst, of at least {report.limits.least_db:.0f}"
     )

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -33,7 +34,7 @@ void check_failure(int code, int expected, const std::string& part, int line) {
 /// folder: kept as it is, so it must outlive the options.
 ev_options options_for(const char* folder) {
   ev_options options;
-  ev_options_init(&options);
+  ev_options_init(&options, sizeof options);
   options.bundle = folder;
   options.num_threads = 1;
   return options;
@@ -44,7 +45,7 @@ struct Bench {
   Bench() {
     const ev_options options = options_for(bundle.c_str());
     CHECK(ev_open(&pipeline, &options) == EV_OK);
-    ev_request_init(&request);
+    ev_request_init(&request, sizeof request);
     request.prompt = "A red circle";
     request.num_frames = 1;
     request.num_inference_steps = 1;
@@ -63,7 +64,7 @@ struct Bench {
   }
 
   int plan(ev_plan_info* info, ev_clip_size* sizes = nullptr) {
-    ev_plan_info_init(info);
+    ev_plan_info_init(info, sizeof *info);
     return ev_plan(pipeline, &request, info, sizes);
   }
 
@@ -75,7 +76,7 @@ struct Bench {
 struct ClipInput {
   ClipInput(Bench& bench, const char* name, int num_frames, int width, int height)
       : pixels(static_cast<std::size_t>(num_frames) * static_cast<std::size_t>(width * height * 3), 90) {
-    ev_input_init(&input);
+    ev_input_init(&input, sizeof input);
     input.name = name;
     input.frames = pixels.data();
     input.num_bytes = pixels.size();
@@ -107,11 +108,11 @@ void check_library() {
   CHECK(std::string(ev_error_name(EV_ERROR_BUNDLE)) == "BundleError");
   CHECK(std::string(ev_error_name(-999)) == "unknown");
   CHECK(std::string(ev_last_error()).empty());
-  ev_options_init(nullptr);
-  ev_input_init(nullptr);
-  ev_request_init(nullptr);
-  ev_plan_info_init(nullptr);
-  ev_frames_init(nullptr);
+  ev_options_init(nullptr, 0);
+  ev_input_init(nullptr, 0);
+  ev_request_init(nullptr, 0);
+  ev_plan_info_init(nullptr, 0);
+  ev_frames_init(nullptr, 0);
 }
 
 void check_null_pointers() {
@@ -120,9 +121,9 @@ void check_null_pointers() {
   ev_pipeline* untouched = reinterpret_cast<ev_pipeline*>(&bench);
   ev_result* result = reinterpret_cast<ev_result*>(&bench);
   ev_plan_info info;
-  ev_plan_info_init(&info);
+  ev_plan_info_init(&info, sizeof info);
   ev_frames frames;
-  ev_frames_init(&frames);
+  ev_frames_init(&frames, sizeof frames);
   ev_options options = options_for(bundle.c_str());
   CHECK_FAILURE(ev_open(nullptr, &options), EV_ERROR_ARGUMENT, "pipeline is NULL");
   CHECK_FAILURE(ev_open(&untouched, nullptr), EV_ERROR_ARGUMENT, "ev_options is NULL");
@@ -166,14 +167,37 @@ void check_struct_sizes() {
     ev_request known;
     std::uint64_t added;
   } newer = {};
-  ev_request_init(&newer.known);
+  ev_request_init(&newer.known, sizeof newer.known);
   newer.known.prompt = "A red circle";
   newer.known.struct_size = sizeof newer;
   ev_plan_info info;
-  ev_plan_info_init(&info);
+  ev_plan_info_init(&info, sizeof info);
   CHECK(ev_plan(bench.pipeline, &newer.known, &info, nullptr) == EV_OK);
   newer.added = 1;
   CHECK_FAILURE(ev_plan(bench.pipeline, &newer.known, &info, nullptr), EV_ERROR_ARGUMENT, "does not know");
+  // From an older header: its init and its calls touch nothing beyond its struct.
+  struct {
+    unsigned char known[offsetof(ev_options, allow_unverified)];
+    unsigned char beyond[sizeof(ev_options)];
+  } older;
+  std::memset(&older, 0x5a, sizeof older);
+  auto* old_options = reinterpret_cast<ev_options*>(older.known);
+  ev_options_init(old_options, sizeof older.known);
+  CHECK(std::all_of(std::begin(older.beyond), std::end(older.beyond), [](unsigned char byte) { return byte == 0x5a; }));
+  const char* folder = bundle.c_str();
+  std::memcpy(older.known + offsetof(ev_options, bundle), &folder, sizeof folder);
+  CHECK(ev_open(&pipeline, old_options) == EV_OK);
+  ev_close(&pipeline);
+  // A newer header's init has its own fields set to zero.
+  std::memset(&newer, 0x5a, sizeof newer);
+  ev_request_init(&newer.known, sizeof newer);
+  CHECK(newer.known.struct_size == sizeof newer && newer.added == 0 && newer.known.fps == EV_DEFAULT);
+  // A size that no struct has is written nowhere.
+  for (const std::size_t wrong : {std::size_t{0}, std::size_t{7}, std::size_t{5000}, SIZE_MAX}) {
+    ev_plan_info untouched = info;
+    ev_plan_info_init(&untouched, wrong);
+    CHECK(untouched.struct_size == sizeof info);
+  }
   info.struct_size = 1;
   CHECK_FAILURE(ev_plan(bench.pipeline, &bench.request, &info, nullptr), EV_ERROR_ARGUMENT,
                 "ev_plan_info has struct_size");
@@ -388,7 +412,7 @@ void check_results() {
   ev_result* result = nullptr;
   CHECK(ev_run(bench.pipeline, &bench.request, &result) == EV_OK);
   ev_frames frames;
-  ev_frames_init(&frames);
+  ev_frames_init(&frames, sizeof frames);
   CHECK(ev_result_frames(result, &frames) == EV_OK);
   CHECK(frames.size.num_frames == 9 && frames.size.width_px == size.width_px && frames.fps == plan.fps);
   CHECK(frames.num_bytes == clip.pixels.size());
@@ -410,7 +434,7 @@ void check_results() {
   ev_result* again = nullptr;
   CHECK(ev_run(bench.pipeline, &bench.request, &again) == EV_OK);
   ev_frames same;
-  ev_frames_init(&same);
+  ev_frames_init(&same, sizeof same);
   CHECK(ev_result_frames(again, &same) == EV_OK);
   CHECK(same.num_bytes == frames.num_bytes && std::memcmp(same.data, frames.data, frames.num_bytes) == 0);
   ev_result_free(&again);

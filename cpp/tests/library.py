@@ -109,13 +109,15 @@ def load_library() -> Any:
 class NativePipeline:
     """A pipeline of the C library; a context manager."""
 
-    def __init__(self, bundle: str | os.PathLike[str], num_threads: int = 1) -> None:
+    def __init__(
+        self, bundle: str | os.PathLike[str], num_threads: int = 1, backend: str = "ort-cpu"
+    ) -> None:
         self.library = load_library()
         self._handle = ctypes.c_void_p()
         options = Options()
         self.library.ev_options_init(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(options)))
         options.bundle, options.num_threads = os.fsencode(bundle), num_threads
-        options.backend = b"ort-cpu"
+        options.backend = backend.encode()
         self._check(self.library.ev_open(ctypes.byref(self._handle), ctypes.byref(options)))
 
     def __enter__(self) -> NativePipeline:

@@ -33,7 +33,8 @@ int main(int argc, char **argv) {
     ev_options options;
     ev_input video;
     ev_request request;
-    ev_options_init(&options, sizeof options), ev_input_init(&video, sizeof video), ev_request_init(&request, sizeof request);
+    ev_options_init(&options, sizeof options), ev_input_init(&video, sizeof video);
+    ev_request_init(&request, sizeof request);
     options.bundle = argv[1];
     video.name = "video1";
     video.num_frames = read_ppm(argv[2], &pixels, &video.width_px, &video.height_px);

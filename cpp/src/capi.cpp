@@ -74,7 +74,7 @@ T* require(T* pointer, const char* name) {
 template <typename T>
 constexpr std::size_t kFirstBytes = sizeof(T);
 template <>
-constexpr std::size_t kFirstBytes<ev_options> = offsetof(ev_options, allow_unverified);
+constexpr std::size_t kFirstBytes<ev_options> = offsetof(ev_options, tensorrt);
 
 /// Refuses what no version of the header says: a struct that was never prepared.
 template <typename T>

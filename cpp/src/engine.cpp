@@ -76,8 +76,9 @@ PlanSpec read_plan(Fields fields) {
   for (const Fields& entry : fields.children("profiles")) plan.profiles.push_back(read_profile(entry));
   const Json& facts = fields.mapping("facts");
   fields.finish();
-  const auto streams = facts.find("weight_streaming");
-  plan.weight_streaming = streams != facts.end() && streams->is_boolean() && streams->get<bool>();
+  plan.weight_streaming = facts.value("weight_streaming", Json()) == true;
+  const Json plugin = facts.value("plugin", Json());  // which one it was built with, or null
+  plan.needs_plugin = !plugin.is_null() && plugin != false;
   if (plan.file.find('/') != std::string::npos) {
     fields.refuse("file", plan.file, "the name of a file beside the manifest");
   }

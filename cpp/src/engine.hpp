@@ -40,6 +40,7 @@ struct PlanSpec {
   std::string source_sha256;
   std::vector<ShapeProfile> profiles;
   bool weight_streaming = false;
+  bool needs_plugin = false;
 };
 
 /// The plans of one folder, all built by one version of one backend for the same GPUs. gpu: the name of the only GPU

@@ -222,6 +222,12 @@ Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOpti
       if (graph.name != kHostGraph) graphs.push_back(graph.name);
     }
     ChosenPlans chosen = choose_plans(bundle, graphs, name, version, cuda->gpu());
+    for (const auto& [graph, plan] : chosen.plans) {
+      if (plan.needs_plugin) {
+        fail(EV_ERROR_BACKEND, "its plan of ", graph, " was built with the RopeAttention plugin, which this library does "
+             "not load; build the engines again without it");
+      }
+    }
     if (!options.allow_unverified && !is_verified(chosen.engines, cuda->gpu().name)) {
       fail(EV_ERROR_BACKEND, "its plans were never verified on ", cuda->gpu().name, "; run `editverse-rt verify ",
            bundle.root.string(), " --backend ", name, "` once, or set ev_options.allow_unverified");

@@ -79,7 +79,7 @@ void check_struct_sizes() {
   CHECK_FAILURE(ev_plan(bench.pipeline, &newer.known, &info, nullptr), EV_ERROR_ARGUMENT, "does not know");
   // From an older header: its init and its calls touch nothing beyond its struct.
   struct {
-    unsigned char known[offsetof(ev_options, allow_unverified)];
+    unsigned char known[offsetof(ev_options, tensorrt)];
     unsigned char beyond[sizeof(ev_options)];
   } older;
   std::memset(&older, 0x5a, sizeof older);

@@ -227,6 +227,18 @@ def test_what_does_not_fit_is_refused_with_a_reason(
     assert "\n" not in said["text"]
 
 
+def test_a_plan_that_needs_the_plugin_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    engines = build_plans(bundle)
+    plans = tuple(
+        replace(plan, facts={"plugin": {"file": "x.so"} if plan.graph == "transformer" else None})
+        for plan in engines.plans
+    )
+    write_manifest(replace(engines, plans=plans))
+    said, _ = run(bundle, tmp_path)
+    assert said["error"] == "BackendError"
+    assert "its plan of transformer was built with the RopeAttention plugin" in said["text"]
+
+
 def test_a_version_that_is_packed_again_is_the_same(bundle: Bundle, tmp_path: Path) -> None:
     build_plans(bundle, backend_version=f"{VERSION}.post1")
     said, _ = run(bundle, tmp_path, repeats=0)

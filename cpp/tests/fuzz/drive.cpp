@@ -18,7 +18,10 @@
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t num_bytes);
-extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
+
+// What a sanitizer finds ends in SIGABRT, whose handler keeps the input.
+extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
 namespace {
 
@@ -40,19 +43,14 @@ std::uintptr_t place_before = 0;
 const Bytes* running = nullptr;
 char found_name[128] = "";
 
-void keep_running_input() {
-  if (running == nullptr) return;
-  if (std::FILE* file = std::fopen(found_name, "wb")) {
+void keep_running_input(int number) {
+  std::fprintf(stderr, number == SIGALRM ? "an input takes too long" : "an input ends the program");
+  std::FILE* const file = running == nullptr ? nullptr : std::fopen(found_name, "wb");
+  if (file != nullptr) {
     std::fwrite(running->data(), 1, running->size(), file);
     std::fclose(file);
-    std::fprintf(stderr, "the input is in %s\n", found_name);
+    std::fprintf(stderr, "; it is in %s\n", found_name);
   }
-  running = nullptr;
-}
-
-void die(int number) {
-  std::fprintf(stderr, number == SIGALRM ? "an input takes too long\n" : "an input ends the program\n");
-  keep_running_input();
   _exit(1);
 }
 
@@ -146,10 +144,8 @@ int main(int argc, char** argv) {
   const std::uint64_t seed = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : std::random_device()();
   const std::string name = std::filesystem::path(argv[0]).filename().string();
   std::snprintf(found_name, sizeof found_name, "found-%s-%llu", name.c_str(), static_cast<unsigned long long>(seed));
-  for (const int number : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGALRM}) {
-    if (number == SIGALRM || number == SIGABRT || __sanitizer_set_death_callback == nullptr) signal(number, die);
-  }
-  if (__sanitizer_set_death_callback != nullptr) __sanitizer_set_death_callback(keep_running_input);
+  signal(SIGABRT, keep_running_input);
+  signal(SIGALRM, keep_running_input);
 
   std::vector<Bytes> inputs;
   for (const auto& entry : std::filesystem::directory_iterator(argv[1])) {

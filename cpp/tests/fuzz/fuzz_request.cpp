@@ -21,7 +21,7 @@ class Bytes {
   T take() {
     T value{};
     const std::size_t count = left_ < sizeof(T) ? left_ : sizeof(T);
-    std::memcpy(&value, data_, count);
+    if (count > 0) std::memcpy(&value, data_, count);  // an empty input has no address
     data_ += count;
     left_ -= count;
     return value;

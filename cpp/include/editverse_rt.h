@@ -259,8 +259,8 @@ EV_API int ev_plan(ev_pipeline *pipeline, const ev_request *request, ev_plan_inf
 EV_API int ev_run(ev_pipeline *pipeline, const ev_request *request, ev_result **result);
 
 /* Stops the request that runs on the pipeline now, within a graph too (with TensorRT after it): its ev_run
- * returns EV_ERROR_CANCELLED. Where none runs nothing happens, and the next one is not stopped. Returns at once, before the request has
- * ended. NULL is allowed. Any thread, and the callback. */
+ * returns EV_ERROR_CANCELLED. Where none runs nothing happens, and the next one is not stopped. Returns at
+ * once, before the request has ended. NULL is allowed. Any thread, and the callback. */
 EV_API void ev_cancel(ev_pipeline *pipeline);
 
 /* --- results -------------------------------------------------------------------------------------------- */

@@ -79,10 +79,11 @@ constexpr std::size_t kFirstBytes<ev_options> = offsetof(ev_options, tensorrt);
 /// Refuses what no version of the header says: a struct that was never prepared.
 template <typename T>
 std::size_t check_struct_size(std::size_t struct_size, const char* name) {
-  const bool older = struct_size == kFirstBytes<T>, newer = struct_size >= sizeof(T) && struct_size <= kMaxStructBytes;
+  const bool older = struct_size == kFirstBytes<T>;
+  const bool newer = struct_size >= sizeof(T) && struct_size <= kMaxStructBytes;
   if (!older && !newer) {
-    fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", sizeof(T), "; prepare it with ", name,
-         "_init");
+    fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", sizeof(T), "; prepare it with ",
+         name, "_init");
   }
   return struct_size;
 }

@@ -89,8 +89,10 @@ Cuda::Cuda() : driver_(std::make_unique<Driver>()) {
   driver.check(driver.get_device(&driver.device, gpu_.index), "open the GPU");
   char name[256] = "";
   driver.check(driver.get_name(name, sizeof name - 1, driver.device), "name the GPU");
-  driver.check(driver.get_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, driver.device), "describe the GPU");
-  driver.check(driver.get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, driver.device), "describe the GPU");
+  for (const auto& [attribute, value] : {std::pair(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, &major),
+                                         std::pair(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, &minor)}) {
+    driver.check(driver.get_attribute(value, attribute, driver.device), "describe the GPU");
+  }
   gpu_.name = name;
   gpu_.capability = join_text(major, ".", minor);
   // The context that CUDA's runtime uses as well, so that a program's own work on this GPU shares it.

@@ -37,7 +37,8 @@ std::string show(const Shape& shape) {
 Shape read_shape(const Json& row, const Fields& fields, const Json& shown) {
   Shape shape;
   for (const Json& size : row) {
-    const bool whole = size.is_number_integer() && (!size.is_number_unsigned() || size.get<std::uint64_t>() <= INT64_MAX);
+    const bool whole = size.is_number_integer() &&
+                       (!size.is_number_unsigned() || size.get<std::uint64_t>() <= INT64_MAX);
     if (!whole || size.get<std::int64_t>() < 0) break;
     shape.push_back(size.get<std::int64_t>());
   }
@@ -150,7 +151,9 @@ std::pair<std::int64_t, std::string> split_axis(const std::variant<std::int64_t,
   const std::string factor = text.substr(0, star);
   const bool number = !factor.empty() && factor.size() < 10 &&
                       factor.find_first_not_of("0123456789") == std::string::npos && std::stoll(factor) > 0;
-  if (!number) fail(EV_ERROR_BUNDLE, "a graph has the axis \"", text, "\"; expected a name, or 16*name; ", kExportAgain);
+  if (!number) {
+    fail(EV_ERROR_BUNDLE, "a graph has the axis \"", text, "\"; expected a name, or 16*name; ", kExportAgain);
+  }
   return {std::stoll(factor), text.substr(star + 1)};
 }
 

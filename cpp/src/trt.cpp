@@ -224,8 +224,8 @@ Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOpti
     ChosenPlans chosen = choose_plans(bundle, graphs, name, version, cuda->gpu());
     for (const auto& [graph, plan] : chosen.plans) {
       if (plan.needs_plugin) {
-        fail(EV_ERROR_BACKEND, "its plan of ", graph, " was built with the RopeAttention plugin, which this library does "
-             "not load; build the engines again without it");
+        fail(EV_ERROR_BACKEND, "its plan of ", graph, " was built with the RopeAttention plugin, which this library ",
+             "does not load; build the engines again without it");
       }
     }
     if (!options.allow_unverified && !is_verified(chosen.engines, cuda->gpu().name)) {
@@ -233,8 +233,9 @@ Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOpti
            bundle.root.string(), " --backend ", name, "` once, or set ev_options.allow_unverified");
     }
     auto host = open_ort_runner(bundle, "CPUExecutionProvider", options);
-    return {{name, std::nullopt, version},
-            std::make_unique<TrtRunner>(bundle, std::move(cuda), std::move(library), std::move(chosen), std::move(host))};
+    auto runner = std::make_unique<TrtRunner>(bundle, std::move(cuda), std::move(library), std::move(chosen),
+                                              std::move(host));
+    return {{name, std::nullopt, version}, std::move(runner)};
   } catch (const Error& error) {
     return {{name, error.what(), version}, nullptr};
   }

@@ -32,7 +32,8 @@ constexpr unsigned kMaxSeconds = 10;  // for one input
 constexpr const char* kWords[] = {
     "<video1>", "<image1>", "<video2> ", "video1", "\"name\"", "\"shape\"", "\"dtype\"", "\"files\"", "\"graphs\"",
     "\"schedules\"", "float32", "int64", "cache_0", "next_cache_1", "null", "true", "-1", "0", "1e999", "1.5",
-    "9223372036854775807", "18446744073709551616", "{", "}", "[", "]", "[[", ",", ":", "\"\"", "\\u0000", "../", "\xff"};
+    "9223372036854775807", "18446744073709551616", "{", "}", "[", "]", "[[", ",", ":", "\"\"", "\\u0000", "../",
+    "\xff"};
 
 // Code that was reached: pairs of places that ran one after the other, by a hash of their addresses.
 constexpr std::size_t kNumPairs = 1 << 16;
@@ -165,7 +166,8 @@ int main(int argc, char** argv) {
     Bytes input = mutator.change(inputs);
     if (run(input)) inputs.push_back(std::move(input));
   }
-  std::printf("%s, seed %llu: %zu inputs of the corpus, %zu changed ones, %zu kept, %zu pairs of places\n", name.c_str(),
-              static_cast<unsigned long long>(seed), num_given, count, inputs.size() - num_given, reached.count());
+  std::printf("%s, seed %llu: %zu inputs of the corpus, %zu changed ones, %zu kept, %zu pairs of places\n",
+              name.c_str(), static_cast<unsigned long long>(seed), num_given, count, inputs.size() - num_given,
+              reached.count());
   return 0;
 }

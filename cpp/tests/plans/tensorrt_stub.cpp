@@ -301,8 +301,9 @@ std::int32_t getInferLibPatchVersion() noexcept { return NV_TENSORRT_PATCH; }
 std::int32_t getInferLibBuildVersion() noexcept { return NV_TENSORRT_BUILD; }
 
 void stub_counts(char* text, std::size_t num_bytes) {
-  std::snprintf(text, num_bytes, "{\"plans\": %ld, \"contexts\": %ld, \"runs\": %ld, \"profiles\": %ld, \"budgets\": %ld}",
-                counts.plans, counts.contexts, counts.runs, counts.profiles, counts.budgets);
+  std::snprintf(text, num_bytes,
+                "{\"plans\": %ld, \"contexts\": %ld, \"runs\": %ld, \"profiles\": %ld, \"budgets\": %ld}", counts.plans,
+                counts.contexts, counts.runs, counts.profiles, counts.budgets);
 }
 
 }  // extern "C"

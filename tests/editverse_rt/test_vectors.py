@@ -1,4 +1,4 @@
-"""The vectors that every host is held to; cpp/tests/vectors_test.cpp and engines_test.cpp read the same files."""
+"""The vectors that every host is held to; vectors_test.cpp and engines_test.cpp in cpp/tests read them too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vectors that every host is held to; vectors_test.cpp and engines_test.cpp in cpp/tests read them too."""
+"""The vectors that every host is held to; vectors_test.cpp and engines_test.cpp of cpp/ read them as well."""
 
 from __future__ import annotations
 

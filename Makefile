@@ -92,7 +92,7 @@ NATIVE_DEPS := build/native-deps
 # FFMPEG=OFF builds a library that takes frames in memory only.
 FFMPEG ?= ON
 # TENSORRT=OFF builds one without TensorRT, as it is where there is no CUDA toolkit. Only headers are needed.
-TENSORRT ?= $(if $(shell command -v nvcc),ON,OFF)
+TENSORRT ?= $(if $(CMAKE_PREFIX_PATH),OFF,$(if $(shell command -v nvcc),ON,OFF))
 FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev libswscale-dev)
 # With CMAKE_PREFIX_PATH=... a user's own ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL are taken, and
 # nothing is fetched.
@@ -106,8 +106,8 @@ $(NATIVE_DEPS)/ready-$(FFMPEG): cpp/tools/fetch_deps.sh .venv/ready
 	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python $(FFMPEG_PACKAGES)
 	@touch $@
 
-NATIVE_NEEDS = $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG)) \
-    $(if $(filter ON,$(TENSORRT)),build/plugin-headers/headers.txt)
+NATIVE_NEEDS = $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG) \
+    $(if $(filter ON,$(TENSORRT)),build/plugin-headers/headers.txt))
 
 native: $(NATIVE_NEEDS)
 	$(NATIVE_CMAKE) -B $(NATIVE) -DCMAKE_BUILD_TYPE=Release

@@ -91,10 +91,13 @@ NATIVE := build/native
 NATIVE_DEPS := build/native-deps
 # FFMPEG=OFF builds a library that takes frames in memory only.
 FFMPEG ?= ON
+# TENSORRT=OFF builds one without TensorRT, as it is where there is no CUDA toolkit. Only headers are needed.
+TENSORRT ?= $(if $(CMAKE_PREFIX_PATH),OFF,$(if $(shell command -v nvcc),ON,OFF))
 FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev libswscale-dev)
 # With CMAKE_PREFIX_PATH=... a user's own ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL are taken, and
 # nothing is fetched.
-NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TESTS=ON -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
+NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TENSORRT=$(TENSORRT) -DEDITVERSE_TESTS=ON \
+    -DEDITVERSE_HEADERS="$(CURDIR)/build/plugin-headers" -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
     $(if $(shell command -v ninja),-G Ninja)
 # FFmpeg's libraries need others that were fetched with them.
 NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(CURDIR)/$(NATIVE_DEPS)/usr/lib/$(shell cc -print-multiarch))
@@ -103,7 +106,10 @@ $(NATIVE_DEPS)/ready-$(FFMPEG): cpp/tools/fetch_deps.sh .venv/ready
 	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python $(FFMPEG_PACKAGES)
 	@touch $@
 
-native: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG))
+NATIVE_NEEDS = $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG) \
+    $(if $(filter ON,$(TENSORRT)),build/plugin-headers/headers.txt))
+
+native: $(NATIVE_NEEDS)
 	$(NATIVE_CMAKE) -B $(NATIVE) -DCMAKE_BUILD_TYPE=Release
 	cmake --build $(NATIVE)
 
@@ -119,7 +125,7 @@ test-native:
 endif
 
 # Slow, so not a part of `make test`: memory errors and leaks, undefined behaviour, races.
-sanitize: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG))
+sanitize: $(NATIVE_NEEDS)
 	$(NATIVE_CMAKE) -B build/asan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=address,undefined
 	cmake --build build/asan
 	ctest --test-dir build/asan --output-on-failure
@@ -127,8 +133,8 @@ sanitize: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-$(FFMPEG))
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
 
-# Slow to compile, so not a part of `make test`, which replays the corpora. With CMAKE_PREFIX_PATH, clang++ is the
-# system's as well.
+# `make test` fuzzes for a few seconds with a driver of our own; this is libFuzzer, slower to compile and for longer. With
+# CMAKE_PREFIX_PATH, clang++ is the system's as well.
 FUZZ_SECONDS ?= 20
 FUZZ_CXX = $(if $(CMAKE_PREFIX_PATH),clang++,$(CURDIR)/$(NATIVE_DEPS)/usr/bin/clang++-14)
 

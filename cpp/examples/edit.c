@@ -33,7 +33,8 @@ int main(int argc, char **argv) {
     ev_options options;
     ev_input video;
     ev_request request;
-    ev_options_init(&options), ev_input_init(&video), ev_request_init(&request);
+    ev_options_init(&options, sizeof options), ev_input_init(&video, sizeof video);
+    ev_request_init(&request, sizeof request);
     options.bundle = argv[1];
     video.name = "video1";
     video.num_frames = read_ppm(argv[2], &pixels, &video.width_px, &video.height_px);
@@ -43,7 +44,7 @@ int main(int argc, char **argv) {
     ev_pipeline *pipeline = NULL;
     ev_result *result = NULL;
     ev_frames frames;
-    ev_frames_init(&frames);
+    ev_frames_init(&frames, sizeof frames);
     int failed = ev_open(&pipeline, &options) || ev_run(pipeline, &request, &result) ||
                  ev_result_frames(result, &frames);
     if (failed) fprintf(stderr, "\n%s\n", ev_last_error());

@@ -1,6 +1,6 @@
-// Edits a clip with the C++ interface: edit_cpp BUNDLE IN.ppm OUT.ppm INSTRUCTION, with <video1> in the instruction.
-// Both hold PPM pictures in a row: `ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`, `ffmpeg -i out.ppm out.mp4`.
-// Ctrl-C stops between two steps.
+// Edits a video with the C++ interface: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION, with <video1> in the instruction. IN: a
+// video, or PPM pictures in a row (`ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`), as OUT.ppm is (`ffmpeg -i out.ppm
+// out.mp4`). Ctrl-C stops between two steps.
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -12,7 +12,7 @@ namespace {
 
 volatile std::sig_atomic_t interrupted = 0;
 
-/// The pixels of every picture of a PPM stream, and their size.
+/// The pixels of every picture of a PPM stream, and their size; no frames if it is none.
 std::pair<std::vector<std::uint8_t>, editverse::ClipSize> read_ppm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::pair<std::vector<std::uint8_t>, editverse::ClipSize> clip{{}, {0, 0, 0}};
@@ -24,19 +24,19 @@ std::pair<std::vector<std::uint8_t>, editverse::ClipSize> read_ppm(const std::st
     pixels.insert(pixels.end(), picture.begin(), picture.end());
     ++size.num_frames;
   }
-  if (size.num_frames == 0) throw std::runtime_error(path + " holds no PPM picture");
   return clip;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc != 5) throw std::invalid_argument("usage: edit_cpp BUNDLE IN.ppm OUT.ppm INSTRUCTION");
+  if (argc != 5) throw std::invalid_argument("usage: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION");
   std::signal(SIGINT, [](int) { interrupted = 1; });
   const auto [pixels, size] = read_ppm(argv[2]);
   editverse::Pipeline pipeline(argv[1]);
   editverse::Request request(argv[4]);
-  request.add_frames("video1", pixels, size);
+  if (size.num_frames > 0) request.add_frames("video1", pixels, size);
+  else request.add_path("video1", argv[2]);  // needs a library with FFmpeg
   request.on_step = [](const editverse::Step& step) {
     std::cerr << "\rstep " << step.step + 1 << " of " << step.num_inference_steps;
     return interrupted == 0;

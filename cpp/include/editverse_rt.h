@@ -4,7 +4,7 @@
  * The one binary interface of the library. editverse_rt.hpp wraps it for C++; docs/c_api.md lists it.
  *
  *     ev_options options;
- *     ev_options_init(&options);
+ *     ev_options_init(&options, sizeof options);
  *     options.bundle = "bundles/nano";
  *     ev_pipeline *pipeline = NULL;
  *     if (ev_open(&pipeline, &options) != EV_OK) { fprintf(stderr, "%s\n", ev_last_error()); ... }
@@ -18,9 +18,10 @@
  *   the process: a null pointer where none is allowed is EV_ERROR_ARGUMENT. On failure an output parameter
  *   is set to NULL, or left as it was where it is a struct.
  * Structs. Every struct that a caller fills begins with struct_size, which its ev_*_init function sets
- *   beside all defaults; call it first. New fields are added at the end only: a program that was compiled
- *   with an older header goes on working, and one compiled with a newer header is refused
- *   (EV_ERROR_ARGUMENT) only if it sets a field that the library does not know.
+ *   beside all defaults; call it first, with the struct's sizeof. New fields are added at the end only, and
+ *   nothing is read or written beyond struct_size: a program that was compiled with an older header goes on
+ *   working, and one compiled with a newer header is refused (EV_ERROR_ARGUMENT) only if it sets a field
+ *   that the library does not know.
  * Ownership. What a caller passes stays the caller's and is read during the call only: nothing is kept after
  *   the function returns. What the library gives is freed by ev_close (pipelines) or ev_result_free
  *   (results); every other pointer that it gives belongs to the object it was asked of, and says until when.
@@ -89,6 +90,14 @@ typedef struct ev_options {
 
     /* Threads of the CPU; EV_DEFAULT: one for each physical core. Results do not depend on it. */
     int32_t num_threads;
+
+    /* Not 0: take TensorRT plans that were never verified on this GPU. 0, the default: refuse them, and say
+     * which command verifies them. */
+    int32_t allow_unverified;
+
+    /* The shared library of TensorRT, or of TensorRT for RTX, or NULL (the default): libnvinfer.so or
+     * libtensorrt_rtx.so, of the version that the library was built for, where the system looks. */
+    const char *tensorrt;
 } ev_options;
 
 /* One video or image of a request: frames in memory, or the path of a file. */
@@ -207,12 +216,13 @@ EV_API const char *ev_error_name(int code);
 
 /* --- defaults ------------------------------------------------------------------------------------------- */
 
-/* Each sets struct_size and every field to its default. NULL is allowed, and nothing happens. Any thread. */
-EV_API void ev_options_init(ev_options *options);
-EV_API void ev_input_init(ev_input *input);
-EV_API void ev_request_init(ev_request *request);
-EV_API void ev_plan_info_init(ev_plan_info *plan);
-EV_API void ev_frames_init(ev_frames *frames);
+/* Each sets struct_size and every field to its default. struct_size: sizeof the struct, as the caller's header
+ * has it. NULL is allowed, and nothing happens. Any thread. */
+EV_API void ev_options_init(ev_options *options, size_t struct_size);
+EV_API void ev_input_init(ev_input *input, size_t struct_size);
+EV_API void ev_request_init(ev_request *request, size_t struct_size);
+EV_API void ev_plan_info_init(ev_plan_info *plan, size_t struct_size);
+EV_API void ev_frames_init(ev_frames *frames, size_t struct_size);
 
 /* --- pipelines ------------------------------------------------------------------------------------------ */
 
@@ -248,9 +258,9 @@ EV_API int ev_plan(ev_pipeline *pipeline, const ev_request *request, ev_plan_inf
  * thread runs a request on this pipeline. */
 EV_API int ev_run(ev_pipeline *pipeline, const ev_request *request, ev_result **result);
 
-/* Stops the request that runs on the pipeline now, within a graph too: its ev_run returns EV_ERROR_CANCELLED.
- * Where none runs nothing happens, and the next one is not stopped. Returns at once, before the request has
- * ended. NULL is allowed. Any thread, and the callback. */
+/* Stops the request that runs on the pipeline now, within a graph too (with TensorRT after it): its ev_run
+ * returns EV_ERROR_CANCELLED. Where none runs nothing happens, and the next one is not stopped. Returns at
+ * once, before the request has ended. NULL is allowed. Any thread, and the callback. */
 EV_API void ev_cancel(ev_pipeline *pipeline);
 
 /* --- results -------------------------------------------------------------------------------------------- */

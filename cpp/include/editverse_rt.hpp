@@ -76,8 +76,10 @@ inline void check(int code) {
 struct Options {
   std::string bundle;
   std::string backend = "auto";
-  std::string onnxruntime;         // "": looked for
-  std::optional<int> num_threads;  // nothing: one for each physical core
+  std::string onnxruntime = {};         // "": looked for
+  std::optional<int> num_threads = {};  // nothing: one for each physical core
+  bool allow_unverified = false;        // of TensorRT plans
+  std::string tensorrt = {};            // "": looked for
 };
 
 /// Length and size of a clip.
@@ -174,7 +176,7 @@ class Result {
   /// A view of the frames, valid as long as this result.
   Frames frames() const {
     ev_frames frames;
-    ev_frames_init(&frames);
+    ev_frames_init(&frames, sizeof frames);
     detail::check(ev_result_frames(result_.get(), &frames));
     return {frames.data, frames.num_bytes, frames.size.num_frames, frames.size.width_px, frames.size.height_px,
             0, 0, frames.fps};
@@ -200,15 +202,17 @@ class Result {
 class Pipeline {
  public:
   /// folder: of a bundle.
-  explicit Pipeline(const std::string& folder) : Pipeline(Options{folder, "auto", "", std::nullopt}) {}
+  explicit Pipeline(const std::string& folder) : Pipeline(Options{folder}) {}
 
   explicit Pipeline(const Options& options) {
     ev_options given;
-    ev_options_init(&given);
+    ev_options_init(&given, sizeof given);
     given.bundle = options.bundle.c_str();
     given.backend = options.backend.c_str();
     given.onnxruntime = options.onnxruntime.empty() ? nullptr : options.onnxruntime.c_str();
     given.num_threads = options.num_threads.value_or(EV_DEFAULT);
+    given.allow_unverified = options.allow_unverified ? 1 : 0;
+    given.tensorrt = options.tensorrt.empty() ? nullptr : options.tensorrt.c_str();
     ev_pipeline* pipeline = nullptr;
     detail::check(ev_open(&pipeline, &given));
     pipeline_.reset(pipeline);
@@ -217,7 +221,7 @@ class Pipeline {
   Plan plan(const Request& request) {
     const Call call(request, nullptr);
     ev_plan_info info;
-    ev_plan_info_init(&info);
+    ev_plan_info_init(&info, sizeof info);
     std::vector<ev_clip_size> sizes(request.inputs.size());
     detail::check(ev_plan(pipeline_.get(), &call.request, &info, sizes.data()));
     Plan plan{size_of(info.result), info.fps, info.num_inference_steps, info.num_tokens, info.sequence_length, {}};
@@ -269,7 +273,7 @@ class Pipeline {
     Call(const Request& from, Watcher* watcher) : inputs(from.inputs.size()) {
       for (std::size_t i = 0; i < inputs.size(); ++i) {
         const Request::Input& input = from.inputs[i];
-        ev_input_init(&inputs[i]);
+        ev_input_init(&inputs[i], sizeof inputs[i]);
         inputs[i].name = input.name.c_str();
         if (!input.path.empty()) {
           inputs[i].path = input.path.c_str();
@@ -283,7 +287,7 @@ class Pipeline {
         inputs[i].row_stride_bytes = input.frames.row_stride_bytes;
         inputs[i].frame_stride_bytes = input.frames.frame_stride_bytes;
       }
-      ev_request_init(&request);
+      ev_request_init(&request, sizeof request);
       request.prompt = from.prompt.c_str();
       request.inputs = inputs.empty() ? nullptr : inputs.data();
       request.num_inputs = inputs.size();

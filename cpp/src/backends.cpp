@@ -12,18 +12,19 @@ namespace {
 
 struct Backend {
   const char* name;
-  std::function<Availability()> probe;
-  std::function<std::unique_ptr<Runner>()> open;
+  std::function<Opened()> open;
 };
 
 Backend ort_backend(const char* name, const char* provider, const BackendOptions& options, const Bundle& bundle) {
-  return {name, [=, &options] { return probe_ort(name, provider, options.onnxruntime); },
-          [=, &options, &bundle] { return open_ort_runner(bundle, provider, options); }};
+  return {name, [=, &options, &bundle]() -> Opened {
+            Availability state = probe_ort(name, provider, options.onnxruntime);
+            if (state.reason) return {std::move(state), nullptr};
+            return {std::move(state), open_ort_runner(bundle, provider, options)};
+          }};
 }
 
 Backend trt_backend(const char* name, const BackendOptions& options, const Bundle& bundle) {
-  return {name, [=, &bundle] { return probe_trt(name, bundle); },
-          [=, &options, &bundle] { return open_trt_runner(name, bundle, options); }};
+  return {name, [=, &options, &bundle] { return open_trt(name, bundle, options); }};
 }
 
 }  // namespace
@@ -41,8 +42,8 @@ Selection select_backend(const BackendOptions& options, const Bundle& bundle) {
   for (const Backend& backend : backends) {
     known += join_text(known.empty() ? "" : ", ", backend.name);
     if (options.name != "auto" && options.name != backend.name) continue;
-    Availability state = backend.probe();
-    if (!state.reason) return {std::move(state), std::move(passed_over), backend.open()};
+    auto [state, runner] = backend.open();
+    if (!state.reason) return {std::move(state), std::move(passed_over), std::move(runner)};
     if (options.name == backend.name) {
       fail(EV_ERROR_BACKEND, "backend \"", options.name, "\" cannot be used: ", *state.reason);
     }

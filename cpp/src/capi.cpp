@@ -1,4 +1,6 @@
 // The C interface: checks of arguments, and exceptions turned into codes. Nothing else.
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -68,32 +70,60 @@ T* require(T* pointer, const char* name) {
   return pointer;
 }
 
-std::size_t check_struct_size(std::size_t struct_size, std::size_t known, const char* name) {
-  if (struct_size < known || struct_size > kMaxStructBytes) {
-    fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", known, "; prepare it with ", name,
-         "_init");
+/// The bytes of a struct in the first version that had it: what a caller must have.
+template <typename T>
+constexpr std::size_t kFirstBytes = sizeof(T);
+template <>
+constexpr std::size_t kFirstBytes<ev_options> = offsetof(ev_options, tensorrt);
+
+/// Refuses what no version of the header says: a struct that was never prepared.
+template <typename T>
+std::size_t check_struct_size(std::size_t struct_size, const char* name) {
+  const bool older = struct_size == kFirstBytes<T>;
+  const bool newer = struct_size >= sizeof(T) && struct_size <= kMaxStructBytes;
+  if (!older && !newer) {
+    fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", sizeof(T), "; prepare it with ",
+         name, "_init");
   }
   return struct_size;
 }
 
-/// The struct that a caller gave, as this version knows it. A larger one, from a newer header, may only hold zeros
-/// in what is not known here.
+/// Lays a struct of this version into one of the caller's, as far as that reaches; zeros beyond what is known here.
 template <typename T>
-T read_struct(const T* given, const char* name) {
+void write_struct(const T& value, T* target, std::size_t struct_size) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  std::memcpy(target, &value, std::min(struct_size, sizeof value));
+  if (struct_size > sizeof value) {
+    std::memset(reinterpret_cast<unsigned char*>(target) + sizeof value, 0, struct_size - sizeof value);
+  }
+  std::memcpy(target, &struct_size, sizeof struct_size);
+}
+
+/// What the ev_*_init functions do. A size that no struct has is left to the call that is given the struct.
+template <typename T>
+void init_struct(const T& defaults, T* target, std::size_t struct_size) {
+  if (target != nullptr && struct_size >= sizeof struct_size && struct_size <= kMaxStructBytes) {
+    write_struct(defaults, target, struct_size);
+  }
+}
+
+/// The struct that a caller gave, as this version knows it. What an older one lacks is as in `defaults`; a newer one
+/// may only hold zeros in what is not known here.
+template <typename T>
+T read_struct(const T* given, const char* name, T defaults = {}) {
   static_assert(std::is_trivially_copyable_v<T>);
   require(given, name);
   std::size_t struct_size = 0;
   std::memcpy(&struct_size, given, sizeof struct_size);
-  check_struct_size(struct_size, sizeof(T), name);
+  check_struct_size<T>(struct_size, name);
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
   for (std::size_t i = sizeof(T); i < struct_size; ++i) {
     if (bytes[i] != 0) {
       fail(EV_ERROR_ARGUMENT, name, " sets a field that version ", kVersion, " of the library does not know");
     }
   }
-  T known;
-  std::memcpy(&known, given, sizeof known);
-  return known;
+  std::memcpy(&defaults, given, std::min(struct_size, sizeof defaults));
+  return defaults;
 }
 
 std::optional<std::int64_t> unless_default(std::int32_t value) {
@@ -147,7 +177,7 @@ ev::Request read_request(const ev_request* pointer, bool with_pixels) {
   if (given.num_inputs > 0) {
     require(given.inputs, "ev_request.inputs");
     // All elements have the size that the caller's header gives them.
-    const std::size_t stride = check_struct_size(given.inputs->struct_size, sizeof(ev_input), "ev_input");
+    const std::size_t stride = check_struct_size<ev_input>(given.inputs->struct_size, "ev_input");
     if (given.num_inputs > 1024) fail(EV_ERROR_ARGUMENT, "num_inputs is ", given.num_inputs, "; expected up to 1024");
     for (std::size_t i = 0; i < given.num_inputs; ++i) {
       const auto* bytes = reinterpret_cast<const unsigned char*>(given.inputs) + i * stride;
@@ -217,43 +247,32 @@ const char* ev_error_name(int code) {
   }
 }
 
-void ev_options_init(ev_options* options) {
-  if (options == nullptr) return;
-  *options = {};
-  options->struct_size = sizeof *options;
-  options->num_threads = EV_DEFAULT;
+void ev_options_init(ev_options* options, size_t struct_size) {
+  ev_options defaults = {};
+  defaults.num_threads = EV_DEFAULT;
+  init_struct(defaults, options, struct_size);
 }
 
-void ev_input_init(ev_input* input) {
-  if (input == nullptr) return;
-  *input = {};
-  input->struct_size = sizeof *input;
-  input->num_frames = 1;
+void ev_input_init(ev_input* input, size_t struct_size) {
+  ev_input defaults = {};
+  defaults.num_frames = 1;
+  init_struct(defaults, input, struct_size);
 }
 
-void ev_request_init(ev_request* request) {
-  if (request == nullptr) return;
-  *request = {};
-  request->struct_size = sizeof *request;
-  request->num_inference_steps = EV_DEFAULT;
-  request->guidance_scale = EV_DEFAULT;
-  request->width_px = EV_DEFAULT;
-  request->height_px = EV_DEFAULT;
-  request->num_frames = EV_DEFAULT;
-  request->fps = EV_DEFAULT;
+void ev_request_init(ev_request* request, size_t struct_size) {
+  ev_request defaults = {};
+  defaults.num_inference_steps = EV_DEFAULT;
+  defaults.guidance_scale = EV_DEFAULT;
+  defaults.width_px = EV_DEFAULT;
+  defaults.height_px = EV_DEFAULT;
+  defaults.num_frames = EV_DEFAULT;
+  defaults.fps = EV_DEFAULT;
+  init_struct(defaults, request, struct_size);
 }
 
-void ev_plan_info_init(ev_plan_info* plan) {
-  if (plan == nullptr) return;
-  *plan = {};
-  plan->struct_size = sizeof *plan;
-}
+void ev_plan_info_init(ev_plan_info* plan, size_t struct_size) { init_struct({}, plan, struct_size); }
 
-void ev_frames_init(ev_frames* frames) {
-  if (frames == nullptr) return;
-  *frames = {};
-  frames->struct_size = sizeof *frames;
-}
+void ev_frames_init(ev_frames* frames, size_t struct_size) { init_struct({}, frames, struct_size); }
 
 int ev_open(ev_pipeline** pipeline, const ev_options* options) {
   return guard([&] {
@@ -262,6 +281,8 @@ int ev_open(ev_pipeline** pipeline, const ev_options* options) {
     ev::BackendOptions backend;
     if (given.backend != nullptr) backend.name = given.backend;
     if (given.onnxruntime != nullptr) backend.onnxruntime = given.onnxruntime;
+    if (given.tensorrt != nullptr) backend.tensorrt = given.tensorrt;
+    backend.allow_unverified = given.allow_unverified != 0;
     if (given.num_threads != EV_DEFAULT) {
       if (given.num_threads < 1) {
         fail(EV_ERROR_REQUEST, "num_threads is ", given.num_threads,
@@ -286,14 +307,15 @@ const char* ev_info(const ev_pipeline* pipeline) {
 int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes) {
   return guard([&] {
     require(pipeline, "pipeline");
-    (void)read_struct(require(plan, "plan"), "ev_plan_info");
+    ev_plan_info info = read_struct(require(plan, "plan"), "ev_plan_info");
     const ev::Request read = read_request(request, false);
     const ev::Plan made = pipeline->pipeline.plan(read);
-    plan->result = clip_size(made.num_frames, made.size.second, made.size.first);
-    plan->fps = made.fps;
-    plan->num_inference_steps = static_cast<std::int32_t>(made.schedule.num_inference_steps());
-    plan->num_tokens = static_cast<std::int32_t>(made.ids.size());
-    plan->sequence_length = static_cast<std::int64_t>(made.layout.layout.size());
+    info.result = clip_size(made.num_frames, made.size.second, made.size.first);
+    info.fps = made.fps;
+    info.num_inference_steps = static_cast<std::int32_t>(made.schedule.num_inference_steps());
+    info.num_tokens = static_cast<std::int32_t>(made.ids.size());
+    info.sequence_length = static_cast<std::int64_t>(made.layout.layout.size());
+    write_struct(info, plan, info.struct_size);
     for (std::size_t i = 0; input_sizes != nullptr && i < read.sources.size(); ++i) {
       const std::vector<std::int64_t>& shape = made.sources.at(read.sources[i].name);
       input_sizes[i] = clip_size(shape[0], shape[2], shape[1]);
@@ -316,12 +338,13 @@ void ev_cancel(ev_pipeline* pipeline) {
 int ev_result_frames(const ev_result* result, ev_frames* frames) {
   return guard([&] {
     require(result, "result");
-    (void)read_struct(require(frames, "frames"), "ev_frames");
+    ev_frames found = read_struct(require(frames, "frames"), "ev_frames");
     const ev::Tensor& tensor = result->result.frames;
-    frames->data = tensor.as<const std::uint8_t>();
-    frames->num_bytes = static_cast<std::size_t>(tensor.num_elements());
-    frames->size = clip_size(tensor.shape[0], tensor.shape[2], tensor.shape[1]);
-    frames->fps = result->result.fps;
+    found.data = tensor.as<const std::uint8_t>();
+    found.num_bytes = static_cast<std::size_t>(tensor.num_elements());
+    found.size = clip_size(tensor.shape[0], tensor.shape[2], tensor.shape[1]);
+    found.fps = result->result.fps;
+    write_struct(found, frames, found.struct_size);
   });
 }
 

@@ -29,15 +29,15 @@ bool is_plain_path(const std::string& path) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& where) {
+Json parse_json(std::string_view text, const std::string& where, Damage damage) {
   std::vector<std::set<std::string>> open_objects;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) fail(EV_ERROR_BUNDLE, where, ": more than ", kMaxDepth, " values inside each other");
+    if (depth > kMaxDepth) fail(damage.code, where, ": more than ", kMaxDepth, " values inside each other");
     if (event == Json::parse_event_t::object_start) open_objects.emplace_back();
     if (event == Json::parse_event_t::object_end) open_objects.pop_back();
     if (event == Json::parse_event_t::key && !open_objects.back().insert(parsed.get<std::string>()).second) {
-      fail(EV_ERROR_BUNDLE, where, " cannot be read as JSON: the field ", parsed.dump(),
-           " stands twice; fetch or ", kExportAgain);
+      fail(damage.code, where, " cannot be read as JSON: the field ", parsed.dump(), " stands twice; fetch or ",
+           damage.fix);
     }
     return true;
   };
@@ -46,12 +46,12 @@ Json parse_json(std::string_view text, const std::string& where) {
   } catch (const Json::exception& error) {
     std::string line = error.what();
     std::replace(line.begin(), line.end(), '\n', ' ');
-    fail(EV_ERROR_BUNDLE, where, " cannot be read as UTF-8 JSON: ", line, "; fetch or ", kExportAgain);
+    fail(damage.code, where, " cannot be read as UTF-8 JSON: ", line, "; fetch or ", damage.fix);
   }
 }
 
-Fields::Fields(const Json& value, std::string where, std::string name)
-    : value_(&value), where_(std::move(where)), name_(std::move(name)) {
+Fields::Fields(const Json& value, std::string where, std::string name, Damage damage)
+    : value_(&value), where_(std::move(where)), name_(std::move(name)), damage_(damage) {
   if (!value.is_object()) refuse("", value, "an object");
 }
 
@@ -62,14 +62,14 @@ std::string Fields::full_name(const std::string& field) const {
 void Fields::refuse(const std::string& field, const Json& found, const std::string& expected) const {
   std::string shown = found.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (shown.size() > kMaxShownBytes) shown = shown.substr(0, kMaxShownBytes - 3) + "...";
-  fail(EV_ERROR_BUNDLE, where_, ": field \"", full_name(field), "\" is ", shown, "; expected ", expected, "; ",
-       kExportAgain);
+  fail(damage_.code, where_, ": field \"", full_name(field), "\" is ", shown, "; expected ", expected, "; ",
+       damage_.fix);
 }
 
 const Json& Fields::take(const std::string& field) {
   const auto found = value_->find(field);
   if (found == value_->end()) {
-    fail(EV_ERROR_BUNDLE, where_, ": field \"", full_name(field), "\" is missing; ", kExportAgain);
+    fail(damage_.code, where_, ": field \"", full_name(field), "\" is missing; ", damage_.fix);
   }
   taken_.insert(field);
   return *found;
@@ -86,6 +86,12 @@ std::string Fields::string(const std::string& field) {
   if (!value.is_string() || value.get_ref<const std::string&>().empty()) {
     refuse(field, value, "a string that is not empty");
   }
+  return value.get<std::string>();
+}
+
+std::string Fields::text(const std::string& field) {
+  const Json& value = take(field);
+  if (!value.is_string()) refuse(field, value, "a string");
   return value.get<std::string>();
 }
 
@@ -148,12 +154,12 @@ const Json& Fields::mapping(const std::string& field) {
   return value;
 }
 
-Fields Fields::child(const std::string& field) { return Fields(take(field), where_, full_name(field)); }
+Fields Fields::child(const std::string& field) { return Fields(take(field), where_, full_name(field), damage_); }
 
 std::vector<Fields> Fields::children(const std::string& field) {
   std::vector<Fields> result;
   for (const Json& value : array(field)) {
-    result.emplace_back(value, where_, join_text(full_name(field), "[", result.size(), "]"));
+    result.emplace_back(value, where_, join_text(full_name(field), "[", result.size(), "]"), damage_);
   }
   return result;
 }
@@ -161,7 +167,7 @@ std::vector<Fields> Fields::children(const std::string& field) {
 std::vector<std::pair<std::string, Fields>> Fields::named_children(const std::string& field) {
   std::vector<std::pair<std::string, Fields>> result;
   for (const auto& [name, value] : mapping(field).items()) {
-    result.emplace_back(name, Fields(value, where_, full_name(field) + "." + name));
+    result.emplace_back(name, Fields(value, where_, full_name(field) + "." + name, damage_));
   }
   return result;
 }

@@ -10,27 +10,37 @@
 #include <utility>
 #include <vector>
 
+#include "editverse_rt.h"
+
 namespace ev {
 
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kExportAgain = "export the bundle again";
 
+/// What a damaged file is to its caller: the code that is thrown, and what the text tells to do.
+struct Damage {
+  int code = EV_ERROR_BUNDLE;
+  const char* fix = kExportAgain;
+};
+
 /// Parses JSON as the bundle format has it: no field twice in an object, no constants such as NaN, nesting of
-/// bounded depth. Throws EV_ERROR_BUNDLE with `where` at its head.
-Json parse_json(std::string_view text, const std::string& where);
+/// bounded depth. Throws damage.code with `where` at its head.
+Json parse_json(std::string_view text, const std::string& where, Damage damage = {});
 
 /// Takes the fields of one JSON object. `where`: the file, for errors. `name`: of the object, "" for the outermost.
-/// The value must outlive this. Every method throws EV_ERROR_BUNDLE for a field that is missing or of another kind.
+/// The value must outlive this. Every method throws damage.code for a field that is missing or of another kind.
 class Fields {
  public:
-  Fields(const Json& value, std::string where, std::string name);
+  Fields(const Json& value, std::string where, std::string name, Damage damage = {});
 
   [[noreturn]] void refuse(const std::string& field, const Json& found, const std::string& expected) const;
   /// Refuses what nobody took: a misspelt field must not pass as absent.
   void finish() const;
 
   std::string string(const std::string& field);
+  /// A string that may be empty.
+  std::string text(const std::string& field);
   /// A relative path with forward slashes that stays inside the bundle.
   std::string path(const std::string& field);
   std::int64_t integer(const std::string& field, std::int64_t minimum, std::int64_t maximum = kLargest);
@@ -53,6 +63,7 @@ class Fields {
   const Json* value_;
   std::string where_;
   std::string name_;
+  Damage damage_;
   std::set<std::string> taken_;
 };
 

@@ -1,10 +1,15 @@
 #include "files.hpp"
 
+#include <fcntl.h>
 #include <openssl/evp.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <utility>
 
 #include "error.hpp"
 
@@ -32,25 +37,71 @@ void read_chunks(const fs::path& path, const Take& take) {
   }
 }
 
+/// A sha256 that is fed piece by piece.
+class Digest {
+ public:
+  Digest() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+    check(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  }
+
+  void update(std::string_view bytes) { check(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1); }
+
+  std::string finish() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int num_bytes = 0;
+    check(EVP_DigestFinal_ex(context_.get(), digest, &num_bytes) == 1);
+    std::string text;
+    for (unsigned int i = 0; i < num_bytes; ++i) {
+      text += "0123456789abcdef"[digest[i] >> 4];
+      text += "0123456789abcdef"[digest[i] & 15];
+    }
+    return text;
+  }
+
+ private:
+  static void check(bool done) {
+    if (!done) fail(EV_ERROR_INTERNAL, "libcrypto could not compute a sha256");
+  }
+
+  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
+};
+
 }  // namespace
 
-std::string hash_file(const fs::path& path) {
-  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  bool done = context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1;
-  read_chunks(path, [&](const char* bytes, std::size_t count) {
-    done = done && EVP_DigestUpdate(context.get(), bytes, count) == 1;
-    return done;
-  });
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int num_bytes = 0;
-  done = done && EVP_DigestFinal_ex(context.get(), digest, &num_bytes) == 1;
-  if (!done) fail(EV_ERROR_INTERNAL, "libcrypto could not compute a sha256");
-  std::string text;
-  for (unsigned int i = 0; i < num_bytes; ++i) {
-    text += "0123456789abcdef"[digest[i] >> 4];
-    text += "0123456789abcdef"[digest[i] & 15];
+MappedFile::MappedFile(const fs::path& path, int code) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  struct stat facts = {};
+  bool done = file >= 0 && fstat(file, &facts) == 0;
+  if (done && facts.st_size > 0) {
+    const auto num_bytes = static_cast<std::size_t>(facts.st_size);
+    void* const data = mmap(nullptr, num_bytes, PROT_READ, MAP_PRIVATE, file, 0);
+    done = data != MAP_FAILED;
+    if (done) data_ = static_cast<const char*>(data), size_ = num_bytes;
   }
-  return text;
+  if (file >= 0) close(file);
+  if (!done) fail(code, path.string(), " cannot be read; check its permissions");
+}
+
+MappedFile::~MappedFile() {
+  if (size_ != 0) munmap(const_cast<char*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, "")), size_(std::exchange(other.size_, 0)) {}
+
+std::string hash_bytes(std::string_view bytes) {
+  Digest digest;
+  digest.update(bytes);
+  return digest.finish();
+}
+
+std::string hash_file(const fs::path& path) {
+  Digest digest;
+  read_chunks(path, [&](const char* bytes, std::size_t count) {
+    digest.update({bytes, count});
+    return true;
+  });
+  return digest.finish();
 }
 
 std::vector<std::string> list_files(const fs::path& root) {

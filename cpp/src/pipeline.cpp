@@ -88,11 +88,7 @@ Pipeline::Pipeline(const std::string& folder, const BackendOptions& options)
     : bundle_(load_bundle(folder)),
       tokenizer_(bundle_.tokenizer_path().string(), bundle_.spec.tokenizer.eos_id, bundle_.spec.tokenizer.max_tokens),
       selection_(select_backend(options, bundle_)),
-      info_(describe_pipeline(bundle_, selection_)) {
-  for (const TensorSpec& tensor : bundle_.spec.find_graph("transformer")->inputs) {
-    if (tensor.name == "text") text_dim_ = std::get<std::int64_t>(tensor.shape.back());
-  }
-}
+      info_(describe_pipeline(bundle_, selection_)) {}
 
 Plan Pipeline::plan(const Request& request) {
   const Turn turn(*this);
@@ -202,7 +198,7 @@ void Pipeline::check_cancelled() const {
 
 Tensor Pipeline::encode_text(const Plan& plan) {
   const auto count = static_cast<std::int64_t>(plan.ids.size());
-  NamedTensors outputs = {{"text", make_unset_tensor("float32", {count, text_dim_})}};
+  NamedTensors outputs = {{"text", Tensor{"float32", {}}}};
   run_graph("text_encoder", {{"ids", make_tensor("int64", {count}, plan.ids)}}, outputs);
   return outputs[0].second;
 }
@@ -245,7 +241,7 @@ Tensor Pipeline::encode_clips(const Plan& plan, const std::map<std::string, Tens
 
 Tensor Pipeline::draw_noise(const Plan& plan, std::int64_t seed) {
   const std::vector<std::int64_t> shape = {plan.target.num_patches(), bundle_.spec.geometry.patch_dim};
-  NamedTensors outputs = {{"noise", make_unset_tensor("float32", shape)}};
+  NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
   const std::vector<std::int64_t> seeds = {seed};
   run_graph("noise", {{"seed", make_tensor("int64", {}, seeds)}, {"shape", make_tensor("int64", {2}, shape)}},
             outputs);
@@ -253,22 +249,23 @@ Tensor Pipeline::draw_noise(const Plan& plan, std::int64_t seed) {
 }
 
 /// From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1).
-Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean, Tensor noise,
+Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean, const Tensor& noise,
                        const StepCallback& callback) {
   const Schedule& schedule = plan.schedule;
-  const Tensor no_text = slice_rows(text, 0, 0);
-  Tensor sample = std::move(noise);
-  Tensor previous = make_tensor("float32", sample.shape), before = previous;
+  Runner& runner = *selection_.runner;
+  const Tensor held = runner.hold(clean);
+  const NamedTensors with_text = hold_context(plan.layout, text, held);
+  const NamedTensors without_text = hold_context(plan.layout_uncond, slice_rows(text, 0, 0), held);
+  Tensor sample = runner.hold(noise);
+  Tensor previous = runner.hold(make_tensor("float32", sample.shape)), before = previous;
   for (std::size_t step = 0; step < schedule.timesteps.size(); ++step) {
     const double timestep = schedule.timesteps[step], guidance = schedule.guidance_scale[step];
-    const Tensor cond = evaluate(plan.layout, text, clean, sample, timestep);
-    Tensor uncond = cond;
-    if (guidance != 1) uncond = evaluate(plan.layout_uncond, no_text, clean, sample, timestep);
+    const Tensor cond = evaluate(with_text, sample, timestep);
+    const Tensor uncond = guidance == 1 ? cond : evaluate(without_text, sample, timestep);
     std::vector<float> row;
     for (const double coefficient : schedule.coefficients[step]) row.push_back(static_cast<float>(coefficient));
     const std::vector<float> scale = {static_cast<float>(guidance)};
-    NamedTensors outputs = {{"sample_next", make_unset_tensor("float32", sample.shape)},
-                            {"velocity", make_unset_tensor("float32", sample.shape)}};
+    NamedTensors outputs = {{"sample_next", Tensor{"float32", {}}}, {"velocity", Tensor{"float32", {}}}};
     run_graph("solver_step",
               {{"sample", sample},
                {"velocity_cond", cond},
@@ -281,28 +278,32 @@ Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean
     before = previous;
     sample = outputs[0].second;
     previous = outputs[1].second;
+    runner.wait();  // a step counts as done, and can be cancelled after, when it is computed
     const auto done = static_cast<std::int64_t>(step);
     if (callback && !callback(done, schedule.num_inference_steps(), timestep)) {
       fail(EV_ERROR_CANCELLED, "stopped by its callback after step ", step + 1, " of ", schedule.timesteps.size(),
            "; the pipeline can be used again");
     }
   }
-  return sample;
+  return runner.to_host(sample);
 }
 
-Tensor Pipeline::evaluate(const Layout& layout, const Tensor& text, const Tensor& clean, const Tensor& noisy,
-                          double timestep) {
+/// What the transformer takes at every step alike, where it is taken without a copy.
+NamedTensors Pipeline::hold_context(const Layout& layout, const Tensor& text, const Tensor& clean) {
   const auto length = static_cast<std::int64_t>(layout.layout.size());
+  Runner& runner = *selection_.runner;
+  return {{"text", text},
+          {"clean", clean},
+          {"layout", runner.hold(make_tensor("int64", {length}, layout.layout))},
+          {"positions", runner.hold(make_tensor("int64", {length, 4}, layout.positions))}};
+}
+
+Tensor Pipeline::evaluate(NamedTensors inputs, const Tensor& noisy, double timestep) {
   const std::vector<float> time = {static_cast<float>(timestep)};
-  NamedTensors outputs = {{"velocity", make_unset_tensor("float32", noisy.shape)}};
-  run_graph("transformer",
-            {{"text", text},
-             {"clean", clean},
-             {"noisy", noisy},
-             {"layout", make_tensor("int64", {length}, layout.layout)},
-             {"positions", make_tensor("int64", {length, 4}, layout.positions)},
-             {"timestep", make_tensor("float32", {}, time)}},
-            outputs);
+  inputs.emplace_back("noisy", noisy);
+  inputs.emplace_back("timestep", make_tensor("float32", {}, time));
+  NamedTensors outputs = {{"velocity", Tensor{"float32", {}}}};
+  run_graph("transformer", inputs, outputs);
   return outputs[0].second;
 }
 

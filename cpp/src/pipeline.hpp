@@ -86,9 +86,10 @@ class Pipeline {
   Tensor encode_text(const Plan& plan);
   Tensor encode_clips(const Plan& plan, const std::map<std::string, Tensor>& clips);
   Tensor draw_noise(const Plan& plan, std::int64_t seed);
-  Tensor solve(const Plan& plan, const Tensor& text, const Tensor& clean, Tensor noise, const StepCallback& callback);
-  Tensor evaluate(const Layout& layout, const Tensor& text, const Tensor& clean, const Tensor& noisy,
-                  double timestep);
+  Tensor solve(const Plan& plan, const Tensor& text, const Tensor& clean, const Tensor& noise,
+               const StepCallback& callback);
+  NamedTensors hold_context(const Layout& layout, const Tensor& text, const Tensor& clean);
+  Tensor evaluate(NamedTensors inputs, const Tensor& noisy, double timestep);
   Tensor decode_patches(const Plan& plan, const Tensor& patches);
   NamedTensors cache_outputs(const std::string& graph) const;
 
@@ -96,7 +97,6 @@ class Pipeline {
   Tokenizer tokenizer_;
   Selection selection_;
   std::string info_;
-  std::int64_t text_dim_ = 0;
 
   std::mutex turn_;                      // held while a request runs
   std::atomic<std::thread::id> holder_;  // by which thread

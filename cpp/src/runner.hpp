@@ -20,11 +20,21 @@ class Runner {
   virtual ~Runner() = default;
 
   /// Runs one graph. outputs: the wanted ones by name; those with data are written in place and must come out in
-  /// their shape, the others are allocated. Throws EV_ERROR_BACKEND if the graph cannot be loaded or run.
+  /// their shape, the others are allocated, where the runner keeps its tensors. Throws EV_ERROR_BACKEND if the graph
+  /// cannot be loaded or run.
   virtual void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) = 0;
 
-  /// Makes the run that is under way, in another thread, end soon with an error, and those that follow fail, until
-  /// allow_runs is called.
+  /// A tensor that many runs take, where the runner keeps its tensors; itself if it is there.
+  virtual Tensor hold(const Tensor& tensor) { return tensor; }
+
+  /// A tensor in the host's memory; itself if it is there.
+  virtual Tensor to_host(const Tensor& tensor) { return tensor; }
+
+  /// Waits until what was run is computed.
+  virtual void wait() {}
+
+  /// Makes the run that is under way, in another thread, end as soon as it can with an error, and those that follow
+  /// fail, until allow_runs is called.
   virtual void stop_runs() = 0;
   virtual void allow_runs() = 0;
 };
@@ -34,6 +44,12 @@ struct Availability {
   std::string name;
   std::optional<std::string> reason;
   std::string version;
+};
+
+/// A backend that was tried. runner: there unless the state has a reason.
+struct Opened {
+  Availability state;
+  std::unique_ptr<Runner> runner;
 };
 
 /// The chosen backend, and why each one that is preferred over it was passed over.
@@ -46,6 +62,8 @@ struct Selection {
 struct BackendOptions {
   std::string name = "auto";
   std::string onnxruntime;       // path of its shared library, "" to look for it
+  std::string tensorrt;          // likewise
+  bool allow_unverified = false;
   std::int32_t num_threads = 0;  // 0: one for each physical core
 };
 

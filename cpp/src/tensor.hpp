@@ -1,4 +1,4 @@
-// Tensors in host memory, as they go in and out of graphs.
+// Tensors, as they go in and out of graphs.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,14 @@
 namespace ev {
 
 /// A view of elements, and what keeps them alive (nothing where the caller does).
-/// dtype: as in the bundle's graph table. data: NULL for an output that the runner is to allocate.
+/// dtype: as in the bundle's graph table. data: NULL for an output that the runner is to allocate. on_device: data is
+/// an address of the GPU, which only the runner that gave it can read.
 struct Tensor {
   std::string dtype;
   std::vector<std::int64_t> shape;
   void* data = nullptr;
   std::shared_ptr<void> owner = nullptr;
+  bool on_device = false;
 
   template <typename T>
   T* as() const {

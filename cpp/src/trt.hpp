@@ -1,4 +1,5 @@
-// TensorRT and TensorRT for RTX. Not written yet: trt_absent.cpp stands in.
+// The backends that run plans on an NVIDIA GPU. The twin of editverse_rt/backends/trt.py. Never run on a GPU: none was
+// at hand. Without EDITVERSE_TENSORRT trt_absent.cpp stands in.
 #pragma once
 
 #include <memory>
@@ -8,10 +9,8 @@
 
 namespace ev {
 
-/// Whether the plans of a bundle can be run here. name: "tensorrt" or "tensorrt-rtx".
-Availability probe_trt(const std::string& name, const Bundle& bundle);
-
-std::unique_ptr<Runner> open_trt_runner(const std::string& name, const Bundle& bundle,
-                                        const BackendOptions& options);
+/// Opens the plans of a bundle that fit the GPU. name: "tensorrt" or "tensorrt-rtx". The runner is there unless the
+/// availability has a reason: no driver, no GPU, no library, no plan for this GPU, none that was verified on it.
+Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOptions& options);
 
 }  // namespace ev

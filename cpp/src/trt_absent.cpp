@@ -1,15 +1,10 @@
-// The answer of a build without TensorRT, which so far every build is.
-#include "error.hpp"
+// The answer of a build without EDITVERSE_TENSORRT.
 #include "trt.hpp"
 
 namespace ev {
 
-Availability probe_trt(const std::string& name, const Bundle&) {
-  return {name, "this version of the library runs no TensorRT plans; use ort-cuda or ort-cpu", ""};
-}
-
-std::unique_ptr<Runner> open_trt_runner(const std::string& name, const Bundle& bundle, const BackendOptions&) {
-  fail(EV_ERROR_BACKEND, *probe_trt(name, bundle).reason);
+Opened open_trt(const std::string& name, const Bundle&, const BackendOptions&) {
+  return {{name, "this library was built without TensorRT; build it with -DEDITVERSE_TENSORRT=ON", ""}, nullptr};
 }
 
 }  // namespace ev

@@ -18,7 +18,7 @@ cat >"$work/app/app.c" <<'END'
 int main(void) {
     ev_pipeline *pipeline = NULL;
     ev_options options;
-    ev_options_init(&options);
+    ev_options_init(&options, sizeof options);
     options.bundle = "no-such-folder";
     if (ev_open(&pipeline, &options) != EV_ERROR_BUNDLE) return 1;
     puts(ev_version());

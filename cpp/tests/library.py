@@ -25,6 +25,8 @@ class Options(ctypes.Structure):
         ("backend", ctypes.c_char_p),
         ("onnxruntime", ctypes.c_char_p),
         ("num_threads", ctypes.c_int32),
+        ("allow_unverified", ctypes.c_int32),
+        ("tensorrt", ctypes.c_char_p),
     ]
 
 
@@ -107,13 +109,15 @@ def load_library() -> Any:
 class NativePipeline:
     """A pipeline of the C library; a context manager."""
 
-    def __init__(self, bundle: str | os.PathLike[str], num_threads: int = 1) -> None:
+    def __init__(
+        self, bundle: str | os.PathLike[str], num_threads: int = 1, backend: str = "ort-cpu"
+    ) -> None:
         self.library = load_library()
         self._handle = ctypes.c_void_p()
         options = Options()
-        self.library.ev_options_init(ctypes.byref(options))
+        self.library.ev_options_init(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(options)))
         options.bundle, options.num_threads = os.fsencode(bundle), num_threads
-        options.backend = b"ort-cpu"
+        options.backend = backend.encode()
         self._check(self.library.ev_open(ctypes.byref(self._handle), ctypes.byref(options)))
 
     def __enter__(self) -> NativePipeline:
@@ -130,7 +134,7 @@ class NativePipeline:
     def plan(self, prompt: str, **settings: Any) -> tuple[PlanInfo, list[ClipSize]]:
         request, keep = self._request(prompt, settings)
         info = PlanInfo()
-        self.library.ev_plan_info_init(ctypes.byref(info))
+        self.library.ev_plan_info_init(ctypes.byref(info), ctypes.c_size_t(ctypes.sizeof(info)))
         sizes = (ClipSize * max(1, request.num_inputs))()
         self._check(self.library.ev_plan(self._handle, ctypes.byref(request), ctypes.byref(info), sizes))
         del keep
@@ -142,7 +146,7 @@ class NativePipeline:
         result, frames = ctypes.c_void_p(), FramesInfo()
         self._check(self.library.ev_run(self._handle, ctypes.byref(request), ctypes.byref(result)))
         del keep
-        self.library.ev_frames_init(ctypes.byref(frames))
+        self.library.ev_frames_init(ctypes.byref(frames), ctypes.c_size_t(ctypes.sizeof(frames)))
         self._check(self.library.ev_result_frames(result, ctypes.byref(frames)))
         shape = (frames.size.num_frames, frames.size.height_px, frames.size.width_px, 3)
         array = np.ctypeslib.as_array(frames.data, shape=shape).copy()
@@ -155,7 +159,7 @@ class NativePipeline:
     def _request(self, prompt: str, settings: Mapping[str, Any]) -> tuple[Request, list[object]]:
         """The struct, and what has to live as long as it."""
         request = Request()
-        self.library.ev_request_init(ctypes.byref(request))
+        self.library.ev_request_init(ctypes.byref(request), ctypes.c_size_t(ctypes.sizeof(request)))
         request.prompt = prompt.encode()
         given = dict(settings)
         height, width = given.pop("size", None) or (DEFAULT, DEFAULT)
@@ -171,7 +175,7 @@ class NativePipeline:
                 setattr(request, name, given.pop(name))
         inputs = (Input * max(1, len(given)))()
         for item, (name, source) in zip(inputs, given.items(), strict=False):
-            self.library.ev_input_init(ctypes.byref(item))
+            self.library.ev_input_init(ctypes.byref(item), ctypes.c_size_t(ctypes.sizeof(item)))
             item.name = name.encode()
             if isinstance(source, np.ndarray):
                 frames = source[None] if source.ndim == 3 else source

@@ -72,7 +72,7 @@ def test_structs_are_mirrored_field_by_field(struct: str, mirror: type[ctypes.St
         return
     loaded = library.load_library()
     value = mirror()
-    getattr(loaded, f"{struct}_init")(ctypes.byref(value))
+    getattr(loaded, f"{struct}_init")(ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))
     assert value.struct_size == ctypes.sizeof(mirror)
 
 

@@ -121,7 +121,7 @@ void check_errors() {
   std::thread thread([&] {
     before = ev_last_error();
     ev_options options;
-    ev_options_init(&options);
+    ev_options_init(&options, sizeof options);
     options.bundle = "/no/such/folder";
     ev_pipeline* pipeline = nullptr;
     ev_open(&pipeline, &options);

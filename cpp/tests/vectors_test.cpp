@@ -1,43 +1,16 @@
 // Holds the C++ host to the vectors that the Python host wrote: vectors_test FOLDER.
-#include <fstream>
 #include <iostream>
-#include <sstream>
 
 #include "bundle.hpp"
-#include "check.hpp"
 #include "clip.hpp"
-#include "error.hpp"
-#include "fields.hpp"
 #include "sequence.hpp"
+#include "vectors.hpp"
 
 namespace {
 
 using ev::Json;
-
-Json read_vectors(const std::string& folder, const std::string& name) {
-  std::ifstream stream(folder + "/" + name, std::ios::binary);
-  return Json::parse(stream);
-}
-
-/// What call() gives as {"result": ...}, or {"error": name, "text": ...}, as the vectors have it.
-template <typename Call>
-Json outcome(const Call& call) {
-  try {
-    return {{"result", call()}};
-  } catch (const ev::Error& error) {
-    return {{"error", ev_error_name(error.code())}, {"text", error.what()}};
-  }
-}
-
-/// Compares with a case; both hosts give the same texts, word by word.
-void compare(const Json& found, const Json& expected, const std::string& file, std::size_t index) {
-  for (const char* field : {"result", "error", "text"}) {
-    // Objects as such, whatever the order of their fields.
-    const nlohmann::json want = expected.value(field, Json()), have = found.value(field, Json());
-    CHECK_MSG(have == want, file + " case " + std::to_string(index) + ": " + field + " is " + have.dump() +
-                                ", expected " + want.dump());
-  }
-}
+using vectors::apply_edits, vectors::check_list, vectors::compare, vectors::named_field, vectors::outcome,
+    vectors::read_vectors;
 
 template <typename T>
 std::optional<T> optional_of(const Json& value) {
@@ -126,47 +99,11 @@ Json sampling_result(const Json& one) {
   return frames;
 }
 
-std::string apply_edits(Json value, const Json& edits) {
-  std::vector<std::pair<std::string, std::string>> replacements;
-  for (const Json& edit : edits) {
-    if (edit.at(0) == "text") {
-      replacements.emplace_back(edit.at(1), edit.at(2));
-      continue;
-    }
-    const Json& path = edit.at(1);
-    Json* place = &value;
-    for (std::size_t i = 0; i + 1 < path.size(); ++i) {
-      place = path[i].is_string() ? &(*place)[path[i].get<std::string>()] : &(*place)[path[i].get<std::size_t>()];
-    }
-    const Json& last = path.back();
-    if (edit.at(0) == "delete") {
-      if (last.is_string()) {
-        place->erase(last.get<std::string>());
-      } else {
-        place->erase(last.get<std::size_t>());
-      }
-    } else if (last.is_string()) {
-      (*place)[last.get<std::string>()] = edit.at(2);
-    } else {
-      (*place)[last.get<std::size_t>()] = edit.at(2);
-    }
-  }
-  std::string text = value.dump();
-  for (const auto& [from, to] : replacements) text.replace(text.find(from), from.size(), to);
-  return text;
-}
-
-/// `field "graphs.noise.file"` of an error's text: what was found is shown in the manner of each language.
-std::string named_field(const std::string& text) {
-  const std::size_t begin = text.find("field \"");
-  return begin == std::string::npos ? "" : text.substr(begin, text.find('"', begin + 7) + 1 - begin);
-}
-
 void check_bundles(const std::string& folder) {
-  const Json vectors = read_vectors(folder, "bundles.json");
+  const Json given = read_vectors(folder, "bundles.json");
   std::size_t index = 0;
-  for (const Json& one : vectors.at("cases")) {
-    const std::string text = apply_edits(vectors.at("base"), one.at("edits"));
+  for (const Json& one : given.at("cases")) {
+    const std::string text = apply_edits(given.at("base"), one.at("edits"));
     Json found = outcome([&]() -> Json { return ev::spec_from_json(text, "bundle.json").name; });
     Json expected = one;
     for (Json* value : {&found, &expected}) {
@@ -177,19 +114,11 @@ void check_bundles(const std::string& folder) {
 }
 
 template <typename Result>
-void check_list(const std::string& folder, const std::string& name, const Result& result) {
-  std::size_t index = 0;
-  for (const Json& one : read_vectors(folder, name)) {
-    compare(outcome([&]() -> Json { return result(one); }), one, name, index++);
-  }
-}
-
-template <typename Result>
 void check_with_geometries(const std::string& folder, const std::string& name, const Result& result) {
-  const Json vectors = read_vectors(folder, name);
+  const Json given = read_vectors(folder, name);
   std::size_t index = 0;
-  for (const Json& one : vectors.at("cases")) {
-    const ev::Geometry geometry = geometry_of(vectors.at("geometries").at(one.at("geometry").get<std::size_t>()));
+  for (const Json& one : given.at("cases")) {
+    const ev::Geometry geometry = geometry_of(given.at("geometries").at(one.at("geometry").get<std::size_t>()));
     compare(outcome([&]() -> Json { return result(one, geometry); }), one, name, index++);
   }
 }
@@ -202,10 +131,10 @@ int main(int argc, char** argv) {
     return 2;
   }
   const std::string folder = argv[1];
-  check_list(folder, "prompts.json", prompt_result);
-  check_list(folder, "layouts.json", layout_result);
-  check_list(folder, "schedules.json", schedule_result);
-  check_list(folder, "sampling.json", sampling_result);
+  check_list(read_vectors(folder, "prompts.json"), "prompts.json", prompt_result);
+  check_list(read_vectors(folder, "layouts.json"), "layouts.json", layout_result);
+  check_list(read_vectors(folder, "schedules.json"), "schedules.json", schedule_result);
+  check_list(read_vectors(folder, "sampling.json"), "sampling.json", sampling_result);
   check_with_geometries(folder, "sizes.json", size_result);
   check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {
     return ev::plan_frames(optional_of<std::int64_t>(one.at("num_frames")), one.at("has_video"),

@@ -1,4 +1,4 @@
-"""The vectors that every host is held to; cpp/tests/vectors_test.cpp reads the same files."""
+"""The vectors that every host is held to; vectors_test.cpp and engines_test.cpp of cpp/ read them as well."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "vectors"
-NAMES = ["prompts", "sizes", "frames", "layouts", "schedules", "sampling", "bundles"]
+NAMES = ["prompts", "sizes", "frames", "layouts", "schedules", "sampling", "bundles", "engines"]
 
 
-@pytest.fixture(scope="module")
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_vectors", FOLDER / "write_vectors.py")
+def load_writer(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,14 +24,14 @@ def writer() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def vectors(writer: ModuleType) -> dict[str, Any]:
-    made: dict[str, Any] = writer.make_vectors()
-    return made
+def vectors() -> dict[str, Any]:
+    writers = [load_writer(name) for name in ("write_vectors", "write_engine_vectors")]
+    return {file: content for writer in writers for file, content in writer.make_vectors().items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_this_host_gives_what_the_vectors_say(name: str, vectors: dict[str, Any]) -> None:
-    """After an intended change: python tests/vectors/write_vectors.py, and change every host."""
+    """After an intended change: run the writers in tests/vectors/, and change every host."""
     written = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     assert json.loads(json.dumps(vectors[f"{name}.json"])) == written
 
@@ -41,9 +40,22 @@ def test_every_vector_file_is_checked() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", ["prompts", "sizes", "frames", "schedules", "bundles"])
-def test_vectors_hold_successes_and_errors(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("prompts", None),
+        ("schedules", None),
+        ("sizes", "cases"),
+        ("frames", "cases"),
+        ("bundles", "cases"),
+        ("engines", "manifests"),
+        ("engines", "profiles"),
+        ("engines", "shapes"),
+        ("engines", "choices"),
+    ],
+)
+def test_vectors_hold_successes_and_errors(name: str, part: str | None) -> None:
     content = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
-    cases = content if isinstance(content, list) else content["cases"]
+    cases = content if part is None else content[part]
     assert any("result" in case for case in cases)
     assert any("error" in case for case in cases)

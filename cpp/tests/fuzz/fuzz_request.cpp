@@ -21,7 +21,7 @@ class Bytes {
   T take() {
     T value{};
     const std::size_t count = left_ < sizeof(T) ? left_ : sizeof(T);
-    std::memcpy(&value, data_, count);
+    if (count > 0) std::memcpy(&value, data_, count);  // an empty input has no address
     data_ += count;
     left_ -= count;
     return value;
@@ -44,7 +44,7 @@ class Bytes {
 
 ev_pipeline* open_pipeline() {
   ev_options options;
-  ev_options_init(&options);
+  ev_options_init(&options, sizeof options);
   options.bundle = std::getenv("EDITVERSE_BUNDLE");
   options.num_threads = 1;
   ev_pipeline* pipeline = nullptr;
@@ -69,7 +69,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t num_
   const auto flags = bytes.take<std::uint16_t>();
   const std::size_t num_inputs = flags >> 14;
   ev_request request;
-  ev_request_init(&request);
+  ev_request_init(&request, sizeof request);
   maybe_set(flags, 0, request.num_inference_steps, bytes);
   maybe_set(flags, 1, request.guidance_scale, bytes);
   maybe_set(flags, 2, request.seed, bytes);
@@ -91,7 +91,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t num_
   std::vector<std::vector<std::uint8_t>> pixels(num_inputs);
   for (std::size_t i = 0; i < num_inputs; ++i) {
     ev_input& input = inputs[i];
-    ev_input_init(&input);
+    ev_input_init(&input, sizeof input);
     names[i] = bytes.take_text(32);
     input.name = names[i].c_str();
     const auto input_flags = bytes.take<std::uint16_t>();
@@ -114,7 +114,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t num_
   const std::string prompt = bytes.take_text(255);
   request.prompt = prompt.c_str();
   ev_plan_info plan;
-  ev_plan_info_init(&plan);
+  ev_plan_info_init(&plan, sizeof plan);
   std::vector<ev_clip_size> sizes(num_inputs);
   const int code = ev_plan(pipeline, &request, &plan, sizes.data());
   if (code == EV_ERROR_INTERNAL || code == EV_ERROR_BACKEND || code == EV_ERROR_CANCELLED) std::abort();

@@ -1,0 +1,188 @@
+#include "cuda.hpp"
+
+#include <cuda.h>
+#include <dlfcn.h>
+
+#include "error.hpp"
+
+namespace ev {
+
+namespace {
+
+constexpr const char* kLibrary = "libcuda.so.1";
+
+}  // namespace
+
+// The names with a suffix are those that cuda.h gives to programs of today by macros.
+struct Cuda::Driver {
+  decltype(&::cuInit) init = nullptr;
+  decltype(&::cuGetErrorName) get_error_name = nullptr;
+  decltype(&::cuDeviceGetCount) get_count = nullptr;
+  decltype(&::cuDeviceGet) get_device = nullptr;
+  decltype(&::cuDeviceGetName) get_name = nullptr;
+  decltype(&::cuDeviceGetAttribute) get_attribute = nullptr;
+  decltype(&::cuDevicePrimaryCtxRetain) retain = nullptr;
+  decltype(&::cuDevicePrimaryCtxRelease) release = nullptr;
+  decltype(&::cuCtxPushCurrent) push = nullptr;
+  decltype(&::cuCtxPopCurrent) pop = nullptr;
+  decltype(&::cuStreamCreate) create_stream = nullptr;
+  decltype(&::cuStreamDestroy) destroy_stream = nullptr;
+  decltype(&::cuStreamSynchronize) synchronize = nullptr;
+  decltype(&::cuMemAlloc) allocate = nullptr;
+  decltype(&::cuMemFree) free = nullptr;
+  decltype(&::cuMemcpyHtoDAsync) upload = nullptr;
+  decltype(&::cuMemcpyDtoHAsync) download = nullptr;
+
+  CUdevice device = 0;
+  CUcontext context = nullptr;
+  CUstream stream = nullptr;
+
+  Driver() {
+    void* const library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+      const char* why = dlerror();
+      fail(EV_ERROR_BACKEND, "CUDA's driver cannot be loaded (", why == nullptr ? "no reason given" : why,
+           "); install NVIDIA's driver");
+    }
+    find(library, "cuInit", init);
+    find(library, "cuGetErrorName", get_error_name);
+    find(library, "cuDeviceGetCount", get_count);
+    find(library, "cuDeviceGet", get_device);
+    find(library, "cuDeviceGetName", get_name);
+    find(library, "cuDeviceGetAttribute", get_attribute);
+    find(library, "cuDevicePrimaryCtxRetain", retain);
+    find(library, "cuDevicePrimaryCtxRelease_v2", release);
+    find(library, "cuCtxPushCurrent_v2", push);
+    find(library, "cuCtxPopCurrent_v2", pop);
+    find(library, "cuStreamCreate", create_stream);
+    find(library, "cuStreamDestroy_v2", destroy_stream);
+    find(library, "cuStreamSynchronize", synchronize);
+    find(library, "cuMemAlloc_v2", allocate);
+    find(library, "cuMemFree_v2", free);
+    find(library, "cuMemcpyHtoDAsync_v2", upload);
+    find(library, "cuMemcpyDtoHAsync_v2", download);
+  }
+
+  template <typename Function>
+  static void find(void* library, const char* name, Function& function) {
+    function = reinterpret_cast<Function>(dlsym(library, name));
+    if (function == nullptr) {
+      fail(EV_ERROR_BACKEND, kLibrary, " has no ", name, "; install a newer driver of NVIDIA's");
+    }
+  }
+
+  void check(CUresult status, const char* what) const {
+    if (status == CUDA_SUCCESS) return;
+    const char* name = nullptr;
+    if (get_error_name(status, &name) != CUDA_SUCCESS || name == nullptr) name = "an unknown error";
+    fail(EV_ERROR_BACKEND, "CUDA failed to ", what, ": ", name,
+         "; check the driver with nvidia-smi, or ask for less if memory ran out");
+  }
+};
+
+Cuda::Cuda() : driver_(std::make_unique<Driver>()) {
+  Driver& driver = *driver_;
+  driver.check(driver.init(0), "start");
+  int count = 0, major = 0, minor = 0;
+  driver.check(driver.get_count(&count), "count GPUs");
+  if (count < 1) fail(EV_ERROR_BACKEND, "CUDA finds no GPU here; check the driver with nvidia-smi");
+  driver.check(driver.get_device(&driver.device, gpu_.index), "open the GPU");
+  char name[256] = "";
+  driver.check(driver.get_name(name, sizeof name - 1, driver.device), "name the GPU");
+  for (const auto& [attribute, value] : {std::pair(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, &major),
+                                         std::pair(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, &minor)}) {
+    driver.check(driver.get_attribute(value, attribute, driver.device), "describe the GPU");
+  }
+  gpu_.name = name;
+  gpu_.capability = join_text(major, ".", minor);
+  // The context that CUDA's runtime uses as well, so that a program's own work on this GPU shares it.
+  driver.check(driver.retain(&driver.context, driver.device), "open the GPU");
+  try {
+    const Current current(*this);
+    driver.check(driver.create_stream(&driver.stream, CU_STREAM_NON_BLOCKING), "create a stream");
+  } catch (const Error&) {
+    driver.release(driver.device);
+    throw;
+  }
+}
+
+Cuda::~Cuda() {
+  if (driver_->push(driver_->context) == CUDA_SUCCESS) {
+    driver_->destroy_stream(driver_->stream);
+    CUcontext popped = nullptr;
+    driver_->pop(&popped);
+  }
+  driver_->release(driver_->device);
+}
+
+Cuda::Current::Current(const Cuda& cuda) : cuda_(cuda) {
+  cuda.driver_->check(cuda.driver_->push(cuda.driver_->context), "use the GPU in this thread");
+}
+
+Cuda::Current::~Current() {
+  CUcontext popped = nullptr;
+  cuda_.driver_->pop(&popped);
+}
+
+void* Cuda::stream() const { return driver_->stream; }
+
+DeviceAddress Cuda::allocate(std::size_t num_bytes) const {
+  CUdeviceptr address = 0;
+  driver_->check(driver_->allocate(&address, num_bytes), join_text("allocate ", num_bytes, " bytes").c_str());
+  return address;
+}
+
+void Cuda::free(DeviceAddress address) const noexcept { (void)driver_->free(address); }
+
+void Cuda::upload(DeviceAddress address, const void* host, std::size_t num_bytes) const {
+  driver_->check(driver_->upload(address, host, num_bytes, driver_->stream), "copy to the GPU");
+  synchronize();
+}
+
+void Cuda::download(void* host, DeviceAddress address, std::size_t num_bytes) const {
+  driver_->check(driver_->download(host, address, num_bytes, driver_->stream), "copy from the GPU");
+  synchronize();
+}
+
+void Cuda::synchronize() const { driver_->check(driver_->synchronize(driver_->stream), "run what was asked for"); }
+
+DevicePool::~DevicePool() {
+  try {
+    const Cuda::Current current(*cuda_);
+    free_idle();
+  } catch (const Error&) {
+    // The GPU is gone, and its memory with it.
+  }
+}
+
+std::shared_ptr<void> DevicePool::take(std::size_t num_bytes) {
+  Shelf& shelf = shelves_[num_bytes];
+  DeviceAddress address = 0;
+  if (!shelf.idle.empty()) {
+    address = shelf.idle.back();
+    shelf.idle.pop_back();
+  } else {
+    shelf.idle.reserve(shelf.num_made + 1);  // so that giving one back asks for no memory
+    try {
+      address = cuda_->allocate(num_bytes);
+    } catch (const Error&) {
+      cuda_->synchronize();
+      free_idle();
+      address = cuda_->allocate(num_bytes);
+    }
+    ++shelf.num_made;
+  }
+  return {reinterpret_cast<void*>(address), [pool = shared_from_this(), &shelf](void* buffer) {
+            shelf.idle.push_back(reinterpret_cast<DeviceAddress>(buffer));
+          }};
+}
+
+void DevicePool::free_idle() noexcept {
+  for (auto& [num_bytes, shelf] : shelves_) {
+    for (const DeviceAddress address : shelf.idle) cuda_->free(address);
+    shelf.num_made -= shelf.idle.size();
+    shelf.idle.clear();
+  }
+}
+
+}  // namespace ev

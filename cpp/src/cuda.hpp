@@ -1,0 +1,83 @@
+// The few calls of CUDA's driver that a runner of plans makes. cuda.cpp is the only file that includes its header; the
+// driver is loaded when it is first asked for. Never run on a GPU: none was at hand.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "engine.hpp"
+
+namespace ev {
+
+/// An address in the memory of the GPU.
+using DeviceAddress = std::uint64_t;
+
+/// The first GPU, with one stream, in whose order all work is done. Every method but `gpu` and `stream` throws
+/// EV_ERROR_BACKEND where a call fails, and wants a `Current` in its thread.
+class Cuda {
+ public:
+  /// Throws EV_ERROR_BACKEND where the driver or the GPU is missing.
+  Cuda();
+  ~Cuda();
+  Cuda(const Cuda&) = delete;
+  Cuda& operator=(const Cuda&) = delete;
+
+  /// Makes the GPU the one of the calling thread, and gives the thread back what it had before.
+  class Current {
+   public:
+    explicit Current(const Cuda& cuda);
+    ~Current();
+    Current(const Current&) = delete;
+    Current& operator=(const Current&) = delete;
+
+   private:
+    const Cuda& cuda_;
+  };
+
+  const Gpu& gpu() const { return gpu_; }
+  void* stream() const;
+
+  /// Aligned to 256 bytes.
+  DeviceAddress allocate(std::size_t num_bytes) const;
+  void free(DeviceAddress address) const noexcept;
+  /// From the host's memory, which is free to change when this returns.
+  void upload(DeviceAddress address, const void* host, std::size_t num_bytes) const;
+  void download(void* host, DeviceAddress address, std::size_t num_bytes) const;
+  void synchronize() const;
+
+ private:
+  struct Driver;
+
+  std::unique_ptr<Driver> driver_;
+  Gpu gpu_;
+};
+
+/// Device buffers by size: one that was given back serves the next of its size, in the stream's order.
+class DevicePool : public std::enable_shared_from_this<DevicePool> {
+ public:
+  explicit DevicePool(std::shared_ptr<Cuda> cuda) : cuda_(std::move(cuda)) {}
+  ~DevicePool();
+  DevicePool(const DevicePool&) = delete;
+  DevicePool& operator=(const DevicePool&) = delete;
+
+  /// A buffer that goes back to the pool when nobody holds it. Its address is the pointer; it is no memory of the
+  /// host. Where memory has run out, idle buffers are freed first.
+  std::shared_ptr<void> take(std::size_t num_bytes);
+
+ private:
+  /// The buffers of one size: those that nobody holds, and how many there are.
+  struct Shelf {
+    std::vector<DeviceAddress> idle;
+    std::size_t num_made = 0;
+  };
+
+  void free_idle() noexcept;
+
+  std::shared_ptr<Cuda> cuda_;
+  std::map<std::size_t, Shelf> shelves_;
+};
+
+}  // namespace ev

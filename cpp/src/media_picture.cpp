@@ -1,0 +1,186 @@
+#include "media_picture.hpp"
+
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "error.hpp"
+
+namespace ev {
+
+namespace {
+
+constexpr int kHdLines = 720;
+constexpr int kExact = SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
+
+/// A picture in any format, for the scaler.
+struct Planes {
+  const std::uint8_t* const* data;
+  const int* strides;
+  int width;
+  int height;
+  AVPixelFormat format;
+  int colorspace = AVCOL_SPC_UNSPECIFIED;
+  bool is_full_range = false;
+  AVChromaLocation chroma = AVCHROMA_LOC_UNSPECIFIED;
+};
+
+/// Where the samples of colour lie among those of brightness, in 1/256 of a sample across and down. Newer versions of
+/// FFmpeg take it from the frame by themselves.
+void set_chroma_position(SwsContext* scaler, const Planes& from) {
+  const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(from.format);
+  if (from.chroma == AVCHROMA_LOC_UNSPECIFIED || format == nullptr) return;
+  const AVChromaLocation chroma = from.chroma;
+  const bool is_left = chroma == AVCHROMA_LOC_LEFT || chroma == AVCHROMA_LOC_TOPLEFT || chroma == AVCHROMA_LOC_BOTTOMLEFT;
+  const bool is_top = chroma == AVCHROMA_LOC_TOP || chroma == AVCHROMA_LOC_TOPLEFT;
+  const bool is_bottom = chroma == AVCHROMA_LOC_BOTTOM || chroma == AVCHROMA_LOC_BOTTOMLEFT;
+  const int across = (1 << format->log2_chroma_w) - 1, down = (1 << format->log2_chroma_h) - 1;
+  if (across > 0) av_opt_set_int(scaler, "src_h_chr_pos", (is_left ? 0 : 128) * across, 0);
+  if (down > 0) av_opt_set_int(scaler, "src_v_chr_pos", (is_top ? 0 : is_bottom ? 256 : 128) * down, 0);
+}
+
+/// The formats that say by their name that they use the whole range, by the name that leaves it to the frame.
+AVPixelFormat plain_format(AVPixelFormat format) {
+  switch (format) {
+    case AV_PIX_FMT_YUVJ420P: return AV_PIX_FMT_YUV420P;
+    case AV_PIX_FMT_YUVJ422P: return AV_PIX_FMT_YUV422P;
+    case AV_PIX_FMT_YUVJ444P: return AV_PIX_FMT_YUV444P;
+    case AV_PIX_FMT_YUVJ440P: return AV_PIX_FMT_YUV440P;
+    case AV_PIX_FMT_YUVJ411P: return AV_PIX_FMT_YUV411P;
+    default: return format;
+  }
+}
+
+/// Room for a picture that the scaler may read and write a little beyond the ends of rows.
+struct Padded {
+  Padded(std::size_t row_bytes, std::size_t rows)
+      : stride((row_bytes + 2 * kAlignment - 1) / kAlignment * kAlignment), bytes(stride * rows + kAlignment) {}
+
+  static constexpr std::size_t kAlignment = 64;
+  std::size_t stride;
+  std::vector<std::uint8_t> bytes;
+};
+
+int filter_for(int from_height, int from_width, int height, int width) {
+  return height < from_height || width < from_width ? SWS_AREA : SWS_BICUBIC;
+}
+
+/// Converts and resizes; down-scaling averages areas, up-scaling is bicubic; both are bit-exact.
+void scale(const Planes& from, AVPixelFormat format, int width, int height, int filter, std::uint8_t* to) {
+  ScalerPointer scaler(require_memory(sws_alloc_context()));
+  av_opt_set_int(scaler.get(), "srcw", from.width, 0);
+  av_opt_set_int(scaler.get(), "srch", from.height, 0);
+  av_opt_set_int(scaler.get(), "src_format", from.format, 0);
+  av_opt_set_int(scaler.get(), "dstw", width, 0);
+  av_opt_set_int(scaler.get(), "dsth", height, 0);
+  av_opt_set_int(scaler.get(), "dst_format", format, 0);
+  av_opt_set_int(scaler.get(), "sws_flags", kExact | filter, 0);
+  set_chroma_position(scaler.get(), from);
+  av_opt_set_int(scaler.get(), "src_range", from.is_full_range ? 1 : 0, 0);
+  const int code = sws_init_context(scaler.get(), nullptr, nullptr);
+  if (code < 0) fail(EV_ERROR_MEDIA, "a picture cannot be converted (", reason_of(code), "); convert the file first");
+  int *from_table = nullptr, *to_table = nullptr, from_range = 0, to_range = 0, brightness = 0, contrast = 0, saturation = 0;
+  const int known = sws_getColorspaceDetails(scaler.get(), &from_table, &from_range, &to_table, &to_range, &brightness,
+                                             &contrast, &saturation);
+  // Nothing of a picture in RGB, which has no matrix.
+  if (known >= 0) {
+    sws_setColorspaceDetails(scaler.get(), sws_getCoefficients(from.colorspace), from_range, to_table, to_range,
+                             brightness, contrast, saturation);
+  }
+  const std::size_t row_bytes = static_cast<std::size_t>(width) * (format == AV_PIX_FMT_RGBA ? 4 : 3);
+  Padded padded(row_bytes, static_cast<std::size_t>(height));
+  std::uint8_t* const planes[4] = {padded.bytes.data(), nullptr, nullptr, nullptr};
+  const int strides[4] = {static_cast<int>(padded.stride), 0, 0, 0};
+  const int done = sws_scale(scaler.get(), from.data, from.strides, 0, from.height, planes, strides);
+  if (done < 0) fail(EV_ERROR_MEDIA, "a picture cannot be resized (", reason_of(done), "); convert the file first");
+  for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y) {
+    std::memcpy(to + y * row_bytes, padded.bytes.data() + y * padded.stride, row_bytes);
+  }
+}
+
+/// 8-bit RGB of that size, without gaps. Transparency is laid over white.
+std::vector<std::uint8_t> rgb_of(const AVFrame& frame, bool is_image, int height, int width) {
+  std::vector<std::uint8_t> picture(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
+  const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(frame.format));
+  if (format == nullptr) fail(EV_ERROR_MEDIA, "a picture of an unknown pixel format; convert the file first");
+  const bool is_unnamed_hd = frame.colorspace == AVCOL_SPC_UNSPECIFIED && frame.height >= kHdLines && !is_image;
+  const AVPixelFormat stored = static_cast<AVPixelFormat>(frame.format), plain = plain_format(stored);
+  Planes planes{frame.data, frame.linesize, frame.width, frame.height, plain};
+  planes.chroma = frame.chroma_location;
+  planes.colorspace = is_unnamed_hd ? AVCOL_SPC_BT709 : frame.colorspace;
+  planes.is_full_range = frame.color_range == AVCOL_RANGE_JPEG || plain != stored;
+  const bool has_alpha = format->nb_components == 2 || format->nb_components == 4;
+  const int filter = filter_for(frame.height, frame.width, height, width);
+  if (!has_alpha && (format->flags & AV_PIX_FMT_FLAG_PAL) == 0) {
+    scale(planes, AV_PIX_FMT_RGB24, width, height, filter, picture.data());
+    return picture;
+  }
+  const std::size_t num_pixels = static_cast<std::size_t>(frame.height) * static_cast<std::size_t>(frame.width);
+  std::vector<std::uint8_t> rgba(num_pixels * 4), rgb(num_pixels * 3);
+  planes.colorspace = frame.colorspace;
+  scale(planes, AV_PIX_FMT_RGBA, frame.width, frame.height, SWS_BICUBIC, rgba.data());
+  for (std::size_t i = 0; i < num_pixels; ++i) {
+    const int alpha = rgba[4 * i + 3];
+    for (std::size_t k = 0; k < 3; ++k) {
+      rgb[3 * i + k] = static_cast<std::uint8_t>((rgba[4 * i + k] * alpha + 255 * (255 - alpha) + 127) / 255);
+    }
+  }
+  scale_rgb({rgb.data(), frame.height, frame.width, static_cast<std::size_t>(frame.width) * 3}, width, height,
+            picture.data());
+  return picture;
+}
+
+}  // namespace
+
+Placement placement_of(const AVFrame& frame, AVStream* stream) {
+  const std::uint8_t* matrix = nullptr;
+  if (const AVFrameSideData* data = av_frame_get_side_data(&frame, AV_FRAME_DATA_DISPLAYMATRIX)) matrix = data->data;
+#if LIBAVCODEC_VERSION_INT >= AV_VERSION_INT(60, 31, 102)
+  if (matrix == nullptr) {
+    const AVPacketSideData* data =
+        av_packet_side_data_get(stream->codecpar->coded_side_data, stream->codecpar->nb_coded_side_data,
+                                AV_PKT_DATA_DISPLAYMATRIX);
+    if (data != nullptr) matrix = data->data;
+  }
+#else
+  if (matrix == nullptr) matrix = av_stream_get_side_data(stream, AV_PKT_DATA_DISPLAYMATRIX, nullptr);
+#endif
+  if (matrix == nullptr) return {};
+  std::array<std::int32_t, 5> m{};
+  std::memcpy(m.data(), matrix, sizeof m);
+  const std::int64_t a = m[0], b = m[1], c = m[3], d = m[4];
+  // A point (x, y) is shown at (a x + c y, b x + d y), up to a shift; turns of 90 degrees only.
+  if (std::abs(b) + std::abs(c) > std::abs(a) + std::abs(d)) return {true, c < 0, b < 0};
+  return {false, a < 0, d < 0};
+}
+
+void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to) {
+  const std::size_t row_bytes = static_cast<std::size_t>(from.width_px) * 3;
+  const auto rows = static_cast<std::size_t>(from.height_px);
+  Padded padded(row_bytes, rows);
+  for (std::size_t y = 0; y < rows; ++y) {
+    std::memcpy(padded.bytes.data() + y * padded.stride, from.data + y * from.row_stride_bytes, row_bytes);
+  }
+  const int from_width = static_cast<int>(from.width_px), from_height = static_cast<int>(from.height_px);
+  const std::uint8_t* const data[4] = {padded.bytes.data(), nullptr, nullptr, nullptr};
+  const int strides[4] = {static_cast<int>(padded.stride), 0, 0, 0};
+  scale({data, strides, from_width, from_height, AV_PIX_FMT_RGB24}, AV_PIX_FMT_RGB24, width, height,
+        filter_for(from_height, from_width, height, width), to);
+}
+
+void render(const AVFrame& frame, const Placement& place, bool is_image, int height, int width, char* target) {
+  const int stored_height = place.transpose ? width : height, stored_width = place.transpose ? height : width;
+  const std::vector<std::uint8_t> stored = rgb_of(frame, is_image, stored_height, stored_width);
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x) {
+      const int shown_x = place.flip_x ? width - 1 - x : x, shown_y = place.flip_y ? height - 1 - y : y;
+      const int row = place.transpose ? shown_x : shown_y, column = place.transpose ? shown_y : shown_x;
+      const auto from = (static_cast<std::size_t>(row) * static_cast<std::size_t>(stored_width) +
+                         static_cast<std::size_t>(column)) * 3;
+      const auto to = (static_cast<std::size_t>(y) * static_cast<std::size_t>(width) + static_cast<std::size_t>(x)) * 3;
+      std::memcpy(target + to, stored.data() + from, 3);
+    }
+  }
+}
+
+}  // namespace ev

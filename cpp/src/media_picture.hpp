@@ -1,0 +1,26 @@
+// Decoded frames as pictures: converted to RGB, resized, put upright.
+#pragma once
+
+#include "libav.hpp"
+#include "media.hpp"
+
+namespace ev {
+
+/// How stored pixels become the picture shown: swap the axes first, then flip.
+struct Placement {
+  bool transpose = false;
+  bool flip_x = false;
+  bool flip_y = false;
+};
+
+/// How a frame is to be put upright, from its display matrix (of the container, or made from EXIF).
+Placement placement_of(const AVFrame& frame, AVStream* stream);
+
+/// Resizes a picture in RGB into `to` [height, width, 3] without gaps.
+void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to);
+
+/// A decoded frame as an upright picture [height, width, 3]. is_image: it is no frame of a video, whose colours follow
+/// other rules where the file does not say.
+void render(const AVFrame& frame, const Placement& place, bool is_image, int height, int width, char* target);
+
+}  // namespace ev

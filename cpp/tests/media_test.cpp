@@ -1,0 +1,126 @@
+// Reading of files with FFmpeg, whole and damaged ones: media_test VIDEO. That pixels are right is for test_files.py to
+// say; here it is that nothing else happens than a clip or EV_ERROR_MEDIA.
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+#include "error.hpp"
+#include "media.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+std::string write_bytes(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+  return path.string();
+}
+
+/// The text of the error that call() throws, "" if it throws none; another error than EV_ERROR_MEDIA is a failure.
+template <typename Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+    return "";
+  } catch (const ev::Error& error) {
+    CHECK_MSG(error.code() == EV_ERROR_MEDIA, error.what());
+    return error.what();
+  }
+}
+
+void check_whole(const std::string& video) {
+  const ev::MediaInfo info = ev::probe_file(video);
+  CHECK(info.kind == "video" && info.fps && info.num_frames.value_or(0) > 1 && info.width_px > 0);
+  const std::int64_t count = *info.num_frames;
+  const ev::Clip all = ev::read_clip(video, 0, count, std::nullopt, info.height_px, info.width_px);
+  CHECK(all.frames.shape == std::vector<std::int64_t>({count, info.height_px, info.width_px, 3}));
+  CHECK(all.covers_source && !all.is_short && all.num_damaged == 0 && all.fps == *info.fps);
+  for (const auto& [height, width] : {std::pair(1, 1), std::pair(37, 53), std::pair(501, 3), std::pair(64, 64)}) {
+    const ev::Clip clip = ev::read_clip(video, 0.3, 3, 7.0, height, width);
+    CHECK(clip.frames.shape == std::vector<std::int64_t>({3, height, width, 3}));
+  }
+  const ev::Clip more = ev::read_clip(video, 0, count + 5, std::nullopt, 16, 16);
+  CHECK(more.is_short && more.frames.shape[0] == count);
+  const std::string late = error_of([&] { ev::read_clip(video, 1e6, 1, std::nullopt, 16, 16); });
+  CHECK(late.find("start earlier") != std::string::npos);
+  CHECK(!error_of([&] { ev::read_clip(video, 0, 1, 1e9, 16, 16); }).empty());
+}
+
+void check_pictures(const fs::path& folder) {
+  std::string pixels;
+  for (int i = 0; i < 5 * 3 * 3; ++i) pixels += static_cast<char>(i * 5);
+  const std::string path = write_bytes(folder / "a.ppm", "P6\n5 3\n255\n" + pixels);
+  const ev::MediaInfo info = ev::probe_file(path);
+  CHECK(info.kind == "image" && info.width_px == 5 && info.height_px == 3 && !info.fps);
+  const ev::Clip same = ev::read_clip(path, 9, 7, std::nullopt, 3, 5);
+  CHECK(same.frames.shape[0] == 1 && std::memcmp(same.frames.data, pixels.data(), pixels.size()) == 0);
+  // Resized in memory, from rows that lie apart, the last of which ends where its memory does.
+  std::vector<std::uint8_t> apart(20 * 2 + 15);
+  for (std::size_t y = 0; y < 3; ++y) std::memcpy(apart.data() + 20 * y, pixels.data() + 15 * y, 15);
+  for (const auto& [height, width] : {std::pair(3, 5), std::pair(1, 1), std::pair(2, 2), std::pair(40, 7)}) {
+    std::vector<char> target(static_cast<std::size_t>(height * width * 3));
+    ev::resize_picture("image1", {apart.data(), 3, 5, 20}, height, width, target.data());
+    const ev::Clip read = ev::read_clip(path, 0, 1, std::nullopt, height, width);
+    CHECK(std::memcmp(read.frames.data, target.data(), target.size()) == 0);
+  }
+}
+
+void check_bad(const fs::path& folder, const std::string& video) {
+  const auto refuse = [&](const std::string& path, const std::string& part) {
+    const std::string text = error_of([&] { ev::probe_file(path); });
+    CHECK_MSG(text.find(part) != std::string::npos, text);
+    CHECK(!error_of([&] { ev::read_clip(path, 0, 9, std::nullopt, 16, 16); }).empty());
+  };
+  refuse((folder / "none.mp4").string(), "no such file");
+  refuse(folder.string(), "found a folder");
+  refuse(write_bytes(folder / "empty.mp4", ""), "is empty");
+  refuse(write_bytes(folder / "noise.mp4", std::string(5000, 'x')), "no video or image");
+  refuse(write_bytes(folder / "a.txt", "words\n"), "");
+
+  const std::string whole = read_bytes(video);
+  const std::string path = (folder / "damaged.mp4").string();
+  std::size_t num_read = 0;
+  const auto try_it = [&](const std::string& bytes) {
+    write_bytes(path, bytes);
+    if (error_of([&] { ev::probe_file(path); }).empty()) ++num_read;
+    error_of([&] { ev::read_clip(path, 0, 17, std::nullopt, 48, 80); });
+    error_of([&] { ev::read_clip(path, 0.6, 5, 5.0, 33, 21); });
+  };
+  for (std::size_t part = 1; part < 16; ++part) try_it(whole.substr(0, whole.size() * part / 16));
+  std::mt19937 random(1);
+  for (int i = 0; i < 60; ++i) {
+    std::string bytes = whole;
+    for (int flips = 1 << (i % 8); flips > 0; --flips) bytes[random() % bytes.size()] = static_cast<char>(random());
+    try_it(bytes);
+  }
+  std::printf("%zu of 75 damaged files can be probed\n", num_read);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: media_test VIDEO\n";
+    return 2;
+  }
+  const fs::path folder = fs::temp_directory_path() / ("editverse-media-" + std::to_string(getpid()));
+  fs::create_directories(folder);
+  check_whole(argv[1]);
+  check_pictures(folder);
+  check_bad(folder, argv[1]);
+  fs::remove_all(folder);
+  return check::report();
+}

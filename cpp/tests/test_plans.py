@@ -1,0 +1,325 @@
+"""TensorRT plans in the C library without a GPU: stubs play the driver and TensorRT (cpp/tests/plans).
+
+A plan of the stub runs the graph's own ONNX file in the buffers that the library gave, so that a request has
+to come out as on the CPU, byte for byte. What has run on no GPU: TensorRT, CUDA and their speed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpp.tests import library as native
+from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.engine import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest, write_stamp
+
+PLANS = native.BUILD / "tests" / "plans"
+NANO = native.ROOT / "editverse_rt" / "bundles" / "nano"
+VERSION = "10.14.1.48"
+GPU = "A GPU of the test"
+
+pytestmark = pytest.mark.skipif(
+    not (PLANS / "run_plans").exists(), reason="this build is without EDITVERSE_TENSORRT"
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    shutil.copytree(NANO, tmp_path / "bundle")
+    return load_bundle(tmp_path / "bundle")
+
+
+def build_plans(
+    bundle: Bundle, line: Callable[[str, str], str] = lambda graph, line: line, **changes: Any
+) -> EngineSet:
+    """Plans of every graph but noise, with a small and a large profile. line: what stands in a plan."""
+    folder = bundle.root / "engines" / "sm_89" / f"tensorrt-{VERSION}"
+    folder.mkdir(parents=True)
+    plans = []
+    for number, (graph, spec) in enumerate(bundle.spec.graphs.items()):
+        if graph == "noise":
+            continue
+        content = line(graph, f"stub {bundle.graph_path(graph)} {1000 * number} 2").encode()
+        file = folder / f"{graph}-fp32.plan"
+        file.write_bytes(content)
+        ranges: dict[str, Any] = {}
+        for tensor in spec.inputs:
+            if any(isinstance(axis, str) for axis in tensor.shape):
+                ranges[tensor.name] = tuple(
+                    tuple(axis if isinstance(axis, int) else size for axis in tensor.shape)
+                    for size in (0, 8, 4096)
+                )
+        small = {
+            name: (low, tuned, tuple(min(a, 80) for a in high)) for name, (low, tuned, high) in ranges.items()
+        }
+        profiles = (ShapeProfile("large", ranges), ShapeProfile("small", small))
+        plans.append(
+            PlanSpec(
+                graph,
+                "fp32",
+                file.name,
+                len(content),
+                hashlib.sha256(content).hexdigest(),
+                source_digest(bundle, graph),
+                "k",
+                profiles,
+                {"weight_streaming": graph == "transformer"},
+            )
+        )
+    engines = EngineSet(folder, "tensorrt", VERSION, ("8.9",), "", tuple(plans))
+    engines = replace(engines, **changes)
+    write_manifest(engines)
+    return engines
+
+
+def streaming(graph: str, line: str) -> str:
+    return f"{line} stream" if graph == "transformer" else line
+
+
+def clip(bundle: Bundle) -> NDArray[np.uint8]:
+    geometry = bundle.spec.geometry
+    rng = np.random.default_rng(5)
+    shape = (1 + 2 * geometry.temporal_ratio, geometry.default_height_px, geometry.default_width_px, 3)
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def run(
+    bundle: Bundle,
+    tmp_path: Path,
+    *,
+    backend: str = "tensorrt",
+    allow_unverified: bool = True,
+    library: Path | str = "",
+    repeats: int = 1,
+    cancel_step: int = -1,
+    **settings: str,
+) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+    """What run_plans says, and the frames. settings: of the stub of CUDA, as environment variables."""
+    frames = clip(bundle)
+    given, made = tmp_path / "in.rgb", tmp_path / "out.rgb"
+    given.write_bytes(frames.tobytes())
+    made.unlink(missing_ok=True)
+    paths = [str(PLANS), os.environ.get("LD_LIBRARY_PATH", "")]
+    done = subprocess.run(
+        [
+            PLANS / "run_plans", bundle.root, backend, str(int(allow_unverified)), library, given,
+            *map(str, (frames.shape[0], frames.shape[2], frames.shape[1])), made,
+            str(repeats), str(cancel_step),
+        ],
+        env={**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, paths)), **settings},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pixels = np.frombuffer(made.read_bytes(), np.uint8).reshape(frames.shape) if made.exists() else None
+    return json.loads(done.stdout), pixels
+
+
+def check_all_is_given_back(said: dict[str, Any]) -> None:
+    closed = said["closed"]
+    assert closed["buffers"] == closed["retained"] == closed["streams"] == closed["current"] == 0
+    assert said["closed_plans"]["plans"] == said["closed_plans"]["contexts"] == 0
+
+
+def test_a_request_on_plans_is_the_request_on_the_cpu(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    said, frames = run(bundle, tmp_path, repeats=3)
+    assert "error" not in said, said
+    assert said["info"]["backend"] == "tensorrt"
+    assert said["info"]["backend_version"] == VERSION
+    with native.NativePipeline(bundle.root) as pipeline:
+        expected, _, _ = pipeline.run("<video1> Make it night", video1=clip(bundle), num_inference_steps=3)
+    assert frames is not None
+    assert np.array_equal(frames, expected)
+    check_all_is_given_back(said)
+
+    # Within a step nothing is read back, and nothing goes in but what changes with it: the time of each
+    # branch, the guidance and the coefficients.
+    first, second, third = said["steps"][:3]
+    for before, after in ((first, second), (second, third)):
+        assert after["downloads"] == before["downloads"]
+        assert after["uploads"] - before["uploads"] == 4
+    # The second request finds the buffers and plans of the first.
+    assert [report["allocations"] for report in said["runs"]][1:] == [said["runs"][1]["allocations"]] * 2
+    assert said["runs"][1]["allocations"] - said["runs"][0]["allocations"] <= 2
+    assert said["plans"]["budgets"] == 1
+    assert said["plans"]["plans"] == len(bundle.spec.graphs) - 1
+    assert said["plans"]["profiles"] <= 2 * said["plans"]["plans"]
+
+
+def test_a_cancelled_request_leaves_the_pipeline_whole(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    said, frames = run(bundle, tmp_path, cancel_step=1)
+    assert said["error"] == "RequestCancelled"
+    assert len(said["steps"]) == 2
+    assert frames is None
+    check_all_is_given_back(said)
+
+
+def test_memory_that_runs_out_is_an_error_that_gives_everything_back(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, STUB_MEMORY="400000")
+    assert said["error"] == "BackendError"
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in said["text"]
+    assert "ask for less" in said["text"]
+    check_all_is_given_back(said)
+
+
+def test_idle_buffers_make_room(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    roomy, frames = run(bundle, tmp_path)
+    limit = int(0.97 * roomy["runs"][0]["most_bytes"])
+    tight, same = run(bundle, tmp_path, STUB_MEMORY=str(limit))
+    assert "error" not in tight, tight
+    assert tight["runs"][0]["most_bytes"] <= limit
+    assert frames is not None
+    assert np.array_equal(frames, same)
+
+
+def test_plans_that_were_not_verified_are_refused_unless_allowed(bundle: Bundle, tmp_path: Path) -> None:
+    engines = build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, allow_unverified=False)
+    assert said["error"] == "BackendError"
+    assert (
+        f"never verified on {GPU}; run `editverse-rt verify {bundle.root} --backend tensorrt`" in said["text"]
+    )
+    assert "ev_options.allow_unverified" in said["text"]
+    said, _ = run(bundle, tmp_path, backend="auto", allow_unverified=False)
+    assert said["info"]["backend"] == "ort-cpu"
+    assert "never verified" in said["info"]["passed_over"]["tensorrt"]
+    write_stamp(engines, GPU, {})
+    said, _ = run(bundle, tmp_path, allow_unverified=False)
+    assert "error" not in said, said
+    said, _ = run(bundle, tmp_path, backend="auto", allow_unverified=False)
+    assert said["info"]["backend"] == "tensorrt"
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "text"),
+    [
+        ({"plans": ()}, {}, "lacks text_encoder"),
+        ({"backend_version": "10.13"}, {}, f"is of tensorrt 10.13, here is {VERSION}; build it with"),
+        ({"compute_capabilities": ("9.0",)}, {}, f"is for 9.0, this GPU is {GPU} (8.9); build it with"),
+        ({"gpu": "NVIDIA L4"}, {}, f"is for NVIDIA L4, this GPU is {GPU} (8.9)"),
+        ({"backend": "tensorrt-rtx"}, {}, 'bundle "nano" has no plan of tensorrt; build it with: python -m'),
+        ({}, {"STUB_GPUS": "0"}, "CUDA finds no GPU here"),
+        ({}, {"STUB_INIT": "3"}, "CUDA failed to start: CUDA_ERROR_OF_THE_STUB"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_reason(
+    changes: dict[str, Any], settings: dict[str, str], text: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    build_plans(bundle, **changes)
+    said, _ = run(bundle, tmp_path, **settings)
+    assert said["error"] == "BackendError"
+    assert 'backend "tensorrt" cannot be used: ' in said["text"]
+    assert text in said["text"]
+    assert "\n" not in said["text"]
+
+
+def test_a_plan_that_needs_the_plugin_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    engines = build_plans(bundle)
+    plans = tuple(
+        replace(plan, facts={"plugin": {"file": "x.so"} if plan.graph == "transformer" else None})
+        for plan in engines.plans
+    )
+    write_manifest(replace(engines, plans=plans))
+    said, _ = run(bundle, tmp_path)
+    assert said["error"] == "BackendError"
+    assert "its plan of transformer was built with the RopeAttention plugin" in said["text"]
+
+
+def test_a_version_that_is_packed_again_is_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, backend_version=f"{VERSION}.post1")
+    said, _ = run(bundle, tmp_path, repeats=0)
+    assert "error" not in said, said
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            "garbage",
+            "cannot be read by tensorrt 10.14.1.48: the magic tag does not match; build the engines again",
+        ),
+        ("stub {file} 100 2 refuse-to-run", "TensorRT failed to run: the stub refuses"),
+    ],
+)
+def test_a_plan_that_fails_says_why(line: str, text: str, bundle: Bundle, tmp_path: Path) -> None:
+    file = bundle.graph_path("text_encoder")
+    build_plans(bundle, lambda graph, good: line.format(file=file) if graph == "text_encoder" else good)
+    said, _ = run(bundle, tmp_path)
+    assert said["error"] == "BackendError"
+    assert text in said["text"]
+    assert "\n" not in said["text"]
+    check_all_is_given_back(said)
+
+
+def test_weights_that_cannot_be_streamed_are_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle)
+    said, _ = run(bundle, tmp_path)
+    assert "transformer-fp32.plan cannot be read" in said["text"]
+    assert "weights cannot be streamed" in said["text"]
+
+
+def test_a_plan_that_was_altered_or_is_gone(bundle: Bundle, tmp_path: Path) -> None:
+    engines = build_plans(bundle, streaming)
+    plan = engines.folder / "text_encoder-fp32.plan"
+    plan.write_bytes(plan.read_bytes() + b" ")
+    said, _ = run(bundle, tmp_path)
+    assert "was altered" in said["text"]
+    plan.unlink()
+    said, _ = run(bundle, tmp_path)
+    assert "is missing; build the engines again" in said["text"]
+
+
+def test_a_request_beyond_the_profiles(bundle: Bundle, tmp_path: Path) -> None:
+    engines = build_plans(bundle, streaming)
+    one = (ShapeProfile("one", {"ids": ((1,), (1,), (1,))}),)
+    plans = tuple(
+        replace(plan, profiles=one if plan.graph == "text_encoder" else plan.profiles)
+        for plan in engines.plans
+    )
+    write_manifest(replace(engines, plans=plans))
+    said, _ = run(bundle, tmp_path)
+    assert said["error"] == "BackendError"
+    assert (
+        "its plan reaches ids [1] to [1]; ask for less, or build with a larger --max-tokens" in said["text"]
+    )
+
+
+def test_a_library_that_is_not_there_or_another_one(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, library="/no/such/libnvinfer.so")
+    assert "TensorRT cannot be loaded (/no/such/libnvinfer.so" in said["text"]
+    said, _ = run(bundle, tmp_path, backend="tensorrt-rtx")
+    assert "built without the headers of tensorrt-rtx" in said["text"]
+    assert "-DTENSORRT_RTX_INCLUDE_DIR" in said["text"]
+
+
+def test_the_real_library_of_another_version_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """TensorRT for RTX has TensorRT's functions, and classes of another layout."""
+    libs = pytest.importorskip("tensorrt_rtx_libs")
+    (real,) = Path(libs.__path__[0]).glob("libtensorrt_rtx.so.*")
+    build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, library=real)
+    assert f"{real} is version 1." in said["text"]
+    assert "was built with the headers of TensorRT 10.14" in said["text"]
+
+
+def test_without_a_driver_it_is_said_what_to_install(bundle: Bundle) -> None:
+    build_plans(bundle, streaming)
+    with pytest.raises(native.LibraryError) as error, native.NativePipeline(bundle.root, backend="tensorrt"):
+        pass
+    assert "libcuda.so.1" in error.value.text
+    assert "install NVIDIA's driver" in error.value.text

@@ -1,0 +1,351 @@
+"""Writes engines.json: plans on disk, and what the Python host makes of them. See write_vectors.py.
+
+    python tests/vectors/write_engine_vectors.py     # rewrites engines.json beside this file
+
+Both tests/editverse_rt/test_vectors.py and cpp/tests/engines_test.cpp read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from editverse_rt.bundle import Bundle
+from editverse_rt.engine import (
+    PlanSpec,
+    ShapeProfile,
+    choose_plans,
+    choose_profile,
+    count_bytes,
+    output_shapes,
+    read_manifest,
+    source_digest,
+)
+from editverse_rt.errors import EditVerseError
+from editverse_rt.spec import FileSpec, GraphSpec, TensorSpec
+
+FOLDER = Path(__file__).parent
+SEED = 9
+GRAPHS = ("transformer", "vae_encoder_first")
+GPU = "NVIDIA GeForce RTX 4090"
+ROOT = "ROOT"
+"""Stands for the bundle's folder in texts."""
+
+FILES = [
+    ["transformer.onnx", "1" * 64],
+    ["vae_encoder_first.onnx", "2" * 64],
+    ["vae_encoder.weights", "3" * 64],
+    ["vae_decoder.weights", "4" * 64],
+    ["deep/vae_encoder.weights", "5" * 64],
+    ["tokenizer.model", "6" * 64],
+]
+
+
+def outcome(call: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"result": call()}
+    except EditVerseError as error:
+        return {"error": type(error).__name__, "text": str(error)}
+
+
+def bundle_of(root: Path, files: list[list[str]]) -> Bundle:
+    """A bundle of just these files, which graphs are named after."""
+    spec = SimpleNamespace(
+        name="vectors",
+        graphs={graph: GraphSpec(graph, f"{graph}.onnx", (), ()) for graph in GRAPHS},
+        files=tuple(FileSpec(path, 1, digest) for path, digest in files),
+    )
+    return Bundle(root, cast(Any, spec))
+
+
+def source_of(graph: str) -> str:
+    return source_digest(bundle_of(Path(), FILES), graph)
+
+
+def base_manifest() -> dict[str, Any]:
+    return {
+        "format_version": 1,
+        "backend": "tensorrt-rtx",
+        "backend_version": "1.7.1.116",
+        "compute_capabilities": ["8.9", "12.0"],
+        "gpu": "",
+        "plans": [
+            {
+                "graph": graph,
+                "precision": "bf16",
+                "file": f"{graph}-bf16.plan",
+                "num_bytes": 12,
+                "sha256": "ab" * 32,
+                "source_sha256": source_of(graph),
+                "key": "k",
+                "profiles": [{"name": "short", "shapes": {"noisy": [[0, 64], [8, 64], [16, 64]]}}],
+                "facts": {"seconds": 1.5},
+            }
+            for graph in GRAPHS
+        ],
+        "notes": {},
+    }
+
+
+def apply_edits(edits: list[list[Any]]) -> Any:
+    """The manifest after edits: ["set", path, value] and ["delete", path], as in write_vectors.py."""
+    whole: Any = [base_manifest()]
+    for kind, path, *value in edits:
+        place: Any = whole
+        *parents, last = [0, *path]
+        for part in parents:
+            place = place[part]
+        if kind == "set":
+            place[last] = value[0]
+        else:
+            del place[last]
+    return whole[0]
+
+
+# --- manifests ---
+
+
+def manifest_result(edits: list[list[Any]]) -> list[Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "manifest.json")
+        path.write_text(json.dumps(apply_edits(edits)), encoding="utf-8")
+        try:
+            found = read_manifest(path)
+        except EditVerseError as error:
+            raise type(error)(str(error).replace(folder, ROOT)) from None
+    return [
+        found.backend,
+        found.backend_version,
+        list(found.compute_capabilities),
+        found.gpu,
+        [[plan.graph, plan.file, plan.sha256, len(plan.profiles)] for plan in found.plans],
+    ]
+
+
+def manifest_cases() -> list[dict[str, Any]]:
+    shapes: list[Any] = ["plans", 0, "profiles", 0, "shapes", "noisy"]
+    edits: list[list[list[Any]]] = [[], [["set", [], []]], [["set", [], {}]]]
+    for path, values in (
+        (["format_version"], [2, 0, "1", True, ...]),
+        (["backend"], ["", 3, ...]),
+        (["backend_version"], ["", ...]),
+        (["compute_capabilities"], [[], "8.9", ["8.9"], ...]),
+        (["gpu"], [GPU, 3, ...]),
+        (["notes"], [[], ...]),
+        (["plans"], [[], {}, None, ...]),
+        (["plans", 0, "graph"], ["", 1]),
+        (["plans", 1, "precision"], ["", ...]),
+        (["plans", 0, "file"], ["../x.plan", "a/x.plan", "", "/x", "x.plan", ...]),
+        (["plans", 0, "num_bytes"], [-1, 0, 1.5, 2**63]),
+        (["plans", 0, "sha256"], ["", ...]),
+        (["plans", 0, "key"], ["", ...]),
+        (["plans", 0, "facts"], [[], {"weight_streaming": True}, ...]),
+        (["plans", 0, "surplus"], [1]),
+        (["plans", 0, "profiles"], [[], {}]),
+        (["plans", 0, "profiles", 0, "name"], ["", ...]),
+        (["plans", 0, "profiles", 0, "shapes"], [[], {}]),
+        (
+            shapes,
+            [
+                [[1], [2]],
+                [[1], [2, 3], [4]],
+                [[1], [2], [-1]],
+                [[1], [2], [True]],
+                [[1], [2], [3.0]],
+                [1, 2, 3],
+                [[], [], []],
+                "x",
+                None,
+            ],
+        ),
+    ):
+        edits += [[["delete", path] if value is ... else ["set", path, value]] for value in values]
+    return [{"edits": one, **outcome(lambda e=one: manifest_result(e))} for one in edits]
+
+
+# --- profiles and shapes ---
+
+
+def profile_result(profiles: list[dict[str, Any]], shapes: dict[str, list[int]]) -> int:
+    made = tuple(
+        ShapeProfile(str(i), {n: cast(Any, tuple(map(tuple, rows))) for n, rows in profile.items()})
+        for i, profile in enumerate(profiles)
+    )
+    plan = PlanSpec("transformer", "fp32", "x.plan", 1, "", "", "", made)
+    return choose_profile(plan, {name: tuple(shape) for name, shape in shapes.items()})
+
+
+def profile_cases() -> list[dict[str, Any]]:
+    rng = random.Random(SEED)
+    two = [
+        {"noisy": [[1, 64], [8, 64], [16, 64]], "layout": [[3], [9], [40]]},
+        {"noisy": [[1, 64], [99, 64], [160, 64]], "layout": [[3], [90], [400]]},
+    ]
+    cases: list[tuple[list[dict[str, Any]], dict[str, list[int]]]] = [
+        (two, {"noisy": [16, 64], "layout": [40], "timestep": []}),
+        (two, {"noisy": [17, 64], "layout": [40]}),
+        (two[::-1], {"noisy": [2, 64], "layout": [5]}),
+        (two, {"noisy": [161, 64], "layout": [401]}),
+        (two, {"noisy": [16, 65], "layout": [40]}),
+        ([{}], {"guidance": []}),
+        ([{"noisy": [[0, 64], [1, 64], [2**40, 64]]}, two[0]], {"noisy": [9, 64], "layout": [9]}),
+    ]
+    for _ in range(60):
+        profiles = []
+        for _ in range(rng.randint(1, 4)):
+            sides = [sorted(rng.randint(0, 12) for _ in range(3)) for _ in range(3)]
+            rows = [[sides[axis][i] for axis in range(2)] for i in range(3)]
+            profiles.append({"a": rows, "b": [[sides[2][i]] for i in range(3)]})
+        cases.append((profiles, {"a": [rng.randint(0, 12), rng.randint(0, 12)], "b": [rng.randint(0, 12)]}))
+    return [{"profiles": p, "shapes": s, **outcome(lambda p=p, s=s: profile_result(p, s))} for p, s in cases]
+
+
+def shapes_result(
+    inputs: list[list[Any]], outputs: list[list[Any]], shapes: dict[str, list[int]]
+) -> dict[str, Any]:
+    """Of each output its shape and bytes; tensors are [name, dtype, axes]."""
+    graph = GraphSpec(
+        "graph",
+        "g.onnx",
+        *(tuple(TensorSpec(n, d, tuple(a)) for n, d, a in side) for side in (inputs, outputs)),
+    )
+    made = output_shapes(graph, {name: tuple(shape) for name, shape in shapes.items()})
+    return {t.name: [list(made[t.name]), count_bytes(t, made[t.name])] for t in graph.outputs}
+
+
+def shape_cases() -> list[dict[str, Any]]:
+    frames, patches = ["frames", "uint8", [4, "16*h", "16*w", 3]], ["patches", "float32", [1, "h", "w", 64]]
+    caches = [["cache", "float32", [1, 4, "8*h", "8*w"]]]
+    rows = [["a", "float32", ["Lg", 4]], ["b", "float32", ["Lg", 4]], ["ids", "int64", ["Lt"]]]
+    given = {"a": [3, 4], "b": [3, 4], "ids": [0]}
+    cases: list[tuple[list[Any], list[Any], dict[str, list[int]]]] = [
+        ([frames], [patches, *caches], {"frames": [4, 48, 80, 3]}),
+        ([frames], [patches], {"frames": [4, 49, 80, 3]}),
+        ([frames], [patches], {"frames": [1, 48, 80, 3]}),
+        ([frames], [patches], {"frames": [48, 80, 3]}),
+        ([patches, *caches], [frames], {"patches": [1, 3, 5, 64], "cache": [1, 4, 24, 40]}),
+        ([patches, *caches], [frames], {"patches": [1, 3, 5, 64], "cache": [1, 4, 16, 40]}),
+        (rows, rows, given),
+        (rows, [], given),
+        (rows, rows, {**given, "b": [2, 4]}),
+        (rows, rows, {**given, "a": [3, 5]}),
+        (rows, rows, {**given, "ids": []}),
+        ([["s", "float32", []]], [["s2", "float32", []]], {"s": []}),
+        (rows, rows, {"a": [0, 4], "b": [0, 4], "ids": [7]}),
+    ]
+    return [
+        {"inputs": i, "outputs": o, "shapes": s, **outcome(lambda i=i, o=o, s=s: shapes_result(i, o, s))}
+        for i, o, s in cases
+    ]
+
+
+# --- which plans may run ---
+
+
+def choice_result(
+    folders: dict[str, Any], stamps: dict[str, str], files: list[list[str]], gpu: list[str], version: str
+) -> str:
+    """The chosen folder, relative to the bundle's."""
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(os.path.realpath(temporary))
+        for folder, edits in folders.items():
+            (root / folder).mkdir(parents=True)
+            (root / folder / "manifest.json").write_text(json.dumps(apply_edits(edits)), encoding="utf-8")
+        for folder, stamp in stamps.items():
+            (root / folder / "verified.json").write_text(stamp, encoding="utf-8")
+        bundle = bundle_of(root, files)
+        try:
+            engines, plans = choose_plans(bundle, GRAPHS, "tensorrt-rtx", version, gpu[1], gpu[0])
+        except EditVerseError as error:
+            raise type(error)(str(error).replace(str(root), ROOT)) from None
+        assert set(plans) == set(GRAPHS)
+        return engines.folder.relative_to(root).as_posix()
+
+
+def choice_cases() -> list[dict[str, Any]]:
+    first, second = "engines/sm_89/tensorrt-rtx-1.7.1", "engines/sm_89+sm_120/tensorrt-rtx-1.7.1"
+    both: dict[str, Any] = {first: [], second: []}
+    stamp = json.dumps({"gpu": GPU, "plans": {f"{graph}-bf16.plan": "ab" * 32 for graph in GRAPHS}})
+    wrong = json.dumps({"gpu": GPU, "plans": {f"{graph}-bf16.plan": "cd" * 32 for graph in GRAPHS}})
+    altered = [["transformer.onnx", "0" * 64], *FILES[1:]]
+    weights = [[path, "0" * 64 if path == "vae_encoder.weights" else digest] for path, digest in FILES]
+    ada, blackwell, turing = [GPU, "8.9"], ["a GPU", "12.0"], ["Tesla T4", "7.5"]
+    here = "1.7.1.116"
+    one: dict[str, Any] = {first: []}
+
+    def with_one(field: str, value: Any) -> dict[str, Any]:
+        return {first: [["set", [field], value]]}
+
+    cases: list[tuple[dict[str, Any], dict[str, str], list[list[str]], list[str], str]] = [
+        ({}, {}, FILES, ada, here),
+        (one, {}, FILES, ada, here),
+        (one, {}, FILES, blackwell, here),
+        (one, {}, FILES, turing, here),
+        (one, {}, FILES, ada, "1.8.0.1"),
+        (one, {}, altered, ada, here),
+        (one, {}, weights, ada, here),
+        (with_one("backend", "tensorrt"), {}, FILES, ada, here),
+        ({first: [["delete", ["plans", 1]]]}, {}, FILES, ada, here),
+        (with_one("plans", []), {}, FILES, ada, here),
+        (with_one("gpu", "NVIDIA L4"), {}, FILES, ada, here),
+        (with_one("gpu", GPU), {}, FILES, ada, here),
+        (both, {}, FILES, ada, here),
+        (both, {second: stamp}, FILES, ada, here),
+        (both, {first: stamp}, FILES, ada, here),
+        (both, {second: stamp}, FILES, blackwell, here),
+        (both, {second: wrong}, FILES, ada, here),
+        (both, {second: "{"}, FILES, ada, here),
+        (both, {second: "[]"}, FILES, ada, here),
+        (both, {second: '{"gpu": 3}'}, FILES, ada, here),
+        (both, {first: wrong, second: stamp}, FILES, ada, here),
+        ({**with_one("backend_version", "1.6"), second: []}, {}, FILES, turing, here),
+    ]
+    return [
+        {
+            "folders": folders,
+            "stamps": stamps,
+            "files": files,
+            "gpu": gpu,
+            "version": version,
+            **outcome(lambda c=(folders, stamps, files, gpu, version): choice_result(*c)),
+        }
+        for folders, stamps, files, gpu, version in cases
+    ]
+
+
+def make_vectors() -> dict[str, Any]:
+    """File name -> content."""
+    return {
+        "engines.json": {
+            "graphs": list(GRAPHS),
+            "base": [base_manifest()],
+            "digests": [
+                {"files": files, "result": [source_digest(bundle_of(Path(), files), g) for g in GRAPHS]}
+                for files in (FILES, FILES[::-1], FILES[:2])
+            ],
+            "manifests": manifest_cases(),
+            "profiles": profile_cases(),
+            "shapes": shape_cases(),
+            "choices": choice_cases(),
+        }
+    }
+
+
+def format_vectors(content: dict[str, Any]) -> str:
+    """JSON with one case a line, so that a change of one shows as one line."""
+    parts = []
+    for key, cases in content.items():
+        lines = ",\n".join(json.dumps(case) for case in cases)
+        parts.append(f"{json.dumps(key)}: [\n{lines}\n]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+if __name__ == "__main__":
+    for name, content in make_vectors().items():
+        (FOLDER / name).write_text(format_vectors(content), encoding="utf-8")

@@ -34,7 +34,7 @@ class Timing:
 
     def median_of(self, clock: str) -> float:
         """The median in seconds; clock is "wall_s" or "cpu_s"."""
-        return median(getattr(sample, clock) for sample in self.samples)
+        return float(median(getattr(sample, clock) for sample in self.samples))
 
     def spread_of(self, clock: str) -> tuple[float, float]:
         """The first and the third quartile in seconds."""

@@ -11,8 +11,10 @@ import shutil
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
 from export.graphs import GRAPH_NAMES, build_graphs, dynamic_shapes, example_inputs
@@ -40,13 +42,16 @@ def export_plain(
         graph = table[name]
         if graph.module is None or name == "solver_step":
             continue
+        module = graph.module().eval()
+        if name == "transformer":
+            _add_batch(module)
         shapes = dynamic_shapes(graph.spec)
         num_caches = sum(tensor.name.startswith("cache_") for tensor in graph.spec.inputs)
         nested = tuple(shapes) if not num_caches else (*shapes[:-num_caches], tuple(shapes[-num_caches:]))
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                graph.module().eval(),
+                module,
                 tuple(example_inputs(graph.spec)),
                 partial / graph.spec.file,
                 input_names=[tensor.name for tensor in graph.spec.inputs],
@@ -65,3 +70,15 @@ def export_plain(
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def _add_batch(module: Any) -> None:
+    """Let the blocks run on a batch of one: the exporter translates attention only with a batch axis."""
+    model = module.model
+
+    def run_blocks(x: Tensor, positions: Tensor, is_noisy: Tensor, timestep: Tensor) -> Tensor:
+        batch = (tensor.unsqueeze(0) for tensor in (x, positions, is_noisy, timestep))
+        output: Tensor = type(model).run_blocks(model, *batch)
+        return output.squeeze(0)
+
+    model.run_blocks = run_blocks

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
+from editverse_rt.backends import select_backend
+from editverse_rt.bundle import load_bundle
 from export.convolutions import unroll_convolutions
 
 # Sums in another order, in float32.
@@ -116,3 +118,24 @@ def test_what_cannot_be_unrolled_is_refused(frames: int | str, more: dict, messa
     model = model_of(kernel, frames, 4, [1, 1, 1], [0] * 6, **more)
     with pytest.raises(ValueError, match=message):
         unroll_convolutions(model)
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_threads_change_no_byte_of_a_vae_that_goes_frame_by_frame(bundle_folder: Path, half: str):
+    bundle = load_bundle(bundle_folder)
+    assert bundle.spec.made["convolutions"] == "frames"
+    geometry = bundle.spec.geometry
+    side, rng = geometry.size_multiple, np.random.default_rng(0)
+    given = {
+        "encoder": {"frames": rng.integers(0, 256, (1, 3 * side, 5 * side, 3)).astype(np.uint8)},
+        "decoder": {"patches": rng.normal(size=(1, 3, 5, geometry.patch_dim)).astype(np.float32)},
+    }[half]
+    found = []
+    for threads in (1, 2, 3):
+        with select_backend("ort-cpu", bundle).backend.open_runner(bundle, threads) as runner:
+            outputs = runner.run(f"vae_{half}_first", given)
+            caches = {n.removeprefix("next_"): x for n, x in outputs.items() if n.startswith("next_cache")}
+            chunk = given if half == "decoder" else {"frames": np.repeat(given["frames"], 4, 0)}
+            found.append([*outputs.values(), *runner.run(f"vae_{half}_next", {**chunk, **caches}).values()])
+    for other in found[1:]:
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(found[0], other, strict=True))

@@ -197,11 +197,34 @@ def _report_frontier(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{_table(head, lines)}", drawing
 
 
+def _report_versus(results: Results) -> tuple[str, str]:
+    lines = [
+        [
+            row["work"],
+            _spread(row["before"], "cpu_s"),
+            _spread(row["after"], "cpu_s"),
+            f"**{row['cpu_factor']:.2f}x**",
+            f"{row['factor']:.2f}x",
+            " / ".join(_megabytes(peak) for peak in row["peak_bytes"]),
+            "equal" if row["is_equal"] else f"{row['error']:.1e}",
+        ]
+        for row in results.rows
+    ]
+    head = [
+        "work", "CPU before (quartiles)", "CPU after", "faster by CPU", "by wall clock", "peak memory",
+        "result",
+    ]  # fmt: skip
+    bars = {row["work"]: {"factor": row["cpu_factor"]} for row in results.rows}
+    note = f"{results.facts['other']} against {results.facts['bundle']}, threads: {results.facts['threads']}."
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Times faster, by CPU time", bars, "x")
+
+
 _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "throughput": _report_throughput,
     "peers": _report_peers,
     "scaling": _report_scaling,
     "frontier": _report_frontier,
+    "versus": _report_versus,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import peers, scaling, throughput
+from benchmarks import peers, scaling, throughput, versus
 from benchmarks.contenders import CONTENDERS, OURS, REFERENCE, why_missing
 from benchmarks.machine import describe_machine, measure_matrix_peak
 from benchmarks.results import read_results
@@ -75,6 +75,14 @@ def test_this_project_is_measured_beside_the_reference():
     assert by_name[OURS]["agrees"]
     assert by_name[OURS]["error"] > 0, "two programs, not one twice"
     assert by_name[REFERENCE]["peak_bytes"] > by_name[OURS]["peak_bytes"] > 10_000_000
+
+
+def test_a_bundle_is_as_fast_as_itself_and_gives_the_same_bytes():
+    row = versus.measure_versus(TEXT, ("nano", str(NANO.root)), 1, 1)
+    assert row["is_equal"]
+    assert row["error"] == 0
+    assert row["factor"] > 0
+    assert len(row["peak_bytes"]) == 2
 
 
 def test_a_worker_that_fails_says_at_what():

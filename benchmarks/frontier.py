@@ -4,6 +4,7 @@ Each candidate edits the held-out set of `export.quality` and its real clips, in
 first is the paper's schedule, which the others are held to. From those, two are named:
   balanced  the fewest evaluations that keep success to MAX_LOST and MIN_PSNR_DB to the paper's result;
   fast      the fewest that keep success.
+With `--standard OTHER`, the first is the paper's schedule on another bundle: what a lossy one is held to.
 `--write` puts them into the bundle with what was measured; `python -m export.quality BUNDLE --write` goes
 before it, since it writes the quality report anew.
 """
@@ -14,6 +15,8 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import mean, median
@@ -69,26 +72,36 @@ def measure_schedules(
     real: Iterable[Sample] = (),
     *,
     threads: int = 1,
+    standard: Bundle | None = None,
 ) -> list[dict[str, Any]]:
     """Rows, one a recipe, in their order; the first is what the results of the others are compared with.
 
-    recipes: by label. samples, real: held-out edits, and those of real clips, scored apart.
+    recipes: by label. samples, real: held-out edits, and those of real clips, scored apart. standard: the
+    bundle that runs the first recipe, None for the same as the others'.
     """
     schedules = {label: build_schedule(label, recipe) for label, recipe in recipes.items()}
-    spec = dataclasses.replace(bundle.spec, schedules=schedules, default_schedule=next(iter(schedules)))
-    runner = select_backend("ort-cpu", bundle).backend.open_runner(bundle, threads)
     tallies = {label: _Tally() for label in schedules}
     marked = chain(((sample, False) for sample in samples), ((sample, True) for sample in real))
-    with Pipeline(Bundle(bundle.root, spec), runner) as pipeline:
+    with ExitStack() as stack:
+        others = stack.enter_context(_open_with(bundle, schedules, threads))
+        first = stack.enter_context(_open_with(standard, schedules, threads)) if standard else others
         for sample, is_real in tqdm(list(marked), desc="edits", file=sys.stderr, mininterval=5):
-            standard: Frames | None = None
+            expected: Frames | None = None
             for label, tally in tallies.items():
-                taken, frames = time_call(lambda label=label, sample=sample: _edit(pipeline, sample, label))
-                standard = frames if standard is None else standard
+                pipeline = first if expected is None else others
+                taken, frames = time_call(partial(_edit, pipeline, sample, label))
+                expected = frames if expected is None else expected
                 (tally.real_scores if is_real else tally.scores).append(score_edit(sample, frames))
-                tally.decibels.append(psnr_db(frames, standard))
+                tally.decibels.append(psnr_db(frames, expected))
                 tally.cpu_s.append(taken.cpu_s)
     return [_row(label, recipes[label], schedules[label], tally) for label, tally in tallies.items()]
+
+
+def _open_with(bundle: Bundle, schedules: Mapping[str, Schedule], threads: int) -> Pipeline:
+    """The bundle on the CPU, with other schedules than its own."""
+    spec = dataclasses.replace(bundle.spec, schedules=dict(schedules), default_schedule=next(iter(schedules)))
+    runner = select_backend("ort-cpu", bundle).backend.open_runner(bundle, threads)
+    return Pipeline(Bundle(bundle.root, spec), runner)
 
 
 def _edit(pipeline: Pipeline, sample: Sample, schedule: str) -> Frames:
@@ -122,10 +135,11 @@ def _share(scores: Sequence[Score]) -> float:
 def choose_named(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The labels to offer, by name; the first row is the paper's. A name that none deserves is left out."""
     paper, *others = rows
+    others = [row for row in others if row["schedule"] != PAPER]
     kept = [row for row in others if row["success_rate"] >= paper["success_rate"] - MAX_LOST]
     close = [row for row in kept if row["psnr_db"] >= MIN_PSNR_DB]
     # Of equal cost, the one that is nearer to the paper's result.
-    named = {"paper": paper["schedule"]}
+    named = {"paper": PAPER}
     for name, group in (("balanced", close), ("fast", kept)):
         if group:
             best = min(group, key=lambda row: (row["evaluations"], -row["psnr_db"]))
@@ -147,7 +161,8 @@ def write_named(bundle: Bundle, rows: Sequence[Mapping[str, Any]], named: Mappin
         row = by_label[label]
         schedules[name] = build_schedule(name, Recipe(**row["recipe"]))
         keys = ("evaluations", "success_rate", "success_rate_real", "psnr_db", "cpu_s")
-        measured[name] = {"recipe": label, "psnr_against": "paper", **{key: row[key] for key in keys}}
+        against = "paper" if rows[0]["schedule"] == PAPER else rows[0]["schedule"]
+        measured[name] = {"recipe": label, "psnr_against": against, **{key: row[key] for key in keys}}
     quality = {**bundle.spec.quality, "schedules": measured}
     write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, schedules=schedules, quality=quality))
 
@@ -165,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--per-kind", type=int, default=PER_KIND, help="edits of each task, for images and for videos")
     add("--skip-real", action="store_true", help="leave the real clips out")
     add("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    add("--standard", metavar="OTHER", help="the bundle that BUNDLE is held to (default: itself)")
     add("--write", action="store_true", help="put the chosen schedules into the bundle")
     add("--out", type=Path, default=FOLDER / "frontier.json")
     args = parser.parse_args(arguments)
@@ -175,7 +191,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle = load_bundle(args.bundle)
     samples = list(heldout_samples(args.per_kind))
     real = [] if args.skip_real else list(real_samples(read_real_clips()))
-    rows = measure_schedules(bundle, recipes, samples, real, threads=args.threads)
+    standard = None
+    if args.standard is not None:
+        standard = load_bundle(args.standard)
+        recipes = {f"{PAPER} of {standard.spec.name}": recipes[PAPER], **recipes}
+    rows = measure_schedules(bundle, recipes, samples, real, threads=args.threads, standard=standard)
     named = choose_named(rows)
     for name, label in named.items():
         next(row for row in rows if row["schedule"] == label).setdefault("named", name)

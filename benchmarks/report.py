@@ -219,11 +219,41 @@ def _report_versus(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{_table(head, lines)}", draw_bars("Times faster, by CPU time", bars, "x")
 
 
+def _report_soak(results: Results) -> tuple[str, str]:
+    alone = results.rows[0]
+
+    def rate(row: Row, key: str) -> str:
+        return f"{row[key]:.2f} ({row[key] / alone[key]:.2f}x)"
+
+    lines = [
+        [
+            str(row["concurrency"]),
+            rate(row, "requests_per_s"),
+            rate(row, "requests_per_cpu_s"),
+            f"{row['slope_bytes'] / 1e3:+.1f} kB",
+            _megabytes(row["peak_bytes"]),
+            str(len(row["failures"])),
+        ]
+        for row in results.rows
+    ]
+    head = ["at once", "requests/s", "requests a CPU second", "growth a request", "peak memory", "failures"]
+    note = f"{results.facts['requests']} mixed requests of {results.facts['bundle']}."
+    curves = {
+        f"{row['concurrency']} at once": [
+            Point(index + 1, value / 1e6) for index, value in enumerate(row["resident_bytes"])
+        ]
+        for row in results.rows
+    }
+    drawing = draw_plane("Memory after each request", curves, "request", "MB")
+    return f"{note}\n\n{_table(head, lines)}", drawing
+
+
 _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "throughput": _report_throughput,
     "peers": _report_peers,
     "scaling": _report_scaling,
     "frontier": _report_frontier,
+    "soak": _report_soak,
     "versus": _report_versus,
 }
 

@@ -29,15 +29,19 @@ from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, g
 from export.modulation import gather_modulation
 from export.noise import build_noise_model
 from export.schedules import NAMED, build_schedule, paper_recipe
-from export.weights import count_weight_bytes, halve_exact_weights, move_weights_out, strip_traces
+from export.weights import (
+    MAX_INLINE_BYTES,
+    count_weight_bytes,
+    halve_exact_weights,
+    move_weights_out,
+    strip_traces,
+)
 from reference.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["export_bundle", "export_graph"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
-# A protobuf message ends at 2 GB; a graph that comes near it keeps its weights beside itself.
-MAX_INLINE_BYTES = 1_500_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What says how large the VAE's convolutions are.
 VAE_FACTS = (

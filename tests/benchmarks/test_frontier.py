@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import frontier
 from editverse_rt.bundle import load_bundle
+from export.integers import quantize_bundle
 from export.schedules import Recipe, build_schedule
 from reference.nano.heldout import heldout_samples
 
@@ -54,6 +55,17 @@ def test_schedules_are_measured_through_the_runtime():
     assert second["psnr_db"] < 99.0
     assert first["success_rate"] == first["success_rate_real"] in (0.0, 1.0)
     assert first["cpu_s"] > 0
+
+
+def test_a_bundle_may_be_held_to_another(tmp_path: Path):
+    nano = load_bundle("nano")
+    recipes = {"euler-1 of nano": Recipe("euler", 1), "euler-1": Recipe("euler", 1)}
+    samples = list(itertools.islice(heldout_samples(1), 1))
+    lossy = load_bundle(quantize_bundle("nano", tmp_path / "int8"))
+    exact = frontier.measure_schedules(nano, recipes, samples, standard=nano)
+    rounded = frontier.measure_schedules(lossy, recipes, samples, standard=nano)
+    assert exact[1]["psnr_db"] == 99.0
+    assert 20 < rounded[1]["psnr_db"] < 99.0
 
 
 def test_the_named_schedules_and_their_quality_go_into_the_bundle(tmp_path: Path):

@@ -15,7 +15,8 @@ from editverse_rt.bundle import load_bundle
 from editverse_rt.pipeline import Pipeline
 from export.integers import quantize_bundle, quantize_products, round_columns
 
-# A product of K = 64 terms, each with errors of 1/254 of its column's and 1/510 of its tensor's range.
+# Weights are off by up to 1/254 of their column's largest, activations by 1/510 of their tensor's range; those
+# are 3 and 6 times the typical value.
 PRODUCT_TOLERANCE = 0.02
 
 
@@ -52,7 +53,9 @@ def test_a_product_in_integers_is_near(is_half: bool, tmp_path: Path):
     onnx.checker.check_model(tmp_path / "m.onnx")
     found = ort.InferenceSession(str(tmp_path / "m.onnx")).run(None, {"x": x})[0]
     expected = x.astype(np.float64) @ weight.T.astype(np.float64)
-    errors = np.linalg.norm(found - expected, axis=0) / np.linalg.norm(expected, axis=0)
+    # Against the size that a column's results have, not against those that happen to cancel.
+    size = np.sqrt(len(x)) * np.linalg.norm(weight, axis=1)
+    errors = np.linalg.norm(found - expected, axis=0) / size
     assert 0 < errors.max() < PRODUCT_TOLERANCE
     assert sorted(model.graph.initializers) == [
         f"model.blocks.0.up.weight.{kind}" for kind in ("int8", "scale")

@@ -237,7 +237,7 @@ def _row(
 ) -> dict[str, Any]:
     walls = [turn[stage].wall_s for turn in turns]
     low, high = np.percentile(walls, [25, 75])
-    row = {
+    row: dict[str, Any] = {
         "stage": stage,
         "first_wall_s": first[stage].wall_s,
         "wall_s": median(walls),

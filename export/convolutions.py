@@ -65,7 +65,7 @@ def _unroll(graph: ir.Graph, node: ir.Node) -> None:
     weights: dict[tuple[int, int], ir.Value] = {}
     made: list[ir.Node] = []
 
-    def add(op_type: str, inputs: list[ir.Value | None], **attributes: object) -> ir.Value:
+    def add(op_type: str, inputs: list[ir.Value | None], **attributes: int | list[int]) -> ir.Value:
         created = ir.node(op_type, inputs, attributes)
         made.append(created)
         return created.outputs[0]
@@ -104,7 +104,7 @@ def _unroll(graph: ir.Graph, node: ir.Node) -> None:
     result.name, result.shape, result.type = old.name, old.shape, old.type
     old.name = None
     graph.remove(node, safe=True)
-    if not weight.uses() and weight.name in graph.initializers:
+    if not weight.uses() and weight.name is not None:
         del graph.initializers[weight.name]
 
 

@@ -15,8 +15,8 @@ from editverse_rt.bundle import load_bundle
 from editverse_rt.pipeline import Pipeline
 from export.integers import quantize_bundle, quantize_products, round_columns
 
-# Weights are off by up to 1/254 of their column's largest, activations by 1/510 of their tensor's range; those
-# are 3 and 6 times the typical value.
+# Weights are off by up to 1/254 of their column's largest, 3 times the typical one; activations by 1/510 of
+# their tensor's range, which is 6 times.
 PRODUCT_TOLERANCE = 0.02
 
 

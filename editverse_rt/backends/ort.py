@@ -155,6 +155,9 @@ class OrtRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_deterministic_compute = True
+        # A plan of all buffers is made and kept for each shape, and takes more than the arena by itself, for
+        # no gain in time (docs/export.md).
+        options.enable_mem_pattern = False
         options.log_severity_level = _FATAL_SEVERITY
         path = self._bundle.graph_path(graph)
         try:

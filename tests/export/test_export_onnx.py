@@ -87,8 +87,8 @@ def test_first_and_next_share_one_file_of_weights(bundle_folder: Path) -> None:
             facts = {t.name: {e.key: e.value for e in t.external_data} for t in model.graph.initializer}
             assert {fact["location"] for fact in facts.values() if fact} == {f"{half}.weights"}
             places.append({name: fact["offset"] for name, fact in facts.items() if fact})
-        # The first chunk leaves temporal resampling out; whatever it uses is what the next chunk uses, but for
-        # kernels that are cut to the one frame of three that it sees.
+        # The first chunk leaves temporal resampling out; whatever it uses is what the next chunk uses, but
+        # for kernels that are cut to the one frame of three that it sees.
         own = {name for name, offset in places[0].items() if offset not in places[1].values()}
         assert own < set(places[0])
         assert all(".taps_2_1" in name for name in own)

@@ -46,12 +46,12 @@ MIN_PSNR_DB = 30.0
 PAPER = "euler-50"
 
 CANDIDATES = (
-    PAPER, "euler-20", "euler-10", "euler-5",
-    "ab2-20", "ab2-10", "ab2-8", "ab2-6", "ab2-4", "ab3-10",
-    "unip2-10", "unipc2-10", "unipc2-6",
-    "ab2-10 shift 0.5", "ab2-10 shift 2", "ab2-10 shift 3",
-    "ab2-20 guided 0-0.5", "ab2-10 guided 0-0.5", "ab2-10 guided 0-0.3", "ab2-10 guided 0.1-0.6",
-    "ab2-10 guidance 3", "ab2-6 guided 0-0.5",
+    PAPER, "euler-20", "euler-10", "euler-10 shift 2",
+    "ab2-20", "ab2-10", "ab2-6", "ab2-4", "ab3-10 shift 2", "unip2-10 shift 2", "unipc2-10 shift 2",
+    "ab2-16 shift 2", "ab2-12 shift 2", "ab2-10 shift 2", "ab2-8 shift 2", "ab2-6 shift 2", "ab2-4 shift 2",
+    "ab2-12 shift 3", "ab2-10 shift 3", "ab2-8 shift 3", "ab2-6 shift 3",
+    "ab2-10 shift 2 guided 0-0.8", "ab2-10 shift 2 guided 0-0.6", "ab2-10 shift 2 guided 0-0.4",
+    "ab2-12 shift 2 guided 0-0.7", "ab2-6 shift 2 guided 0-0.5",
 )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ _LABEL = re.compile(
 # them in a bundle by what was measured there, with the measured quality.
 NAMED: dict[str, Recipe] = {
     "balanced": Recipe("ab2", 20),
-    "fast": Recipe("ab2", 10),
+    "fast": Recipe("ab2", 10, shift=2.0),
 }
 
 

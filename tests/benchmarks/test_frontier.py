@@ -83,6 +83,12 @@ def test_the_named_schedules_and_their_quality_go_into_the_bundle(tmp_path: Path
     assert spec.quality["success_rate"] == load_bundle("nano").spec.quality["success_rate"]
 
 
+def test_the_candidates_begin_with_the_papers_and_are_schedules():
+    assert frontier.CANDIDATES[0] == Recipe().label == frontier.PAPER
+    assert len(set(frontier.CANDIDATES)) == len(frontier.CANDIDATES)
+    assert all(Recipe.from_label(label).label == label for label in frontier.CANDIDATES)
+
+
 def test_a_label_that_is_none_ends_the_command(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         frontier.main(["--schedule", "heun-3 backwards"])

@@ -2,14 +2,16 @@
 
 Each token takes the vectors of the clean or of the noisy timestep: `Where` of a mask [L, 1] and two rows
 [1, C], six times a block. ONNX Runtime computes that broadcast slowly, and the 1 of (1 + scale) is added L
-times. Gathered from a table of the two rows it is a copy, and the 1 is added to the table. Each value is the
-same to the last bit.
+times. Gathered from a table of the two rows it is a copy, and the 1 is added to the table. The table is taken
+from the block's modulation [2, 6, C] as it is, where the trace cuts it into twelve rows, two nodes each. Each
+value is the same to the last bit.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 __all__ = ["gather_modulation"]
 
@@ -29,7 +31,13 @@ def gather_modulation(model: ir.Model) -> int:
             index = ir.node("Cast", [flat.outputs[0]], {"to": ir.DataType.INT64})
             made += [flat, index]
             indices[mask] = index.outputs[0]
-        table = ir.node("Concat", [clean, noisy], {"axis": 0})
+        origins = _origin(clean), _origin(noisy)
+        if origins[0] is not None and origins[1] is not None and _are_a_pair(*origins):
+            source, _, column = origins[0]
+            which = _constant(graph, f"modulation.column_{column}", column)
+            table = ir.node("Gather", [source, which], {"axis": 1})
+        else:
+            table = ir.node("Concat", [clean, noisy], {"axis": 0})
         made.append(table)
         rows = table.outputs[0]
         # What follows is the same for all rows of a kind, so it is done to the table.
@@ -49,7 +57,46 @@ def gather_modulation(model: ir.Model) -> int:
         old.name = None
         for gone in dict.fromkeys((replaced, node)):
             graph.remove(gone, safe=True)
+    common.RemoveUnusedNodesPass()(model)
     return len(chosen)
+
+
+_Origin = tuple[ir.Value, int, int]
+"""A value [2, n, C], and the row and the column of it that a value [1, C] is."""
+
+
+def _are_a_pair(clean: _Origin, noisy: _Origin) -> bool:
+    """Whether two rows are the first and the second of one column."""
+    return clean[0] is noisy[0] and (clean[1], noisy[1]) == (0, 1) and clean[2] == noisy[2]
+
+
+def _origin(value: ir.Value) -> _Origin | None:
+    """Where a row [1, C] was cut from, by a row and then a column of [2, n, 1, C]; None if it was not so."""
+    column = _cut(value)
+    row = None if column is None else _cut(column[0])
+    spread = None if row is None else row[0].producer()
+    if column is None or row is None or spread is None or spread.op_type != "Unsqueeze":
+        return None
+    source = spread.inputs[0]
+    if source is None or source.shape is None or column[0].shape is None or value.shape is None:
+        return None
+    axes = list(source.shape)
+    expected = [[axes[1], 1, axes[2]], [1, axes[2]]] if len(axes) == 3 and axes[0] == 2 else None
+    found = [list(column[0].shape), list(value.shape)]
+    return (source, row[1], column[1]) if found == expected else None
+
+
+def _cut(value: ir.Value) -> tuple[ir.Value, int] | None:
+    """The value that Slice and Squeeze took one index of, and the index."""
+    squeeze = value.producer()
+    cut = None if squeeze is None or squeeze.op_type != "Squeeze" else squeeze.inputs[0]
+    node = None if cut is None else cut.producer()
+    if node is None or node.op_type != "Slice":
+        return None
+    data, start = node.inputs[0], node.inputs[1]
+    if data is None or start is None or start.const_value is None or start.const_value.size != 1:
+        return None
+    return data, int(start.const_value.numpy().item())
 
 
 def _chooses_rows(node: ir.Node) -> bool:
@@ -74,7 +121,7 @@ def _only_addition(node: ir.Node) -> ir.Node | None:
     return addition if is_scalar and not addition.outputs[0].is_graph_output() else None
 
 
-def _constant(graph: ir.Graph, name: str, value: list[int]) -> ir.Value:
+def _constant(graph: ir.Graph, name: str, value: list[int] | int) -> ir.Value:
     """An initializer of that name, made when it is first asked for."""
     if name not in graph.initializers:
         tensor = ir.tensor(np.array(value, np.int64), name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,14 @@ def test_gathered_rows_are_the_chosen_ones_to_the_last_bit(tmp_path: Path):
 def test_other_choices_are_left_alone():
     assert gather_modulation(model_of(["L", 8], [1, 8])) == 0
     assert gather_modulation(model_of(["L", 1], ["L", 8])) == 0
+
+
+def test_the_exported_transformer_gathers_from_its_modulation(bundle_folder: Path):
+    """Six gathers a block, each from a column of the block's modulation; no row is cut out by itself."""
+    nodes = onnx.load(bundle_folder / "transformer.onnx").graph.node
+    counts = Counter(node.op_type for node in nodes)
+    blocks = sum(node.op_type == "RopeAttention" for node in nodes)
+    assert blocks == 2
+    assert counts["Where"] == 0
+    assert counts["Gather"] == 2 * 6 * blocks
+    assert counts["Slice"] + counts["Squeeze"] < 10

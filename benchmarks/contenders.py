@@ -113,7 +113,7 @@ def _draw_noise(inputs: Mapping[str, Any]) -> Array:
     from reference.noise import draw_noise
 
     count, dim = (int(size) for size in inputs["shape"])
-    return cast(Array, draw_noise(int(inputs["seed"]), count, dim).numpy())
+    return draw_noise(int(inputs["seed"]), count, dim).numpy()
 
 
 class PlainOrtRunner(_Unmanaged):

@@ -26,7 +26,7 @@ from benchmarks.contenders import CONTENDERS, REFERENCE, why_missing
 from benchmarks.machine import measure_peak_apart
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
-from benchmarks.work import Work
+from benchmarks.work import VAE_KINDS, Work
 from benchmarks.worker import Worker, WorkerError
 
 __all__ = ["MAX_RELATIVE_ERROR", "MAX_SHARE_OFF", "WORKS", "compare_results", "measure_work"]
@@ -37,7 +37,7 @@ WORKS = (
     Work("transformer-4k", "editverse-150m", "transformer", tokens=4096),
     Work("transformer-16k", "editverse-150m", "transformer", tokens=16384),
     *(
-        Work(f"nano-vae-{half}-{frames}", "nano", f"vae_{half}", frames=frames, height_px=128, width_px=128)
+        Work(f"nano-vae-{half}-{frames}", "nano", VAE_KINDS[half], frames=frames, height_px=128, width_px=128)
         for half in ("encoder", "decoder")
         for frames in (17, 81, 257)
     ),
@@ -137,10 +137,20 @@ def measure_work(
                 keep_result(worker)
     for name, timing in timings.items():
         first = {key: rows[name][key] for key in ("first_wall_s",) if key in rows[name]}
-        error, tolerance = compare_results(results[name], results[REFERENCE])
-        agrees = error <= tolerance
-        rows[name] |= timing.to_json() | first | {"error": error, "tolerance": tolerance, "agrees": agrees}
+        distance, tolerance = compare_results(results[name], results[REFERENCE])
+        agrees = {"error": distance, "tolerance": tolerance, "agrees": distance <= tolerance}
+        rows[name] |= timing.to_json() | first | agrees
     return list(rows.values())
+
+
+def _measure_or_say(
+    work: Work, forms: dict[str, str], contenders: Sequence[str], **options: Any
+) -> list[dict[str, Any]]:
+    """The rows of a piece of work, or one that says what ended it: the other works are still measured."""
+    try:
+        return measure_work(work, forms, contenders, **options)
+    except WorkerError as error:
+        return [{"work": work.name, "contender": REFERENCE, "failed": str(error)}]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,15 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = make_model(work.model, CACHE)
         forms = {form: str(getattr(model, form)) for form in ("checkpoint", "bundle", "plain")}
         print(f"{work.name} ...", file=sys.stderr)
-        rows += measure_work(
-            work,
-            forms,
-            contenders,
-            threads=args.threads,
-            repeats=args.repeats,
-            max_s=60 * args.max_minutes,
-            apart=work.name in APART,
-        )
+        options = {"threads": args.threads, "repeats": args.repeats, "max_s": 60 * args.max_minutes}
+        rows += _measure_or_say(work, forms, contenders, apart=work.name in APART, **options)
         # What there is by now is kept, should the rest not come to its end.
         results = write_results(args.out, "peers", rows, {"threads": args.threads}, arguments)
     facts = {"threads": args.threads, "matrix_peak": measure_peak_apart(1)}

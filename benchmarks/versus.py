@@ -22,7 +22,7 @@ from benchmarks.contenders import OURS
 from benchmarks.peers import compare_results
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
-from benchmarks.work import Work
+from benchmarks.work import VAE_KINDS, Work
 from benchmarks.worker import Worker
 from editverse_rt.bundle import load_bundle
 
@@ -32,7 +32,7 @@ WORKS = (
     Work("text encoder, 24 tokens", "", "text_encoder", tokens=24),
     *(Work(f"transformer, {n} tokens", "", "transformer", tokens=n) for n in (72, 180, 657)),
     *(
-        Work(f"VAE {half}, {n} of 128x128", "", f"vae_{half}", frames=n, height_px=128, width_px=128)
+        Work(f"VAE {half}, {n} of 128x128", "", VAE_KINDS[half], frames=n, height_px=128, width_px=128)
         for half in ("encoder", "decoder")
         for n in (1, 17)
     ),

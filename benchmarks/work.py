@@ -17,11 +17,21 @@ from editverse_rt.costs import Tokens
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.sequence import Grid, Layout, lay_out
 
-__all__ = ["Kind", "Work", "draw_clip", "draw_transformer_inputs", "kinds", "prepare_work", "tokens_of"]
+__all__ = [
+    "VAE_KINDS",
+    "Kind",
+    "Work",
+    "draw_clip",
+    "draw_transformer_inputs",
+    "kinds",
+    "prepare_work",
+    "tokens_of",
+]
 
 Array = NDArray[Any]
 Kind = Literal["edit", "transformer", "vae_encoder", "vae_decoder", "text_encoder"]
 kinds: tuple[Kind, ...] = get_args(Kind)
+VAE_KINDS: dict[str, Kind] = {"encoder": "vae_encoder", "decoder": "vae_decoder"}
 
 SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "sample.mp4"
 INSTRUCTION = "<video1> Make it night"

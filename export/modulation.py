@@ -31,9 +31,9 @@ def gather_modulation(model: ir.Model) -> int:
             index = ir.node("Cast", [flat.outputs[0]], {"to": ir.DataType.INT64})
             made += [flat, index]
             indices[mask] = index.outputs[0]
-        origins = _origin(clean), _origin(noisy)
-        if origins[0] is not None and origins[1] is not None and _are_a_pair(*origins):
-            source, _, column = origins[0]
+        first, second = _origin(clean), _origin(noisy)
+        if first is not None and second is not None and _are_a_pair(first, second):
+            source, _, column = first
             which = _constant(graph, f"modulation.column_{column}", column)
             table = ir.node("Gather", [source, which], {"axis": 1})
         else:

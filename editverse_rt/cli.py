@@ -314,11 +314,23 @@ def describe_bundle(facts: dict[str, Any]) -> list[str]:
     ]
     for name, schedule in facts["schedules"].items():
         mark = " (default)" if name == facts["default_schedule"] else ""
-        lines.append(f"  schedule     {name}{mark}: {schedule['kind']}, {len(schedule['timesteps'])} steps")
+        steps = len(schedule["timesteps"])
+        evaluations = steps + sum(scale != 1 for scale in schedule["guidance_scale"])
+        line = f"  schedule     {name}{mark}: {schedule['kind']}, {steps} steps, {evaluations} evaluations"
+        lines.append(line + describe_measured(quality, name))
     lines += [f"  graph        {name}: {graph['file']}" for name, graph in facts["graphs"].items()]
     if quality:
         lines += describe_quality(quality)
     return lines
+
+
+def describe_measured(quality: dict[str, Any], schedule: str) -> str:
+    """Return what was measured of a schedule, "" if nothing that is understood."""
+    try:
+        found = quality["schedules"][schedule]
+        return f"; {found['success_rate']:.1%} right, {found['psnr_db']:.1f} dB from {found['psnr_against']}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def describe_quality(quality: dict[str, Any]) -> list[str]:

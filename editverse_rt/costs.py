@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from editverse_rt.errors import BundleError
 from editverse_rt.fields import Fields
@@ -105,6 +105,11 @@ def cost_vae(
     frames = 1 if first else spec.geometry.temporal_ratio
     cells = (height_px // facts.integer("patch_size", 1)) * (width_px // facts.integer("patch_size", 1))
     layers = list((_encoder_layers if half == "encoder" else _decoder_layers)(facts, first, frames))
+    if first and spec.made.get("convolutions") == "frames":
+        # Of three frames that a convolution sees, the two before the first are zeros, and are left out.
+        layers = [
+            replace(layer, taps=layer.taps // 3 if layer.taps == 27 else layer.taps) for layer in layers
+        ]
     flops = outputs = largest = scores = 0
     for layer in layers:
         picture = layer.channels_out * cells / layer.shrink**2

@@ -81,6 +81,8 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "vae_decoder_next": 1e-3,
     },
 }
+# Weights and activations of eight bits: far from float32, and judged by what edits come out right.
+TOLERANCES["int8"] = TOLERANCES["float32"] | {"transformer": 5e-2, "transformer, unconditional": 5e-2}
 # Largest share of the pixels of a whole edit that may differ by more than one grey level.
 EDIT_TOLERANCE = 1e-3
 EDIT_PROMPT = "<video1> Turn the background blue."
@@ -126,7 +128,7 @@ def compare_graphs(
     Raises BackendError for a graph that does not run, ValueError for a bundle whose graphs compute in a dtype
     that has no tolerances or give other shapes than PyTorch.
     """
-    dtype = str(bundle.spec.made.get("dtype", "float32"))
+    dtype = str(bundle.spec.made.get("weights", bundle.spec.made.get("dtype", "float32")))
     if dtype not in TOLERANCES:
         raise ValueError(f"the bundle computes in {dtype}; tolerances are known for {', '.join(TOLERANCES)}")
     tolerances = TOLERANCES[dtype]
@@ -336,7 +338,9 @@ def main() -> None:
         print(
             "In a cell: largest absolute / relative error; of frames: grey levels / share further than one."
         )
-        if not args.skip_edit:
+        if bundle.spec.made.get("weights") == "int8":
+            print("The whole edit is not held to the reference in int8: see python -m benchmarks.frontier.")
+        elif not args.skip_edit:
             whole = compare_edit(args.bundle, checkpoint, backend=args.backend, progress=True)
             measurements.append(whole)
             print(

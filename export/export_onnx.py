@@ -22,19 +22,26 @@ from torch import nn
 from tqdm import tqdm
 
 from editverse_rt.bundle import file_specs, write_bundle_json
-from editverse_rt.spec import FORMAT_VERSION, BundleSpec, GraphSpec, Schedule, TokenizerSpec
+from editverse_rt.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
 from export import lower
+from export.convolutions import unroll_convolutions
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
+from export.modulation import gather_modulation
 from export.noise import build_noise_model
-from export.weights import count_weight_bytes, halve_exact_weights, move_weights_out, strip_traces
+from export.schedules import NAMED, build_schedule, paper_recipe
+from export.weights import (
+    MAX_INLINE_BYTES,
+    count_weight_bytes,
+    halve_exact_weights,
+    move_weights_out,
+    strip_traces,
+)
 from reference.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["export_bundle", "export_graph"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
-# A protobuf message ends at 2 GB; a graph that comes near it keeps its weights beside itself.
-MAX_INLINE_BYTES = 1_500_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What says how large the VAE's convolutions are.
 VAE_FACTS = (
@@ -53,6 +60,10 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
         [*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True
     ):
         value.shape = ir.Shape(tensor.shape)
+    if lowering == "fused":
+        # What ONNX Runtime's CPU kernels are fastest with, in standard operators.
+        unroll_convolutions(model)
+        gather_modulation(model)
     lower.lower_attention(model, checkpoint.transformer.config, lowering)
     strip_traces(model, keep_shapes_of=lower.OP_TYPE)
     halve_exact_weights(model)
@@ -94,18 +105,6 @@ class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function
         super().__exit__(*args)
 
 
-def paper_schedule(scheduler: dict[str, Any]) -> Schedule:
-    """The paper's loop: uniform Euler steps at one guidance (section 5.1), from scheduler_config.json."""
-    n = int(scheduler["num_inference_steps"])
-    return Schedule(
-        name="paper",
-        timesteps=tuple(i / n for i in range(n)),
-        coefficients=((1.0 / n, 0.0, 0.0),) * n,
-        guidance_scale=(float(scheduler["guidance_scale"]),) * n,
-        kind="euler",
-    )
-
-
 def export_bundle(
     checkpoint_folder: str | Path,
     bundle_folder: str | Path,
@@ -134,7 +133,7 @@ def export_bundle(
         _write_graphs(graphs, checkpoint, lowering, partial, progress)
         shutil.copyfile(checkpoint.tokenizer_file, partial / TOKENIZER_FILE)
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint.tokenizer_file))
-        schedule = paper_schedule(checkpoint.scheduler)
+        recipes = {"paper": paper_recipe(checkpoint.scheduler), **NAMED}
         spec = BundleSpec(
             format_version=FORMAT_VERSION,
             name=name or target.name,
@@ -144,8 +143,8 @@ def export_bundle(
                 TOKENIZER_FILE, tokenizer.eos_id(), int(checkpoint.limits["max_text_tokens"])
             ),
             graphs={graph_name: graph.spec for graph_name, graph in graphs.items()},
-            schedules={schedule.name: schedule},
-            default_schedule=schedule.name,
+            schedules={key: build_schedule(key, recipe) for key, recipe in recipes.items()},
+            default_schedule="paper",
             files=file_specs(partial),
             made=_made_facts(lowering, dtype),
             quality=quality or {},
@@ -223,6 +222,7 @@ def _made_facts(lowering: lower.Lowering, dtype: torch.dtype) -> dict[str, objec
     made: dict[str, object] = {
         "by": "export.export_onnx",
         "attention": lowering,
+        "convolutions": "frames" if lowering == "fused" else "volumes",
         "dtype": str(dtype).removeprefix("torch."),
         "opset": OPSET,
         "versions": {package: version(package) for package in packages},

@@ -10,8 +10,16 @@ from typing import cast
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["count_weight_bytes", "halve_exact_weights", "move_weights_out", "strip_traces"]
+__all__ = [
+    "MAX_INLINE_BYTES",
+    "count_weight_bytes",
+    "halve_exact_weights",
+    "move_weights_out",
+    "strip_traces",
+]
 
+# A protobuf message ends at 2 GB; a graph that comes near it keeps its weights beside itself.
+MAX_INLINE_BYTES = 1_500_000_000
 # Constants below this stay in the graph, where a reader of the file and shape inference see them.
 MIN_MOVED_BYTES = 1024
 # Where a page begins a host can map a tensor from the file; small ones need no page of their own.

@@ -6,7 +6,8 @@
     tokenizer/spiece.model   SentencePiece, as Flan-T5 has it
     scheduler/               scheduler_config.json: the paper's Euler steps and guidance (section 5.1)
 
-`python -m reference.checkpoint random nano|editverse-2b OUT` makes one with random weights, to try an export.
+`python -m reference.checkpoint random nano|editverse-150m|editverse-2b OUT` makes one with random weights,
+to try an export.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ LIMITS: dict[str, dict[str, float]] = {
         "max_text_tokens": 512,
     },
 }
+LIMITS["editverse-150m"] = LIMITS["editverse-2b"]
 
 
 @dataclass(frozen=True)
@@ -298,12 +300,13 @@ def make_random_checkpoint(
     max_shard_bytes: int = 5_000_000_000,
     transformer_overrides: dict[str, Any] | None = None,
     vae_overrides: dict[str, Any] | None = None,
+    text_overrides: dict[str, Any] | None = None,
 ) -> Path:
     """A checkpoint of the right shapes with random weights, to try an export; its pictures mean nothing.
 
     The transformer has the sizes of `CONFIGS[config_name]`. The VAE and the text encoder are small in either
     case: only the text encoder's width is the model's, its layers are two narrow ones. The overrides change
-    single arguments of the transformer's config and of the VAE.
+    single arguments of the transformer's config, of the VAE and of the text encoder's config.
     """
     config = replace(CONFIGS[config_name], **(transformer_overrides or {}))
     with torch.device("meta"):
@@ -329,12 +332,11 @@ def make_random_checkpoint(
             _random_sentences(), root / "tokenizer" / TOKENIZER_FILE, vocab_size=384
         )
     vocab_size = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file)).vocab_size()
-    text_encoder = T5EncoderModel(
-        T5Config(
-            vocab_size=vocab_size, d_model=config.text_dim, d_kv=32, d_ff=128, num_layers=2, num_heads=2,
-            feed_forward_proj="gated-gelu", dropout_rate=0.0, tie_word_embeddings=False,
-        )
-    ).to(dtype)  # fmt: skip
+    text_layout: dict[str, Any] = {
+        "vocab_size": vocab_size, "d_model": config.text_dim, "d_kv": 32, "d_ff": 128, "num_layers": 2,
+        "num_heads": 2, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "tie_word_embeddings": False,
+    }  # fmt: skip
+    text_encoder = T5EncoderModel(T5Config(**(text_layout | (text_overrides or {})))).to(dtype)
     return save_checkpoint(
         root,
         transformer=transformer,

@@ -69,6 +69,11 @@ CONFIGS: dict[str, TransformerConfig] = {
         width=256, num_blocks=6, num_heads=4, head_dim=64, mlp_width=448, time_width=128,
         patch_dim=192, text_dim=128, axis_dims=(12, 8, 22, 22), rope_theta=1000.0, prediction="sample",
     ),
+    # The paper's form at a size that a CPU evaluates in seconds: what benchmarks run, untrained.
+    "editverse-150m": TransformerConfig(
+        width=768, num_blocks=12, num_heads=6, head_dim=128, mlp_width=4096, time_width=768,
+        patch_dim=64, text_dim=768,
+    ),
     "editverse-2b": TransformerConfig(
         width=2048, num_blocks=28, num_heads=16, head_dim=128, mlp_width=8704, time_width=2048,
         patch_dim=64, text_dim=4096,

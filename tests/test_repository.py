@@ -16,7 +16,8 @@ tomllib = pytest.importorskip("tomllib")
 
 ROOT = Path(__file__).parents[1]
 RUNTIME = sorted((ROOT / "editverse_rt").rglob("*.py"))
-MODULES = [*RUNTIME, *sorted((ROOT / "export").rglob("*.py")), *sorted((ROOT / "reference").rglob("*.py"))]
+REST = ("benchmarks", "export", "reference")
+MODULES = [*RUNTIME, *(path for folder in REST for path in sorted((ROOT / folder).rglob("*.py")))]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
 MB = 10**6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Mapping
 from types import TracebackType
@@ -22,10 +23,16 @@ _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 # What ONNX Runtime has to say reaches the caller as exceptions; on stderr it would only be noise.
 _FATAL_SEVERITY = 4
 # The graphs whose kernels give the same bytes on any number of threads: products with packed weights, and
-# attention by heads and rows. A convolution blocks its sums by the share of its thread, and logarithm and
-# cosine differ in the last bit between the vectors of a share and its rest; those graphs take one thread.
-# They are a few per cent of a request.
+# attention by heads and rows. A convolution over volumes blocks its sums by the share of its thread, and
+# logarithm and cosine differ in the last bit between the vectors of a share and its rest; those graphs take
+# one thread. They are a few per cent of a request.
 _THREADED_GRAPHS = frozenset({"text_encoder", "transformer"})
+# Convolutions of pictures are computed row by row, in a blocked layout, and threads change nothing, on these
+# processors; elsewhere ONNX Runtime may not have that layout.
+_FRAME_BY_FRAME_GRAPHS = frozenset(
+    {"vae_encoder_first", "vae_encoder_next", "vae_decoder_first", "vae_decoder_next"}
+)
+_BLOCKED_LAYOUT_MACHINES = frozenset({"x86_64", "AMD64"})
 # What ONNX Runtime says of an operator, an operator set or a function that it does not have.
 _FIX_PROVIDER = "install the GPU's driver, CUDA and cuDNN as onnxruntime needs them, or use ort-cpu"
 _UNKNOWN_OPERATOR = re.compile(
@@ -147,14 +154,23 @@ class OrtRunner:
     def _provider_options(self) -> dict[str, str]:
         return {}
 
+    def _takes_threads(self, graph: str) -> bool:
+        """Whether the graph gives the same bytes on any number of threads."""
+        if graph in _FRAME_BY_FRAME_GRAPHS and platform.machine() in _BLOCKED_LAYOUT_MACHINES:
+            return self._bundle.spec.made.get("convolutions") == "frames"
+        return graph in _THREADED_GRAPHS
+
     def _create_session(self, graph: str) -> Any:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        options.intra_op_num_threads = (self._num_threads or 0) if graph in _THREADED_GRAPHS else 1
+        options.intra_op_num_threads = (self._num_threads or 0) if self._takes_threads(graph) else 1
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_deterministic_compute = True
+        # A plan of all buffers is made and kept for each shape, and takes more than the arena by itself, for
+        # no gain in time (docs/export.md).
+        options.enable_mem_pattern = False
         options.log_severity_level = _FATAL_SEVERITY
         path = self._bundle.graph_path(graph)
         try:

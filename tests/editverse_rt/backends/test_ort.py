@@ -67,7 +67,7 @@ A, B, C = (TensorSpec(name, "float32", axes) for name, axes in zip("abc", ("NK",
 @pytest.fixture
 def bundle(fake_template: Any, tmp_path: Path) -> Bundle:
     (tmp_path / "product.onnx").write_bytes(PRODUCT)
-    names = ("product", "transformer", "noise")
+    names = ("product", "transformer", "noise", "vae_decoder_next")
     graphs = {name: GraphSpec(name, "product.onnx", (A, B), (C,)) for name in names}
     return Bundle(tmp_path, replace(fake_template.spec, graphs=graphs))
 
@@ -116,6 +116,22 @@ def test_threads_go_where_they_change_no_byte(bundle: Bundle) -> None:
             for graph, session in runner._sessions.items()
         }
     assert threads == {"transformer": 3, "noise": 1}
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "machine", "expected"),
+    [("frames", "x86_64", 3), ("volumes", "x86_64", 1), (None, "x86_64", 1), ("frames", "aarch64", 1)],
+)
+def test_the_vae_takes_threads_where_it_goes_frame_by_frame(
+    bundle: Bundle, convolutions: str | None, machine: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    made = {} if convolutions is None else {"convolutions": convolutions}
+    bundle = replace(bundle, spec=replace(bundle.spec, made=made))
+    with open_runner(bundle, 3) as runner:
+        runner.run("vae_decoder_next", matrices(2, 2, 2))
+        (session,) = runner._sessions.values()
+        assert session.get_session_options().intra_op_num_threads == expected
 
 
 def test_a_graph_is_loaded_when_it_is_first_run(bundle: Bundle) -> None:

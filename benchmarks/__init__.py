@@ -1,0 +1,1 @@
+"""What the runtime costs, measured: throughput, peers, scaling, quality against speed."""

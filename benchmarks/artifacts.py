@@ -1,0 +1,91 @@
+"""The models that are measured: checkpoint, bundle and plain export of each, made once and kept.
+
+They lie under `build/benchmarks/`; remove that folder to have them made again, after a change of the export
+for one. `python -m benchmarks.artifacts [MODEL ...]` makes them before a benchmark asks for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plain import export_plain
+from editverse_rt.bundle import load_bundle
+from export.export_onnx import export_bundle
+from reference.checkpoint import make_random_checkpoint
+
+__all__ = ["CACHE", "MODELS", "Model", "make_model"]
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "build" / "benchmarks"
+MODELS = ("nano", "editverse-150m")
+
+# The VAE of Wan 2.1 and the encoder of Flan-T5-base, at their full sizes.
+WAN_VAE: dict[str, Any] = {
+    "base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
+    "temperal_downsample": [False, True, True], "patch_size": None, "in_channels": 3, "out_channels": 3,
+}  # fmt: skip
+T5_BASE: dict[str, Any] = {"d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where a model's three forms lie: the checkpoint, the runtime's bundle, the plain export."""
+
+    name: str
+    checkpoint: Path
+    bundle: Path
+    plain: Path
+
+
+def make_model(name: str, cache: Path = CACHE) -> Model:
+    """The three forms of a model, made where they are not there yet.
+
+    "nano" is the bundle that ships and the checkpoint it comes from; "editverse-150m" has random weights.
+    Raises ValueError for another name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name!r} to measure; expected one of {', '.join(MODELS)}")
+    folder = cache / name
+    if name == "nano":
+        model = Model(
+            name, ROOT / "reference" / "nano" / "checkpoint", load_bundle("nano").root, folder / "plain"
+        )
+    else:
+        model = Model(name, folder / "checkpoint", folder / "bundle", folder / "plain")
+        if not (model.checkpoint / "model_index.json").exists():
+            print(f"making {model.checkpoint} ...", file=sys.stderr)
+            partial = folder / ".checkpoint.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            make_random_checkpoint(name, partial, vae_overrides=WAN_VAE, text_overrides=T5_BASE)
+            partial.rename(model.checkpoint)
+        if not (model.bundle / "bundle.json").exists():
+            print(f"exporting {model.bundle} ...", file=sys.stderr)
+            export_bundle(model.checkpoint, model.bundle, name=name)
+    if not _is_fresh(model.plain, model.bundle):
+        print(f"exporting {model.plain} ...", file=sys.stderr)
+        export_plain(model.checkpoint, model.bundle, model.plain)
+    return model
+
+
+def _is_fresh(plain: Path, bundle: Path) -> bool:
+    """Whether the plain export was made after the bundle, which may have been replaced since."""
+    made, source = plain / "bundle.json", bundle / "bundle.json"
+    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.artifacts", description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    for name in parser.parse_args().models:
+        model = make_model(name)
+        print(f"{model.name}: {model.checkpoint}, {model.bundle}, {model.plain}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

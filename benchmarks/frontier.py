@@ -1,0 +1,213 @@
+"""`python -m benchmarks.frontier BUNDLE`: quality against time for each schedule, and which to offer.
+
+Each candidate edits the held-out set of `export.quality` and its real clips, in turns, edit by edit. The
+first is the paper's schedule, which the others are held to. From those, two are named:
+  balanced  the fewest evaluations that keep success to MAX_LOST and MIN_PSNR_DB to the paper's result;
+  fast      the fewest that keep success.
+With `--standard OTHER`, the first is the paper's schedule on another bundle: what a lossy one is held to.
+`--write` puts them into the bundle with what was measured; `python -m export.quality BUNDLE --write` goes
+before it, since it writes the quality report anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.clock import time_call
+from benchmarks.report import write_report
+from benchmarks.results import FOLDER, write_results
+from editverse_rt.backends import select_backend
+from editverse_rt.bundle import Bundle, load_bundle, write_bundle_json
+from editverse_rt.frames import Frames
+from editverse_rt.pipeline import Pipeline
+from editverse_rt.spec import Schedule
+from export.quality import read_real_clips
+from export.schedules import Recipe, build_schedule, count_evaluations
+from reference.nano.heldout import PER_KIND, Score, heldout_samples, real_samples, score_edit
+from reference.nano.styles import psnr_db
+from reference.nano.tasks import Sample
+
+__all__ = ["CANDIDATES", "choose_named", "measure_schedules", "write_named"]
+
+MAX_LOST = 0.01
+"""Of the success rate, against the paper's schedule."""
+MIN_PSNR_DB = 30.0
+PAPER = "euler-50"
+
+CANDIDATES = (
+    PAPER, "euler-20", "euler-10", "euler-10 shift 2",
+    "ab2-20", "ab2-10", "ab2-6", "ab2-4", "ab3-10 shift 2", "unip2-10 shift 2", "unipc2-10 shift 2",
+    "ab2-16 shift 2", "ab2-12 shift 2", "ab2-10 shift 2", "ab2-8 shift 2", "ab2-6 shift 2", "ab2-4 shift 2",
+    "ab2-12 shift 3", "ab2-10 shift 3", "ab2-8 shift 3", "ab2-6 shift 3",
+    "ab2-10 shift 2 guided 0-0.8", "ab2-10 shift 2 guided 0-0.6", "ab2-10 shift 2 guided 0-0.4",
+    "ab2-12 shift 2 guided 0-0.7", "ab2-6 shift 2 guided 0-0.5",
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class _Tally:
+    """What one schedule did so far."""
+
+    scores: list[Score] = dataclasses.field(default_factory=list)
+    real_scores: list[Score] = dataclasses.field(default_factory=list)
+    decibels: list[float] = dataclasses.field(default_factory=list)
+    cpu_s: list[float] = dataclasses.field(default_factory=list)
+
+
+def measure_schedules(
+    bundle: Bundle,
+    recipes: Mapping[str, Recipe],
+    samples: Iterable[Sample],
+    real: Iterable[Sample] = (),
+    *,
+    threads: int = 1,
+    standard: Bundle | None = None,
+) -> list[dict[str, Any]]:
+    """Rows, one a recipe, in their order; the first is what the results of the others are compared with.
+
+    recipes: by label. samples, real: held-out edits, and those of real clips, scored apart. standard: the
+    bundle that runs the first recipe, None for the same as the others'.
+    """
+    schedules = {label: build_schedule(label, recipe) for label, recipe in recipes.items()}
+    tallies = {label: _Tally() for label in schedules}
+    marked = chain(((sample, False) for sample in samples), ((sample, True) for sample in real))
+    with ExitStack() as stack:
+        others = stack.enter_context(_open_with(bundle, schedules, threads))
+        first = stack.enter_context(_open_with(standard, schedules, threads)) if standard else others
+        for sample, is_real in tqdm(list(marked), desc="edits", file=sys.stderr, mininterval=5):
+            expected: Frames | None = None
+            for label, tally in tallies.items():
+                pipeline = first if expected is None else others
+                taken, frames = time_call(partial(_edit, pipeline, sample, label))
+                expected = frames if expected is None else expected
+                (tally.real_scores if is_real else tally.scores).append(score_edit(sample, frames))
+                tally.decibels.append(psnr_db(frames, expected))
+                tally.cpu_s.append(taken.cpu_s)
+    return [_row(label, recipes[label], schedules[label], tally) for label, tally in tallies.items()]
+
+
+def _open_with(bundle: Bundle, schedules: Mapping[str, Schedule], threads: int) -> Pipeline:
+    """The bundle on the CPU, with other schedules than its own."""
+    spec = dataclasses.replace(bundle.spec, schedules=dict(schedules), default_schedule=next(iter(schedules)))
+    runner = select_backend("ort-cpu", bundle).backend.open_runner(bundle, threads)
+    return Pipeline(Bundle(bundle.root, spec), runner)
+
+
+def _edit(pipeline: Pipeline, sample: Sample, schedule: str) -> Frames:
+    frames, height, width, _ = sample.target.shape
+    inputs: dict[str, Any] = {
+        name: clip if name.startswith("video") else clip[0] for name, clip in sample.inputs.items()
+    }
+    result = pipeline(sample.prompt, schedule=schedule, size=(height, width), num_frames=frames, **inputs)
+    return result.frames
+
+
+def _row(label: str, recipe: Recipe, schedule: Schedule, tally: _Tally) -> dict[str, Any]:
+    return {
+        "schedule": label,
+        "solver": recipe.solver,
+        "recipe": recipe.to_json(),
+        "steps": schedule.num_inference_steps,
+        "evaluations": count_evaluations(schedule),
+        "success_rate": _share(tally.scores),
+        "success_rate_real": _share(tally.real_scores) if tally.real_scores else None,
+        "psnr_db": mean(tally.decibels),
+        "psnr_median_db": median(tally.decibels),
+        "cpu_s": mean(tally.cpu_s),
+    }
+
+
+def _share(scores: Sequence[Score]) -> float:
+    return sum(score.is_success for score in scores) / len(scores)
+
+
+def choose_named(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The labels to offer, by name; the first row is the paper's. A name that none deserves is left out."""
+    paper, *others = rows
+    others = [row for row in others if row["schedule"] != PAPER]
+    kept = [row for row in others if row["success_rate"] >= paper["success_rate"] - MAX_LOST]
+    close = [row for row in kept if row["psnr_db"] >= MIN_PSNR_DB]
+    # Of equal cost, the one that is nearer to the paper's result.
+    named = {"paper": PAPER}
+    for name, group in (("balanced", close), ("fast", kept)):
+        if group:
+            best = min(group, key=lambda row: (row["evaluations"], -row["psnr_db"]))
+            named[name] = best["schedule"]
+    return named
+
+
+def write_named(bundle: Bundle, rows: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> None:
+    """Put the named schedules into the bundle, and what was measured of them into its quality report.
+
+    A schedule of an earlier choice that is not named any more goes.
+    """
+    by_label = {row["schedule"]: row for row in rows}
+    schedules = {
+        name: schedule for name, schedule in bundle.spec.schedules.items() if name not in ("balanced", "fast")
+    }
+    measured = {}
+    for name, label in named.items():
+        row = by_label[label]
+        schedules[name] = build_schedule(name, Recipe(**row["recipe"]))
+        keys = ("evaluations", "success_rate", "success_rate_real", "psnr_db", "cpu_s")
+        against = "paper" if rows[0]["schedule"] == PAPER else rows[0]["schedule"]
+        measured[name] = {"recipe": label, "psnr_against": against, **{key: row[key] for key in keys}}
+    quality = {**bundle.spec.quality, "schedules": measured}
+    write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, schedules=schedules, quality=quality))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.frontier",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
+    add("--schedule", nargs="+", default=CANDIDATES, metavar="LABEL", help="as 'ab2-10 shift 2 guided 0-0.6'")
+    add("--per-kind", type=int, default=PER_KIND, help="edits of each task, for images and for videos")
+    add("--skip-real", action="store_true", help="leave the real clips out")
+    add("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    add("--standard", metavar="OTHER", help="the bundle that BUNDLE is held to (default: itself)")
+    add("--write", action="store_true", help="put the chosen schedules into the bundle")
+    add("--out", type=Path, default=FOLDER / "frontier.json")
+    args = parser.parse_args(arguments)
+    try:
+        recipes = {label: Recipe.from_label(label) for label in dict.fromkeys((PAPER, *args.schedule))}
+    except ValueError as error:
+        parser.error(str(error))
+    bundle = load_bundle(args.bundle)
+    samples = list(heldout_samples(args.per_kind))
+    real = [] if args.skip_real else list(real_samples(read_real_clips()))
+    standard = None
+    if args.standard is not None:
+        standard = load_bundle(args.standard)
+        recipes = {f"{PAPER} of {standard.spec.name}": recipes[PAPER], **recipes}
+    rows = measure_schedules(bundle, recipes, samples, real, threads=args.threads, standard=standard)
+    named = choose_named(rows)
+    for name, label in named.items():
+        next(row for row in rows if row["schedule"] == label).setdefault("named", name)
+    facts = {"bundle": bundle.spec.name, "edits": len(samples), "real_edits": len(real), "named": named}
+    print(write_report(write_results(args.out, "frontier", rows, facts, arguments), args.out))
+    missing = {"balanced", "fast"} - set(named)
+    if missing:
+        print(f"No candidate keeps what {' and '.join(sorted(missing))} asks for; it is not offered.")
+    if args.write:
+        write_named(bundle, rows, named)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

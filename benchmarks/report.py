@@ -1,0 +1,273 @@
+"""`python -m benchmarks.report FILE ...`: results as a Markdown table and an SVG plot beside the file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plot import Point, draw_bars, draw_plane
+from benchmarks.results import Results, read_results
+
+__all__ = ["format_report", "write_report"]
+
+OURS = "editverse-rt"
+Row = dict[str, Any]
+
+
+def write_report(results: Results, path: Path) -> str:
+    """Write path's twins with the suffixes .md and .svg, and return the Markdown. path: of the results."""
+    text, drawing = format_report(results)
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    path.with_suffix(".svg").write_text(drawing, encoding="utf-8")
+    return text
+
+
+def format_report(results: Results) -> tuple[str, str]:
+    """Markdown and SVG of one benchmark's results. Raises ValueError for a benchmark that is not known."""
+    if results.benchmark not in _REPORTS:
+        raise ValueError(f"results of {results.benchmark!r}; expected one of {', '.join(_REPORTS)}")
+    tables, drawing = _REPORTS[results.benchmark](results)
+    return f"{tables}\n\n{_describe_run(results)}\n", drawing
+
+
+def _describe_run(results: Results) -> str:
+    machine = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"*{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GB; "
+        f"{machine['system']}, Python {machine['python']}; {versions}; "
+        f"load average {machine['load_average']:.1f}; {results.date} UTC; `{results.command}`*"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _seconds(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _spread(row: Row, clock: str) -> str:
+    low, high = row[f"{clock}_quartiles"]
+    return f"{_seconds(row[clock])} ({_seconds(low)} to {_seconds(high)})"
+
+
+def _megabytes(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def _report_throughput(results: Results) -> tuple[str, str]:
+    facts = results.facts
+    whole = next(row["wall_s"] for row in results.rows if row["stage"] == "end to end")
+    lines = [
+        [
+            row["stage"],
+            _seconds(row["first_wall_s"]),
+            _spread(row, "wall_s"),
+            _seconds(row.get("cpu_s")),
+            f"{row['wall_s'] / whole:.1%}",
+            f"{row['flops_per_s'] / 1e9:.0f}" if "flops_per_s" in row else "",
+            f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else "",
+        ]
+        for row in results.rows
+    ]
+    head = ["stage", "first request", "median (quartiles)", "CPU", "share", "GFLOP/s", "share of peak"]
+    summary = (
+        f"{facts['bundle']} on {facts['backend']}: {facts['frames']} frames of {facts['size']}, "
+        f"{facts['steps']} steps ({facts['evaluations']} evaluations of {facts['tokens']} tokens); "
+        f"{facts['requests']} requests, {facts['concurrency']} at once: "
+        f"{facts['frames_per_s']:.3g} frames/s, "
+        f"{facts['steps_per_s']:.3g} steps/s, {facts['tokens_per_s']:,.0f} tokens/s, "
+        f"{facts['cpu_s_per_request']:.3g} CPU s a request, "
+        f"peak memory {_megabytes(facts['peak_bytes'])}."
+    )
+    bars = {row["stage"]: {"median": row["wall_s"] * 1e3} for row in results.rows}
+    return f"{summary}\n\n{_table(head, lines)}", draw_bars("One request, by stage", bars, "ms")
+
+
+def _report_peers(results: Results) -> tuple[str, str]:
+    lines: list[list[str]] = []
+    bars: dict[str, dict[str, float]] = {}
+    for work in dict.fromkeys(row["work"] for row in results.rows):
+        rows = [row for row in results.rows if row["work"] == work]
+        peers = [row for row in rows if row["contender"] != OURS and row.get("agrees")]
+        ours = next((row for row in rows if row["contender"] == OURS and "wall_s" in row), None)
+        for row in rows:
+            note = row.get("missing") or row.get("failed")
+            if note is not None:
+                lines.append([work, row["contender"], note, *[""] * 6])
+                continue
+            # How many times faster this project is than the row; of itself, than the best peer.
+            rivals = peers if row["contender"] == OURS else [row]
+            ratios = ["", ""]
+            if ours is not None and rivals:
+                ratios = [
+                    f"{min(rival[clock] for rival in rivals) / ours[clock]:.2f}x"
+                    for clock in ("wall_s", "cpu_s")
+                ]
+            if row["contender"] == OURS:
+                ratios = [f"**{ratio}**" if ratio else "" for ratio in ratios]
+            agrees = f"{row['error']:.1e}" if row["agrees"] else f"{row['error']:.1e}: NOT A PEER"
+            lines.append([
+                work, row["contender"], _spread(row, "wall_s"), _seconds(row["cpu_s"]), *ratios,
+                _megabytes(row["peak_bytes"]), _seconds(row.get("first_wall_s")), agrees,
+            ])  # fmt: skip
+            if ours is not None and row["agrees"]:
+                bars.setdefault(work, {})[row["contender"]] = ours["cpu_s"] / row["cpu_s"]
+    head = [
+        "work", "contender", "median (quartiles)", "CPU", "editverse-rt is faster by", "by CPU time",
+        "peak memory", "first call", "error",
+    ]  # fmt: skip
+    note = (
+        f"Threads: {results.facts['threads']}. In editverse-rt's row the factors are against the best peer."
+    )
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Work a CPU second, editverse-rt = 1", bars, "x")
+
+
+def _report_scaling(results: Results) -> tuple[str, str]:
+    axes = list(dict.fromkeys(row["axis"] for row in results.rows))
+    lines = [
+        [
+            row["axis"],
+            f"{row['size']:,}",
+            _seconds(row["wall_s"]),
+            _seconds(row["cpu_s"]),
+            _megabytes(row["peak_bytes"]),
+        ]
+        for row in results.rows
+    ]
+    fitted = [
+        [axis, *(f"{values[key]:.2f}" for key in ("wall_s", "cpu_s", "peak_bytes"))]
+        for axis, values in results.facts["exponents"].items()
+    ]
+    tables = [
+        _table(["axis", "size", "median", "CPU", "peak memory"], lines),
+        _table(["axis", "exponent of time", "of CPU time", "of memory"], fitted),
+    ]
+    curves = {
+        axis: [Point(row["size"], row["cpu_s"]) for row in results.rows if row["axis"] == axis]
+        for axis in axes
+    }
+    drawing = draw_plane(
+        "CPU time against size", curves, "tokens, frames or requests at once", "CPU s", log_x=True, log_y=True
+    )
+    return "\n\n".join(tables), drawing
+
+
+def _report_frontier(results: Results) -> tuple[str, str]:
+    lines = [
+        [
+            f"**{row['named']}**: {row['schedule']}" if row.get("named") else row["schedule"],
+            str(row["steps"]),
+            str(row["evaluations"]),
+            f"{row['success_rate']:.1%}",
+            f"{row['success_rate_real']:.1%}" if row.get("success_rate_real") is not None else "",
+            f"{row['psnr_db']:.1f}",
+            f"{row['cpu_s']:.3g} s",
+            f"{results.rows[0]['cpu_s'] / row['cpu_s']:.1f}x",
+        ]
+        for row in results.rows
+    ]
+    head = [
+        "schedule", "steps", "evaluations", "success", "on real clips", "PSNR against the first, dB",
+        "CPU an edit", "faster by",
+    ]  # fmt: skip
+    solvers = list(dict.fromkeys(row["solver"] for row in results.rows))
+    points = {
+        solver: [
+            Point(row["cpu_s"], 100 * row["success_rate"], row.get("named") or "", bool(row.get("named")))
+            for row in results.rows
+            if row["solver"] == solver
+        ]
+        for solver in solvers
+    }
+    note = f"{results.facts['edits']} held-out edits of the bundle {results.facts['bundle']}."
+    drawing = draw_plane(
+        "Success against time, each schedule a point", points, "CPU seconds an edit", "success, %",
+        log_x=True, is_joined=False,
+    )  # fmt: skip
+    return f"{note}\n\n{_table(head, lines)}", drawing
+
+
+def _report_versus(results: Results) -> tuple[str, str]:
+    lines = [
+        [
+            row["work"],
+            _spread(row["before"], "cpu_s"),
+            _spread(row["after"], "cpu_s"),
+            f"**{row['cpu_factor']:.2f}x**",
+            f"{row['factor']:.2f}x",
+            " / ".join(_megabytes(peak) for peak in row["peak_bytes"]),
+            "equal" if row["is_equal"] else f"{row['error']:.1e}",
+        ]
+        for row in results.rows
+    ]
+    head = [
+        "work", "CPU before (quartiles)", "CPU after", "faster by CPU", "by wall clock", "peak memory",
+        "result",
+    ]  # fmt: skip
+    bars = {row["work"]: {"factor": row["cpu_factor"]} for row in results.rows}
+    note = f"{results.facts['other']} against {results.facts['bundle']}, threads: {results.facts['threads']}."
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Times faster, by CPU time", bars, "x")
+
+
+def _report_soak(results: Results) -> tuple[str, str]:
+    alone = results.rows[0]
+
+    def rate(row: Row, key: str) -> str:
+        return f"{row[key]:.2f} ({row[key] / alone[key]:.2f}x)"
+
+    lines = [
+        [
+            str(row["concurrency"]),
+            rate(row, "requests_per_s"),
+            rate(row, "requests_per_cpu_s"),
+            f"{row['slope_bytes'] / 1e3:+.1f} kB",
+            _megabytes(row["peak_bytes"]),
+            str(len(row["failures"])),
+        ]
+        for row in results.rows
+    ]
+    head = ["at once", "requests/s", "requests a CPU second", "growth a request", "peak memory", "failures"]
+    note = f"{results.facts['requests']} mixed requests of {results.facts['bundle']}."
+    curves = {
+        f"{row['concurrency']} at once": [
+            Point(index + 1, value / 1e6) for index, value in enumerate(row["resident_bytes"])
+        ]
+        for row in results.rows
+    }
+    drawing = draw_plane("Memory after each request", curves, "request", "MB")
+    return f"{note}\n\n{_table(head, lines)}", drawing
+
+
+_REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
+    "throughput": _report_throughput,
+    "peers": _report_peers,
+    "scaling": _report_scaling,
+    "frontier": _report_frontier,
+    "soak": _report_soak,
+    "versus": _report_versus,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="results of a benchmark, JSON")
+    try:
+        for path in parser.parse_args().files:
+            print(write_report(read_results(path), path))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""`python -m export.integers BUNDLE OUT`: a bundle whose transformer multiplies in 8-bit integers.
+
+Faster, and not what the model computes: opt-in. The blocks' weights are rounded once, each column to its own
+scale; activations as they come, each tensor to its own range (ONNX Runtime's `DynamicQuantizeMatMul`). Sums
+are of integers, so threads change no byte. What it costs in quality has to be measured:
+`python -m benchmarks.frontier OUT --standard BUNDLE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
+from editverse_rt.errors import EditVerseError
+from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out
+
+__all__ = ["quantize_bundle", "quantize_products", "round_columns"]
+
+OP_TYPE, DOMAIN = "DynamicQuantizeMatMul", "com.microsoft"
+LARGEST = 127
+"""Of a weight; -128 is left out, so that the scale is the same on both sides of zero."""
+PART = ".blocks."
+"""Only the blocks' products: the edges are small, and the modulation decides on every token."""
+
+
+def quantize_bundle(source: str | Path, target: Path) -> Path:
+    """Write a copy of a bundle with its transformer's products in integers; its quality report is left out.
+
+    Raises FileExistsError when target is there, ValueError for a bundle that ONNX Runtime's form is not in.
+    """
+    bundle = load_bundle(source)
+    if bundle.spec.made.get("attention") != "fused":
+        raise ValueError(
+            f'{source} was exported with "{bundle.spec.made.get("attention")}"; expected "fused"'
+        )
+    if target.exists():
+        raise FileExistsError(f"{target} is there; give another path, or remove it")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(bundle.root, partial)
+    try:
+        file = bundle.spec.graphs["transformer"].file
+        model = ir.load(bundle.root / file)
+        quantize_products(model)
+        weights = partial / "transformer.weights"
+        weights.unlink(missing_ok=True)
+        if count_weight_bytes([model]) > MAX_INLINE_BYTES:
+            move_weights_out([model], weights)
+        ir.save(model, partial / file)
+        onnx.checker.check_model(partial / file)
+        made = {**bundle.spec.made, "weights": "int8"}
+        spec = dataclasses.replace(
+            bundle.spec, name=target.name, files=file_specs(partial), made=made, quality={}
+        )
+        write_bundle_json(partial, spec)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def quantize_products(model: ir.Model, part: str = PART) -> int:
+    """Round the weights [N, K] of every product x W^T that have `part` in their name; say how many, in place.
+
+    Raises ValueError if there is none: then the graph is not a transformer's.
+    """
+    graph, count = model.graph, 0
+    for node in list(graph):
+        weight = node.inputs[1] if node.op_type == "Gemm" and len(node.inputs) == 2 else None
+        if weight is None or part not in (weight.name or "") or not _is_plain(node):
+            continue
+        quantized, scales = round_columns(_stored(weight))
+        inputs = [
+            node.inputs[0],
+            _initializer(graph, f"{weight.name}.int8", quantized),
+            _initializer(graph, f"{weight.name}.scale", scales),
+        ]
+        product = ir.node(OP_TYPE, inputs, domain=DOMAIN)
+        graph.insert_before(node, [product])
+        old, new = node.outputs[0], product.outputs[0]
+        old.replace_all_uses_with(new)
+        new.name, new.shape, new.type = old.name, old.shape, old.type
+        old.name = None
+        graph.remove(node, safe=True)
+        _drop_unused(graph, weight)
+        count += 1
+    if count == 0:
+        raise ValueError(f"no product whose weight's name has {part!r}; expected those of a transformer")
+    model.opset_imports[DOMAIN] = 1
+    return count
+
+
+def round_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [N, K] -> int8 [K, N] and scales float32 [N], with W ~ (int8 * scale)^T."""
+    scales = np.maximum(np.abs(weight).max(axis=1), 1e-30) / LARGEST
+    rounded = np.round(weight / scales[:, None]).clip(-LARGEST, LARGEST)
+    return np.ascontiguousarray(rounded.T.astype(np.int8)), scales.astype(np.float32)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a Gemm is x W^T and nothing else."""
+    numbers = node.attributes
+    is_scaled = numbers.get_float("alpha", 1.0) != 1.0 or numbers.get_float("beta", 1.0) != 1.0
+    return not is_scaled and numbers.get_int("transB", 0) == 1 and numbers.get_int("transA", 0) == 0
+
+
+def _stored(weight: ir.Value) -> np.ndarray:
+    """The values of a weight, which may stand as float16 behind a Cast."""
+    producer = weight.producer()
+    value = weight if producer is None or producer.op_type != "Cast" else producer.inputs[0]
+    if value is None or value.const_value is None:
+        raise ValueError(f"the weight {weight.name} is computed; expected an initializer")
+    return value.const_value.numpy().astype(np.float32)
+
+
+def _drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
+    """Remove a weight that nothing uses any more, and the Cast before it."""
+    if weight.uses():
+        return
+    producer = weight.producer()
+    stored = weight if producer is None else producer.inputs[0]
+    if producer is not None:
+        graph.remove(producer, safe=True)
+    if stored is not None and stored.name is not None and not stored.uses():
+        del graph.initializers[stored.name]
+
+
+def _initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
+    graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(value, name=name)))
+    return graph.initializers[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m export.integers",
+        description="Copy a bundle, its transformer's matrix products in 8-bit integers.",
+        epilog="example: python -m export.integers nano bundles/nano-int8",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    args = parser.parse_args()
+    try:
+        print(quantize_bundle(args.bundle, args.out))
+    except (EditVerseError, FileExistsError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

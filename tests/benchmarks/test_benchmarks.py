@@ -1,0 +1,139 @@
+"""The benchmarks on tiny sizes: what they count adds up, and what they compare is compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import peers, scaling, throughput, versus
+from benchmarks.contenders import CONTENDERS, OURS, REFERENCE, why_missing
+from benchmarks.machine import describe_machine, measure_matrix_peak
+from benchmarks.results import read_results
+from benchmarks.work import Work, draw_clip, draw_transformer_inputs, prepare_work, tokens_of
+from benchmarks.worker import Worker, WorkerError
+from editverse_rt.backends import select_backend
+from editverse_rt.bundle import load_bundle
+
+ROOT = Path(__file__).parents[2]
+NANO = load_bundle("nano")
+FORMS = {"bundle": str(NANO.root), "checkpoint": str(ROOT / "reference" / "nano" / "checkpoint")}
+TEXT = Work("text", "nano", "text_encoder", tokens=4)
+
+
+@pytest.mark.parametrize("count", [64, 1000, 1024, 4097])
+def test_a_transformers_work_has_the_tokens_that_it_says(count: int):
+    inputs = draw_transformer_inputs(NANO, count)
+    tokens = tokens_of(inputs)
+    assert tokens.total == count
+    assert tokens.text + tokens.clean + tokens.noisy + 4 == count
+    assert sorted(inputs["layout"].tolist())[:-3] == sorted(set(inputs["layout"].tolist()))[:-1]
+    assert tokens.clean == tokens.noisy > 0.3 * (count - 40)
+
+
+def test_too_few_tokens_are_refused():
+    with pytest.raises(ValueError, match="at least 64"):
+        draw_transformer_inputs(NANO, 63)
+
+
+def test_work_that_the_vae_has_no_sizes_for_is_refused():
+    with pytest.raises(ValueError, match=r"8 frames of 64x64.*1 \+ 4 k"):
+        prepare_work(Work("w", "nano", "vae_encoder", frames=8, height_px=64, width_px=64), NANO, None)  # type: ignore[arg-type]
+
+
+def test_the_vaes_work_goes_through_all_chunks():
+    clip = draw_clip(9, 32, 32)
+    assert clip.shape == (9, 32, 32, 3)
+    with select_backend("ort-cpu", NANO).backend.open_runner(NANO, 1) as runner:
+        work = Work("w", "nano", "vae_encoder", frames=9, height_px=32, width_px=32)
+        patches = prepare_work(work, NANO, runner)()
+        assert patches.shape == (3, 2, 2, NANO.spec.geometry.patch_dim)
+        work = Work("w", "nano", "vae_decoder", frames=5, height_px=32, width_px=32)
+        assert prepare_work(work, NANO, runner)().shape == (5, 32, 32, 3)
+
+
+def test_a_result_is_held_to_pytorchs():
+    frames = np.full((2, 8, 8, 3), 100, np.uint8)
+    assert peers.compare_results(frames + 1, frames) == (0.0, peers.MAX_SHARE_OFF)
+    assert peers.compare_results(frames + 2, frames)[0] == 1.0
+    rows = np.full((4, 4), 2.0, np.float32)
+    assert peers.compare_results(rows * 1.5, rows) == (0.5, peers.MAX_RELATIVE_ERROR)
+    assert peers.compare_results(rows[:2], rows)[0] == float("inf")
+
+
+def test_what_is_not_installed_is_named():
+    missing = {name: why_missing(name) for name in CONTENDERS}
+    assert missing[REFERENCE] is None
+    assert missing[OURS] is None
+    assert missing["openvino"] is None or "pip install '.[bench]'" in missing["openvino"]
+
+
+def test_this_project_is_measured_beside_the_reference():
+    rows = peers.measure_work(TEXT, FORMS, [REFERENCE, OURS], threads=1, repeats=1)
+    by_name = {row["contender"]: row for row in rows}
+    assert by_name[OURS]["agrees"]
+    assert by_name[OURS]["error"] > 0, "two programs, not one twice"
+    assert by_name[REFERENCE]["peak_bytes"] > by_name[OURS]["peak_bytes"] > 10_000_000
+
+
+def test_a_bundle_is_as_fast_as_itself_and_gives_the_same_bytes():
+    row = versus.measure_versus(TEXT, ("nano", str(NANO.root)), 1, 1)
+    assert row["is_equal"]
+    assert row["error"] == 0
+    assert row["factor"] > 0
+    assert len(row["peak_bytes"]) == 2
+
+
+def test_a_worker_that_fails_says_at_what():
+    bad = Work("w", "nano", "vae_encoder", frames=2, height_px=32, width_px=32)
+    with pytest.raises(WorkerError, match=r"editverse-rt failed to open.*2 frames of 32x32"):
+        Worker(OURS, bad, FORMS, 1).__enter__()
+    with pytest.raises(WorkerError, match="enter it first"):
+        Worker(OURS, TEXT, FORMS, 1).run()
+
+
+def test_the_throughput_of_a_request_adds_up(tmp_path: Path):
+    out = tmp_path / "throughput.json"
+    size, turns = ["--frames", "5", "--size", "64x64", "--steps", "2"], ["--repeats", "1", "--batch", "2"]
+    arguments = [*size, *turns, "--threads", "1", "--concurrency", "2"]
+    assert throughput.main([*arguments, "--out", str(out)]) == 0
+    results = read_results(out)
+    stages = {row["stage"]: row for row in results.rows}
+    assert list(stages) == [*throughput.STAGES, "other", "end to end"]
+    assert results.facts["requests"] == 4
+    assert results.facts["evaluations"] == 4
+    assert results.facts["peak_bytes"] > results.facts["bytes_before"]
+    counted = sum(row["flops"] for name, row in stages.items() if "flops" in row and name != "end to end")
+    assert counted == stages["end to end"]["flops"] > 10**8
+    assert stages["transformer"]["wall_s"] < stages["end to end"]["wall_s"]
+    assert out.with_suffix(".md").read_text().startswith("nano on ort-cpu: 5 frames of 64x64, 2 steps")
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_exponents_are_those_of_the_law_that_made_the_values():
+    sizes = [1, 2, 4, 8]
+    assert scaling.fit_exponent(sizes, [3 * size**2 for size in sizes]) == pytest.approx(2)
+    assert scaling.fit_exponent(sizes, [7, 7, 7, 7]) == pytest.approx(0)
+    with pytest.raises(ValueError, match="expected at least 2"):
+        scaling.fit_exponent([4, 4], [1, 2])
+
+
+def test_scaling_measures_points_in_processes_of_their_own(tmp_path: Path):
+    out = tmp_path / "scaling.json"
+    sizes = ["--tokens", "64", "128", "--frames", "5", "--side", "32", "--concurrency"]
+    arguments = [*sizes, "--threads", "1", "--repeats", "1"]
+    assert scaling.main([*arguments, "--out", str(out)]) == 0
+    results = read_results(out)
+    found = [(row["axis"], row["size"]) for row in results.rows]
+    assert found == [("tokens", 64), ("tokens", 128), ("frames, encoder", 5), ("frames, decoder", 5)]
+    assert list(results.facts["exponents"]) == ["tokens"]
+
+
+def test_the_peak_of_this_machine_is_measured():
+    peak = measure_matrix_peak(1, side=64, repeats=2)
+    assert {"onnxruntime", "torch"} <= set(peak)
+    assert all(values["flops_per_s"] > 0 for values in peak.values())
+    facts = describe_machine()
+    assert facts["cores"] >= 1
+    assert facts["versions"]["onnxruntime"]

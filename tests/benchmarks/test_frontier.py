@@ -1,0 +1,96 @@
+"""Schedules by quality and cost: what is measured, what is chosen, and what the bundle says of it."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import frontier
+from editverse_rt.bundle import load_bundle
+from export.integers import quantize_bundle
+from export.schedules import Recipe, build_schedule
+from reference.nano.heldout import heldout_samples
+
+
+def row(schedule: str, evaluations: int, success_rate: float, psnr_db: float) -> dict[str, Any]:
+    return {
+        "schedule": schedule, "recipe": Recipe.from_label(schedule).to_json(), "evaluations": evaluations,
+        "success_rate": success_rate, "success_rate_real": None, "psnr_db": psnr_db, "cpu_s": 0.1,
+    }  # fmt: skip
+
+
+PAPER = row("euler-50", 100, 0.80, 99.0)
+
+
+def test_the_cheapest_that_keeps_the_quality_is_chosen():
+    rows = [
+        PAPER,
+        row("ab2-20", 40, 0.80, 40.0),
+        row("ab2-10", 20, 0.795, 31.0),
+        row("ab2-8", 16, 0.81, 29.9),
+        row("ab3-8", 16, 0.80, 25.0),
+        row("ab2-4", 8, 0.78, 35.0),
+    ]
+    assert frontier.choose_named(rows) == {"paper": "euler-50", "balanced": "ab2-10", "fast": "ab2-8"}
+
+
+def test_a_schedule_that_loses_more_than_a_point_is_not_offered():
+    assert frontier.choose_named([PAPER, row("ab2-4", 8, 0.78, 35.0)]) == {"paper": "euler-50"}
+    assert frontier.choose_named([PAPER, row("ab2-8", 16, 0.80, 20.0)]) == {
+        "paper": "euler-50",
+        "fast": "ab2-8",
+    }
+
+
+def test_schedules_are_measured_through_the_runtime():
+    recipes = {"euler-2": Recipe("euler", 2), "euler-1": Recipe("euler", 1)}
+    samples = list(itertools.islice(heldout_samples(1), 1))
+    first, second = frontier.measure_schedules(load_bundle("nano"), recipes, samples, samples)
+    assert (first["evaluations"], second["evaluations"]) == (4, 2)
+    assert first["psnr_db"] == 99.0
+    assert second["psnr_db"] < 99.0
+    assert first["success_rate"] == first["success_rate_real"] in (0.0, 1.0)
+    assert first["cpu_s"] > 0
+
+
+def test_a_bundle_may_be_held_to_another(tmp_path: Path):
+    nano = load_bundle("nano")
+    recipes = {"euler-1 of nano": Recipe("euler", 1), "euler-1": Recipe("euler", 1)}
+    samples = list(itertools.islice(heldout_samples(1), 1))
+    lossy = load_bundle(quantize_bundle("nano", tmp_path / "int8"))
+    exact = frontier.measure_schedules(nano, recipes, samples, standard=nano)
+    rounded = frontier.measure_schedules(lossy, recipes, samples, standard=nano)
+    assert exact[1]["psnr_db"] == 99.0
+    assert 20 < rounded[1]["psnr_db"] < 99.0
+
+
+def test_the_named_schedules_and_their_quality_go_into_the_bundle(tmp_path: Path):
+    folder = tmp_path / "nano"
+    shutil.copytree(load_bundle("nano").root, folder)
+    rows = [PAPER, row("unipc2-8 guided 0-0.5", 12, 0.8, 31.0)]
+    frontier.write_named(load_bundle(folder), rows, {"paper": "euler-50", "fast": "unipc2-8 guided 0-0.5"})
+    spec = load_bundle(folder).spec
+    assert list(spec.schedules) == ["paper", "fast"]
+    assert spec.schedules["fast"] == build_schedule("fast", Recipe("unipc2", 8, guided_until=0.5))
+    assert spec.schedules["paper"] == load_bundle("nano").spec.schedules["paper"]
+    measured: Any = spec.quality["schedules"]
+    assert measured["fast"]["recipe"] == "unipc2-8 guided 0-0.5"
+    assert measured["fast"]["success_rate"] == 0.8
+    assert spec.quality["success_rate"] == load_bundle("nano").spec.quality["success_rate"]
+
+
+def test_the_candidates_begin_with_the_papers_and_are_schedules():
+    assert frontier.CANDIDATES[0] == Recipe().label == frontier.PAPER
+    assert len(set(frontier.CANDIDATES)) == len(frontier.CANDIDATES)
+    assert all(Recipe.from_label(label).label == label for label in frontier.CANDIDATES)
+
+
+def test_a_label_that_is_none_ends_the_command(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        frontier.main(["--schedule", "heun-3 backwards"])
+    assert stopped.value.code == 2
+    assert "is no schedule" in capsys.readouterr().err

@@ -1,0 +1,43 @@
+"""The soak: all requests are served, failures are seen, and a slope is a slope."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import soak
+from benchmarks.results import read_results
+
+
+def test_requests_are_mixed_and_the_same_again():
+    requests = soak.draw_requests(40, 3)
+    assert requests == soak.draw_requests(40, 3)
+    assert {request.frames for request in requests} == set(soak.FRAMES)
+    assert {request.steps for request in requests} == {1, 2, 3}
+
+
+def test_lanes_serve_every_request_and_count_failures():
+    good = soak.draw_requests(3, 1)
+    too_large = soak.Request(1, 4096, 4096, 1, 0)
+    outcome = soak.serve("nano", [*good, too_large, good[0]], 2, 1)
+    assert len(outcome.resident_bytes) == 5
+    assert len(outcome.failures) == 1
+    assert "RequestError" in outcome.failures[0]
+
+
+def test_a_slope_is_that_of_the_second_half():
+    growing = [10**9, 5, 0, 7] + [1000 + 3 * index for index in range(4)]
+    assert soak.fit_slope(growing) == pytest.approx(3)
+    with pytest.raises(ValueError, match="at least 4"):
+        soak.fit_slope([1, 2])
+
+
+def test_a_soak_compares_with_one_at_a_time(tmp_path: Path):
+    out = tmp_path / "soak.json"
+    size = ["--requests", "4", "--steps", "1", "--concurrency", "2"]
+    assert soak.main([*size, "--out", str(out)]) == 0
+    rows = read_results(out).rows
+    assert [row["concurrency"] for row in rows] == [1, 2]
+    assert all(len(row["resident_bytes"]) == 4 and not row["failures"] for row in rows)
+    assert "| 2 |" in out.with_suffix(".md").read_text()

@@ -1,0 +1,98 @@
+"""Products in integers: near the model's, as far as eight bits are, and a bundle that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from editverse_rt.bundle import load_bundle
+from editverse_rt.pipeline import Pipeline
+from export.integers import quantize_bundle, quantize_products, round_columns
+
+# Weights are off by up to 1/254 of their column's largest, 3 times the typical one; activations by 1/510 of
+# their tensor's range, which is 6 times.
+PRODUCT_TOLERANCE = 0.02
+
+
+def model_of(weight: np.ndarray, *, is_half: bool = False, **attributes: object) -> ir.Model:
+    stored = weight.astype(np.float16) if is_half else weight
+    name = "model.blocks.0.up.weight"
+    # Its result stays inside, as a block's does.
+    nodes = [
+        helper.make_node("Gemm", ["x", name], ["inside"], **({"transB": 1} | attributes)),
+        helper.make_node("Identity", ["inside"], ["y"]),
+    ]
+    if is_half:
+        nodes.insert(0, helper.make_node("Cast", [f"{name}.float16"], [name], to=TensorProto.FLOAT))
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [info("x", TensorProto.FLOAT, ["L", 64])],
+        [info("y", TensorProto.FLOAT, ["L", weight.shape[0]])],
+        [numpy_helper.from_array(stored, f"{name}.float16" if is_half else name)],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10))
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+def test_a_product_in_integers_is_near(is_half: bool, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(96, 64)).astype(np.float16).astype(np.float32)
+    weight[3] *= 100  # A column of another size takes a scale of its own.
+    x = rng.normal(size=(7, 64)).astype(np.float32)
+    model = model_of(weight, is_half=is_half)
+    assert quantize_products(model) == 1
+    ir.save(model, tmp_path / "m.onnx")
+    onnx.checker.check_model(tmp_path / "m.onnx")
+    found = ort.InferenceSession(str(tmp_path / "m.onnx")).run(None, {"x": x})[0]
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64)
+    # Against the size that a column's results have, not against those that happen to cancel.
+    size = np.sqrt(len(x)) * np.linalg.norm(weight, axis=1)
+    errors = np.linalg.norm(found - expected, axis=0) / size
+    assert 0 < errors.max() < PRODUCT_TOLERANCE
+    assert sorted(model.graph.initializers) == [
+        f"model.blocks.0.up.weight.{kind}" for kind in ("int8", "scale")
+    ]
+
+
+def test_columns_are_rounded_to_their_own_scale():
+    weight = np.array([[1.0, -127.0], [0.5, 0.25], [0.0, 0.0]], np.float32)
+    quantized, scales = round_columns(weight)
+    assert quantized.dtype == np.int8
+    assert quantized.tolist() == [[1, 127, 0], [-127, 64, 0]]
+    assert scales.tolist()[:2] == [1.0, np.float32(0.5 / 127)]
+
+
+@pytest.mark.parametrize("attributes", [{"transB": 0}, {"alpha": 2.0}, {"transA": 1}])
+def test_other_products_are_left_and_none_at_all_is_refused(attributes: dict):
+    with pytest.raises(ValueError, match="no product whose weight's name has"):
+        quantize_products(model_of(np.ones((64, 64), np.float32), **attributes))
+
+
+def test_a_bundle_in_integers_edits_and_says_what_it_is(tmp_path: Path):
+    folder = quantize_bundle("nano", tmp_path / "nano-int8")
+    spec, exact = load_bundle(folder).spec, load_bundle("nano").spec
+    assert spec.made["weights"] == "int8"
+    assert (spec.name, spec.quality) == ("nano-int8", {})
+    assert spec.schedules == exact.schedules
+    transformers = [next(f for f in s.files if f.path == "transformer.onnx").num_bytes for s in (spec, exact)]
+    assert transformers[0] < transformers[1]
+    frames = []
+    for bundle, threads in ((folder, 1), (folder, 2), ("nano", 1)):
+        with Pipeline.open(bundle, "ort-cpu", num_threads=threads) as pipeline:
+            frames.append(pipeline("A red circle", num_inference_steps=1, num_frames=1).frames.astype(int))
+    assert np.array_equal(frames[0], frames[1]), "threads change no byte"
+    assert 0 < np.abs(frames[0] - frames[2]).mean() < 16
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="is there; give another path"):
+        quantize_bundle("nano", tmp_path / "there")

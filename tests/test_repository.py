@@ -52,7 +52,7 @@ def test_each_library_is_imported_in_one_place(path: Path) -> None:
         "onnxruntime": "backends/ort.py",
         "tensorrt": "backends/trt.py",
         "tensorrt_rtx": "backends/trt.py",
-        "cuda": "backends/trt.py",
+        "cuda": "backends/cuda.py",
     }
     here = path.relative_to(ROOT / "editverse_rt").as_posix()
     allowed = {

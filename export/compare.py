@@ -322,7 +322,7 @@ def main() -> None:
         description="Hold a bundle to the PyTorch reference, graph by graph and in a whole edit.",
         epilog="example: python -m export.compare bundles/nano checkpoints/nano",
     )
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("bundle", metavar="BUNDLE", help="its folder, or the name of one that ships")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--backend", default="ort-cpu", help="what runs the bundle (default: ort-cpu)")
     parser.add_argument("--threads", type=int, help="threads of the backend (default: one a core)")

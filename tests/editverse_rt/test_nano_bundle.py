@@ -15,6 +15,8 @@ from editverse_rt.backends.ort import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
 FEW_STEPS = 3
+LEAST_SUCCESS_RATE = 0.6
+"""Of the held-out edits (docs/nano.md). No nano that does less may take this one's place; 0.8 is the aim."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,16 @@ def draw_clip(num_frames: int, height: int = 64, width: int = 64) -> Frames:
     return frames
 
 
+def is_disc(frames: Frames) -> NDArray[np.bool_]:
+    """Where `draw_clip` has its disc, [T, H, W]."""
+    return np.asarray(frames[..., 0] > 200)
+
+
+def mean_difference(found: Frames, expected: Frames, where: NDArray[np.bool_]) -> float:
+    """In grey levels."""
+    return float(np.abs(found[where].astype(int) - expected[where]).mean())
+
+
 def color_spread(frames: Frames) -> float:
     """Mean distance between a pixel's largest and smallest channel: 0 for grey."""
     return float((frames.max(-1).astype(int) - frames.min(-1)).mean())
@@ -45,6 +57,8 @@ def test_the_bundle_says_how_good_it_is(pipeline: Pipeline) -> None:
     spec = pipeline.bundle.spec
     assert spec.name == "nano"
     assert {"success_rate", "edits", "by_task"} <= set(spec.quality)
+    assert spec.quality["edits"] >= 240
+    assert spec.quality["success_rate"] >= LEAST_SUCCESS_RATE
     default = spec.schedules[spec.default_schedule]
     assert default.num_inference_steps == 50
     assert default.guidance_scale[0] == 5.0
@@ -59,7 +73,7 @@ def test_a_video_is_made_grayscale(pipeline: Pipeline) -> None:
     assert color_spread(result.frames) < 20
     # The same picture, not just any grey one.
     luma = source @ np.array([0.299, 0.587, 0.114])
-    assert np.corrcoef(luma.ravel(), result.frames.mean(-1).ravel())[0, 1] > 0.6
+    assert np.corrcoef(luma.ravel(), result.frames.mean(-1).ravel())[0, 1] > 0.8
 
 
 def test_an_image_is_made_grayscale(pipeline: Pipeline) -> None:
@@ -67,6 +81,27 @@ def test_an_image_is_made_grayscale(pipeline: Pipeline) -> None:
     result = pipeline("Make it grayscale <image1>", image1=source, num_inference_steps=12)
     assert result.frames.shape == (1, *source.shape)
     assert color_spread(result.frames) < 20
+
+
+@pytest.mark.parametrize("num_frames", [1, 9])
+def test_the_circle_turns_green_and_the_rest_stays(pipeline: Pipeline, num_frames: int) -> None:
+    source = draw_clip(num_frames)
+    name = "video1" if num_frames > 1 else "image1"
+    clip = source if num_frames > 1 else source[0]
+    result = pipeline(f"<{name}> Turn the circle green", num_inference_steps=12, **{name: clip})
+    red, green, blue = result.frames[is_disc(source)].mean(0)
+    assert green > 100 + max(red, blue) / 2  # it was (220, 30, 36)
+    assert mean_difference(result.frames, source, ~is_disc(source)) < 16
+
+
+@pytest.mark.parametrize("num_frames", [1, 9])
+def test_the_circle_is_removed_and_the_rest_stays(pipeline: Pipeline, num_frames: int) -> None:
+    source = draw_clip(num_frames)
+    name = "video1" if num_frames > 1 else "image1"
+    clip = source if num_frames > 1 else source[0]
+    result = pipeline(f"<{name}> Remove the circle", num_inference_steps=12, **{name: clip})
+    assert result.frames[is_disc(source)][:, 0].mean() < 100  # it was 220, the background has no red
+    assert mean_difference(result.frames, source, ~is_disc(source)) < 16
 
 
 def test_the_vae_carries_what_it_is_given(pipeline: Pipeline) -> None:

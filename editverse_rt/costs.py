@@ -21,10 +21,11 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Bytes of one value by precision."""
 
 # Rows of the transformer's width, and of its heads' or its feed-forward's, that are alive at once: the
-# residual, its norm and the six modulations; q, k, v, their turned and transposed copies and the result.
-_LIVE_WIDTHS, _LIVE_HEADS, _LIVE_MLP = 8, 12, 4
-# Tensors as large as the largest convolution's result, with the two frames before it, alive at once.
-_LIVE_CONVOLUTIONS, _FRAMES_BEFORE = 4, 2
+# residual, its norm and a modulation; q, k, v, their turned copies and the result.
+_LIVE_WIDTHS, _LIVE_HEADS, _LIVE_MLP = 3, 7, 3
+# Tensors as large as the largest convolution's result, with the two frames before it, alive at once. Where a
+# first chunk leaves the frames of zeros before it out, it holds as much as with one.
+_LIVE_CONVOLUTIONS, _FRAMES_BEFORE, _ZEROS_BEFORE = 4, 2, 1
 # Copies of all heads' scores that attention holds where it is not fused, and that the text encoder's holds.
 _LIVE_SCORES, _LIVE_TEXT_SCORES = 2, 4
 _TIME_WAVES = 256
@@ -105,7 +106,9 @@ def cost_vae(
     frames = 1 if first else spec.geometry.temporal_ratio
     cells = (height_px // facts.integer("patch_size", 1)) * (width_px // facts.integer("patch_size", 1))
     layers = list((_encoder_layers if half == "encoder" else _decoder_layers)(facts, first, frames))
+    before = _FRAMES_BEFORE
     if first and spec.made.get("convolutions") == "frames":
+        before = _ZEROS_BEFORE
         # Of three frames that a convolution sees, the two before the first are zeros, and are left out.
         layers = [
             replace(layer, taps=layer.taps // 3 if layer.taps == 27 else layer.taps) for layer in layers
@@ -115,7 +118,7 @@ def cost_vae(
         picture = layer.channels_out * cells / layer.shrink**2
         flops += int(2 * layer.taps * layer.channels_in * layer.frames * picture)
         outputs += int(layer.frames * picture)
-        largest = max(largest, int((layer.frames + _FRAMES_BEFORE) * picture))
+        largest = max(largest, int((layer.frames + before) * picture))
         if layer.attends:
             rows = int(cells // layer.shrink**2)
             flops += 4 * layer.frames * rows * rows * layer.channels_in

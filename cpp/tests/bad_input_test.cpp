@@ -119,7 +119,7 @@ void check_requests() {
   refuse("is empty", EV_ERROR_REQUEST, [](ev_request& r) { r.prompt = " \t"; });
   refuse("not UTF-8", EV_ERROR_REQUEST, [](ev_request& r) { r.prompt = "caf\xe9"; });
   refuse("no video1 is given", EV_ERROR_REQUEST, [](ev_request& r) { r.prompt = "<video1> x"; });
-  refuse("schedule is \"fast\"", EV_ERROR_REQUEST, [](ev_request& r) { r.schedule = "fast"; });
+  refuse("schedule is \"none\"", EV_ERROR_REQUEST, [](ev_request& r) { r.schedule = "none"; });
   refuse("num_inference_steps is 0", EV_ERROR_REQUEST, [](ev_request& r) { r.num_inference_steps = 0; });
   refuse("num_inference_steps is -7", EV_ERROR_REQUEST, [](ev_request& r) { r.num_inference_steps = -7; });
   refuse("num_inference_steps is 2", EV_ERROR_REQUEST, [](ev_request& r) { r.num_inference_steps = INT32_MAX; });

@@ -9,16 +9,24 @@ The second takes training up again where a published checkpoint stands: with new
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from torch import nn
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResample, WanResidualBlock
+from torch import Tensor, nn
 
 from reference.checkpoint import LIMITS, load_checkpoint, save_checkpoint
 from reference.nano.optim import Averaged
 from reference.nano.train import NOT_STARTED, Nano, make_nano, make_optimizers, save_state
+from reference.nano.train_vae import batch
+
+STREAM_PEAK = 2.0**14
+"""The largest value of a published VAE's residual streams; float16 ends at 2^16."""
 
 
 @torch.no_grad()
@@ -28,6 +36,44 @@ def round_to_half(module: nn.Module) -> None:
         parameter.copy_(parameter.half().float())
 
 
+@torch.no_grad()
+def calm_stream(coder: nn.Module, run: Callable[[], object]) -> int:
+    """Scale the residual stream of a half of the VAE by a power of two, until float16 holds it with room.
+
+    Every reader of the stream is a norm over its channels, so nothing but the stream changes. run: passes
+    typical clips through the half. Returns the power by which it was divided.
+    """
+    peak = 0.0
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal peak
+        if isinstance(output, Tensor):
+            peak = max(peak, float(output.abs().max()))
+
+    hooks = [module.register_forward_hook(note) for module in coder.modules()]
+    run()
+    for hook in hooks:
+        hook.remove()
+    power = max(0, math.ceil(math.log2(peak / STREAM_PEAK)))
+    writers = [coder.conv_in]
+    biases = []
+    for module in coder.modules():
+        if isinstance(module, WanResidualBlock):
+            writers.append(module.conv2)
+            biases.append(module.conv_shortcut)  # linear in the stream
+        elif isinstance(module, WanAttentionBlock):
+            writers.append(module.proj)
+        elif isinstance(module, WanResample):
+            biases += [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))]
+    for writer in writers:
+        writer.weight.mul_(2.0**-power)
+    for layer in writers + biases:
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.mul_(2.0**-power)
+    return power
+
+
+@torch.no_grad()
 def publish(run: Path, folder: Path) -> Path:
     """Write the checkpoint; raises FileNotFoundError when the run lacks a part."""
     state = torch.load(run / "state.pt")
@@ -35,6 +81,10 @@ def publish(run: Path, folder: Path) -> Path:
     names = [name for name, _ in nano.named_parameters()]
     nano.load_state_dict({name: state["average"][name] for name in names}, strict=False)
     vae = AutoencoderKLWan.from_pretrained(run / "vae")
+    clips = batch(np.random.default_rng(0), 9, 4)
+    latents = vae.encode(clips).latent_dist.mean
+    calm_stream(vae.encoder, lambda: vae.encode(clips))
+    calm_stream(vae.decoder, lambda: vae.decode(latents))
     for part in (nano, vae):
         round_to_half(part)
     return save_checkpoint(

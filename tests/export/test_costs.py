@@ -45,6 +45,12 @@ def count_operations(path: Path, inputs: Mapping[str, np.ndarray], folder: Path)
 def weights_of_convolutions(path: Path) -> dict[str, list[int]]:
     model = onnx.load(path, load_external_data=False)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    # Weights may stand in float16 behind a Cast.
+    shapes |= {
+        n.output[0]: shapes[n.input[0]]
+        for n in model.graph.node
+        if n.op_type == "Cast" and n.input[0] in shapes
+    }
     return {node.name: shapes[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
 
 

@@ -19,7 +19,7 @@ from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.facts import NAMES
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
-from reference.nano.publish import round_to_half
+from reference.nano.publish import calm_stream, round_to_half
 from reference.nano.train import (
     NOT_STARTED,
     Nano,
@@ -142,6 +142,26 @@ def test_published_weights_are_what_float16_holds():
     round_to_half(module)
     assert torch.equal(module.weight, before.half().float())
     assert not torch.equal(module.weight, before)
+
+
+@torch.no_grad()
+def test_a_calmed_stream_fits_float16_and_changes_no_picture():
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(**{**VAE_CONFIG, "base_dim": 4}).eval()
+    for parameter in vae.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))  # biases are none at first
+    for coder in (vae.encoder, vae.decoder):
+        coder.conv_in.weight.mul_(1e6)
+    clip = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    latents = vae.encode(clip).latent_dist.mean
+    expected = vae.decode(latents).sample
+    assert calm_stream(vae.encoder, lambda: vae.encode(clip)) > 0
+    assert calm_stream(vae.decoder, lambda: vae.decode(latents)) > 0
+    # Powers of two round nothing; norms divide by the root of a sum, which does.
+    torch.testing.assert_close(vae.encode(clip).latent_dist.mean, latents, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(vae.decode(latents).sample, expected, atol=1e-5, rtol=1e-4)
+    assert calm_stream(vae.decoder, lambda: vae.decode(latents)) == 0
 
 
 def test_the_average_follows_the_weights():

@@ -73,11 +73,7 @@ def pack(sample: CachedSample) -> Packed:
     """Lay a sample out as a sequence."""
     names = [s for s in sample.segments if isinstance(s, str)]
     clips = [sample.clips[name] for name in names]
-    shapes = tuple(
-        (int(c[0]), int(c[1]), int(c[2])) if isinstance(s, str) else len(s)
-        for s in sample.segments
-        for c in [sample.clips[s].shape if isinstance(s, str) else ()]
-    )
+    shapes = tuple((*sample.clips[s].shape[:3],) if isinstance(s, str) else len(s) for s in sample.segments)
     frames, rows, columns, patch_dim = sample.target.shape
     noisy = sample.target.reshape(-1, patch_dim)
     source = sample.clips[sample.source].reshape(-1, patch_dim) if sample.source else torch.zeros_like(noisy)

@@ -52,7 +52,7 @@ def random_canvas(
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     if task not in VIDEO_ONLY and rng.random() >= video_share:
         return Canvas(1, height, width)
-    odds = np.array([0.45, 0.35, 0.08, 0.12])[: len(lengths)]
+    odds = np.array([0.3, 0.3, 0.15, 0.25])[: len(lengths)]
     return Canvas(int(rng.choice(lengths, p=odds / odds.sum())), height, width)
 
 

@@ -37,7 +37,7 @@ from reference.text_encoder import Tokenizer, make_nano_text_encoder
 
 MIN_TIME_LEFT = 0.2
 """The clean segment's error weighs 1 / (1 - t), between its own and the velocity's; no more than here."""
-CHANGE_WEIGHT = 4.0
+CHANGE_WEIGHT = 2.0
 """What an edit changes weighs this much more than what it keeps, which a network soon learns to copy."""
 OBJECT_WEIGHT = 4.0
 """So does a token with an object in it, whose outline is hard to get right, in edits of the whole frame."""

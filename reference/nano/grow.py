@@ -2,8 +2,8 @@
 
     python -m reference.nano.grow RUN --mlp-width 704
 
-The new units write nothing at first, so the network computes exactly what it did (Net2Net, Chen et al., 2016);
-the optimisers' memory is kept.
+The new units write nothing at first, so the network computes exactly what it did (Net2Net, Chen et al.,
+2016); the optimisers' memory is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def grow(run: Path, mlp_width: int) -> None:
     config = TransformerConfig.from_dict(old["config"])
     if mlp_width <= config.mlp_width:
         raise ValueError(
-            f"the feed-forward layers have {config.mlp_width} units; --mlp-width must be more, not {mlp_width}"
+            f"the feed-forward layers have {config.mlp_width} units; expected --mlp-width to be more, "
+            f"not {mlp_width}"
         )
     config = dataclasses.replace(config, mlp_width=mlp_width)
     torch.manual_seed(SEED)

@@ -172,9 +172,9 @@ def compute_losses(model: Nano, batch: Batch) -> Losses:
 
 
 @torch.no_grad()
-def sample(model: Nano, batch: Batch, steps: int) -> Tensor:
-    """Euler without guidance, for validation only: the target rows [sum Lg, P]."""
-    x = torch.randn(batch.noisy.shape, generator=torch.Generator().manual_seed(0))
+def sample(model: Nano, batch: Batch, steps: int, seed: int = 0) -> Tensor:
+    """Euler without guidance, for training's own use only: the target rows [sum Lg, P]."""
+    x = torch.randn(batch.noisy.shape, generator=torch.Generator().manual_seed(seed))
     text = model.encode_text(batch)
     for step in range(steps):
         t = step / steps

@@ -1,0 +1,182 @@
+"""Train the VAE's decoder on what the transformer writes, so that it forgives the transformer's errors.
+
+    python -m reference.nano.refine RUN --minutes 12
+
+The last stage of training. The encoder stays as it is, and with it all latents; the decoder sees clips as the
+averaged transformer samples them, and is to give the right answer's pixels. Every third clip is one of the
+encoder's own, so that the VAE stays one. RUN/vae is rewritten at the end; RUN/refine_log.jsonl takes a line
+every 100 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from reference.nano.batching import collate, pack
+from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
+from reference.nano.dataset import PATCH_SIZE, cache_samples
+from reference.nano.optim import Averaged, Muon
+from reference.nano.tasks import EDIT_TASKS
+from reference.nano.train import Nano, make_nano, sample
+from reference.nano.train_vae import use_image_convolutions
+from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
+from reference.nano.world import Canvas
+from reference.text_encoder import Tokenizer
+from reference.vae import latent_statistics, latents_from_patches
+
+SEED, VALIDATION_SEED = 7, 8
+SHAPES = ((1, 10), (5, 4), (1, 10), (9, 2), (17, 1))
+"""(frames, clips) of successive steps."""
+SAMPLING_STEPS = (2, 4, 8)
+"""Euler steps that a clip is sampled in, one of these."""
+OWN_SHARE = 1 / 3
+"""Share of the clips that the decoder sees as the encoder gives them."""
+KEPT_FRAMES = 600
+"""Frames of each shape that are kept, to be shown again."""
+NEW_SHARE = 0.3
+LOG_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Written:
+    """Right answers of n requests of one shape.
+
+    own: the encoder's latents float32 [n, z, t, h, w]; sampled: the transformer's; video: float32
+    [n, 3, T, H, W] in [-1, 1].
+    """
+
+    own: Tensor
+    sampled: Tensor
+    video: Tensor
+
+
+@torch.no_grad()
+def write(
+    nano: Nano, vae: AutoencoderKLWan, tokenizer: Tokenizer, rng: np.random.Generator, frames: int, count: int
+) -> Written:
+    """Draw requests and let the transformer sample their answers, without guidance."""
+    height, width = SIZES[int(rng.integers(len(SIZES)))]
+    tasks = [task for task in EDIT_TASKS if frames > 1 or task not in VIDEO_ONLY]
+    samples = [draw_curated(rng, str(rng.choice(tasks)), Canvas(frames, height, width)) for _ in range(count)]
+    batch = collate(
+        [pack(cached) for cached in cache_samples(vae, tokenizer, samples)], np.zeros(count, bool)
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+        rows = sample(nano, batch, int(rng.choice(SAMPLING_STEPS)), seed=int(rng.integers(2**31)))
+    mean, std = latent_statistics(vae)
+    shape = (height // (8 * PATCH_SIZE), width // (8 * PATCH_SIZE))
+
+    def latents(rows: Tensor) -> Tensor:
+        clips = rows.float().view(count, -1, *shape, rows.shape[-1])
+        return torch.cat([latents_from_patches(clip, PATCH_SIZE) for clip in clips]) * std + mean
+
+    video = torch.from_numpy(np.stack([s.target for s in samples])).permute(0, 4, 1, 2, 3).float()
+    return Written(latents(batch.noisy), latents(rows), video / 127.5 - 1)
+
+
+def psnr_db(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> float:
+    """Mean over clips."""
+    with torch.no_grad():
+        error = (vae.decode(latents).sample.clamp(-1, 1) - video).square().mean((1, 2, 3, 4))
+    return float((10 * torch.log10(4 / error)).mean())
+
+
+def evaluate(vae: AutoencoderKLWan, known: list[Written]) -> dict[str, float]:
+    """PSNR in dB of the right answers, decoded from the encoder's latents and from the transformer's."""
+    return {
+        "own": round(float(np.mean([psnr_db(vae, w.own, w.video) for w in known])), 3),
+        "sampled": round(float(np.mean([psnr_db(vae, w.sampled, w.video) for w in known])), 3),
+    }
+
+
+def load_averaged(run: Path) -> Nano:
+    """The run's networks with their averaged weights."""
+    state = torch.load(run / "state.pt")
+    nano = make_nano(state)
+    nano.load_state_dict(state["average"], strict=False)
+    return nano.eval()
+
+
+def refine(rank: int, args: argparse.Namespace) -> None:
+    """One worker; the first keeps the clock and the log."""
+    join_workers(rank, args)
+    torch.manual_seed(rank)
+    use_image_convolutions()
+    nano, tokenizer = load_averaged(args.run), Tokenizer(args.run / "tokenizer.model")
+    vae = AutoencoderKLWan.from_pretrained(args.run / "vae")
+    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    matrices = [p for p in decoder.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in decoder.parameters() if id(p) not in chosen]
+    muon = Muon(matrices, lr=args.lr)
+    adam = torch.optim.AdamW(others, lr=args.lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
+    average = Averaged(decoder, 0.99)
+    rng = np.random.default_rng([SEED, rank])
+    known: list[Written] = []
+    if rank == 0:
+        held = np.random.default_rng(VALIDATION_SEED)
+        known = [write(nano, vae, tokenizer, held, *shape) for shape in SHAPES * 3]
+        print("before", evaluate(vae, known), flush=True)
+    shown: dict[tuple[int, int], list[Written]] = {shape: [] for shape in SHAPES}
+    losses: list[float] = []
+    step, spent, start = 0, 0.0, time.monotonic()
+    while spent < 60 * args.minutes:
+        shape = SHAPES[step % len(SHAPES)]
+        room = KEPT_FRAMES // (shape[0] * shape[1])
+        is_new = len(shown[shape]) < 2 or rng.random() < NEW_SHARE
+        if is_new:
+            shown[shape] = [*shown[shape][-room + 1 :], write(nano, vae, tokenizer, rng, *shape)]
+        clips = shown[shape][-1 if is_new else int(rng.integers(len(shown[shape])))]
+        is_own = torch.rand(shape[1], 1, 1, 1, 1) < OWN_SHARE
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+            out = vae.decode(torch.where(is_own, clips.own, clips.sampled)).sample
+        error = (out.float() - clips.video).square().mean((1, 2, 3, 4))
+        loss = (error + 1e-5).sqrt().mean()
+        loss.backward()
+        spent = time.monotonic() - start if rank == 0 else 0.0
+        facts = average_gradients(decoder.parameters(), torch.tensor([float(loss.detach()), spent]))
+        losses.append(float(facts[0]) / args.workers)
+        spent = float(facts[1])
+        nn.utils.clip_grad_norm_(others, 1.0)
+        factor = min(1.0, (step + 1) / 50) * max(0.0, 1 - spent / (60 * args.minutes))
+        for optimizer, lr in ((muon, args.lr), (adam, args.lr / 10)):
+            optimizer.param_groups[0]["lr"] = lr * factor
+            optimizer.step()
+        decoder.zero_grad(set_to_none=True)
+        average.update(decoder, step)
+        step += 1
+        if rank == 0 and step % LOG_EVERY == 0:
+            line = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses)), 5)}
+            losses.clear()
+            with (args.run / "refine_log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+    if rank == 0:
+        average.copy_to(decoder)
+        print("after", evaluate(vae, known))
+        vae.save_pretrained(args.run / "vae")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--lr", type=float, default=0.004)
+    start_workers(refine, parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ first is the paper's schedule, which the others are held to. From those, two are
   balanced  the fewest evaluations that keep success to MAX_LOST and MIN_PSNR_DB to the paper's result;
   fast      the fewest that keep success.
 With `--standard OTHER`, the first is the paper's schedule on another bundle: what a lossy one is held to.
+A label that names no guidance takes the bundle's own.
 `--write` puts them into the bundle with what was measured; `python -m export.quality BUNDLE --write` goes
 before it, since it writes the quality report anew.
 """
@@ -184,11 +185,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--write", action="store_true", help="put the chosen schedules into the bundle")
     add("--out", type=Path, default=FOLDER / "frontier.json")
     args = parser.parse_args(arguments)
+    bundle = load_bundle(args.bundle)
+    guidance = bundle.spec.schedules["paper"].guidance_scale[0]
     try:
-        recipes = {label: Recipe.from_label(label) for label in dict.fromkeys((PAPER, *args.schedule))}
+        recipes = {
+            label: Recipe.from_label(label, guidance) for label in dict.fromkeys((PAPER, *args.schedule))
+        }
     except ValueError as error:
         parser.error(str(error))
-    bundle = load_bundle(args.bundle)
     samples = list(heldout_samples(args.per_kind))
     real = [] if args.skip_real else list(real_samples(read_real_clips()))
     standard = None

@@ -28,7 +28,7 @@ from export.convolutions import unroll_convolutions
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
 from export.modulation import gather_modulation
 from export.noise import build_noise_model
-from export.schedules import NAMED, build_schedule, paper_recipe
+from export.schedules import build_schedule, exported_recipes
 from export.weights import (
     MAX_INLINE_BYTES,
     count_weight_bytes,
@@ -133,7 +133,6 @@ def export_bundle(
         _write_graphs(graphs, checkpoint, lowering, partial, progress)
         shutil.copyfile(checkpoint.tokenizer_file, partial / TOKENIZER_FILE)
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint.tokenizer_file))
-        recipes = {"paper": paper_recipe(checkpoint.scheduler), **NAMED}
         spec = BundleSpec(
             format_version=FORMAT_VERSION,
             name=name or target.name,
@@ -143,7 +142,10 @@ def export_bundle(
                 TOKENIZER_FILE, tokenizer.eos_id(), int(checkpoint.limits["max_text_tokens"])
             ),
             graphs={graph_name: graph.spec for graph_name, graph in graphs.items()},
-            schedules={key: build_schedule(key, recipe) for key, recipe in recipes.items()},
+            schedules={
+                key: build_schedule(key, recipe)
+                for key, recipe in exported_recipes(checkpoint.scheduler).items()
+            },
             default_schedule="paper",
             files=file_specs(partial),
             made=_made_facts(lowering, dtype),

@@ -29,10 +29,21 @@ import numpy as np
 
 from editverse_rt.spec import Schedule
 
-__all__ = ["NAMED", "Recipe", "Solver", "build_schedule", "count_evaluations", "paper_recipe", "solvers"]
+__all__ = [
+    "NAMED",
+    "Recipe",
+    "Solver",
+    "build_schedule",
+    "count_evaluations",
+    "exported_recipes",
+    "paper_recipe",
+    "solvers",
+]
 
 Solver = Literal["euler", "ab2", "ab3", "unip2", "unipc2"]
 solvers: tuple[Solver, ...] = get_args(Solver)
+
+PAPER_GUIDANCE = 5.0
 
 # An integral of basis functions from a to b, and their values at a node, both [basis size].
 _Basis = tuple[Callable[[float], np.ndarray], Callable[[float], np.ndarray]]
@@ -78,15 +89,15 @@ class Recipe:
         return " ".join(words)
 
     @classmethod
-    def from_label(cls, label: str) -> Recipe:
-        """The recipe of a label. Raises ValueError for what is none."""
+    def from_label(cls, label: str, guidance_scale: float = PAPER_GUIDANCE) -> Recipe:
+        """The recipe of a label; guidance_scale holds where it names none. Raises ValueError for no label."""
         match = _LABEL.fullmatch(label)
         if match is None:
             raise ValueError(f"{label!r} is no schedule; expected one as 'ab2-10 shift 2 guided 0-0.6'")
         solver, steps, *numbers = match.groups()
         shift, guidance, begin, end = (
             default if number is None else float(number)
-            for number, default in zip(numbers, (1.0, PAPER_GUIDANCE, 0.0, 1.0), strict=True)
+            for number, default in zip(numbers, (1.0, guidance_scale, 0.0, 1.0), strict=True)
         )
         return cls(cast(Solver, solver), int(steps), shift, guidance, begin, end)
 
@@ -94,7 +105,6 @@ class Recipe:
         return asdict(self)
 
 
-PAPER_GUIDANCE = 5.0
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _LABEL = re.compile(
     rf"(\w+)-(\d+)(?: shift {_NUMBER})?(?: guidance {_NUMBER})?(?: guided {_NUMBER}-{_NUMBER})?"
@@ -113,6 +123,13 @@ def paper_recipe(scheduler: dict[str, object]) -> Recipe:
     return Recipe(
         "euler", int(str(scheduler["num_inference_steps"])), 1.0, float(str(scheduler["guidance_scale"]))
     )
+
+
+def exported_recipes(scheduler: dict[str, object]) -> dict[str, Recipe]:
+    """What an export writes: the paper's loop, and `NAMED`, all at the checkpoint's guidance."""
+    paper = paper_recipe(scheduler)
+    named = {name: replace(r, guidance_scale=paper.guidance_scale) for name, r in NAMED.items()}
+    return {"paper": paper, **named}
 
 
 def build_schedule(name: str, recipe: Recipe) -> Schedule:

@@ -4,7 +4,7 @@
     transformer/             config.json, diffusion_pytorch_model.safetensors (or shards and their index)
     vae/  text_encoder/      as diffusers and transformers save them
     tokenizer/spiece.model   SentencePiece, as Flan-T5 has it
-    scheduler/               scheduler_config.json: the paper's Euler steps and guidance (section 5.1)
+    scheduler/               scheduler_config.json: how many Euler steps, and the guidance (section 5.1)
 
 `python -m reference.checkpoint random nano|editverse-150m|editverse-2b OUT` makes one with random weights,
 to try an export.
@@ -31,6 +31,7 @@ from reference.model import CONFIGS, EditVerseTransformer, TransformerConfig
 
 __all__ = [
     "LIMITS",
+    "PAPER_SCHEDULE",
     "Checkpoint",
     "load_checkpoint",
     "make_random_checkpoint",

@@ -20,11 +20,13 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResample, WanResidualBlock
 from torch import Tensor, nn
 
-from reference.checkpoint import LIMITS, load_checkpoint, save_checkpoint
+from reference.checkpoint import LIMITS, PAPER_SCHEDULE, load_checkpoint, save_checkpoint
 from reference.nano.optim import Averaged
 from reference.nano.train import NOT_STARTED, Nano, make_nano, make_optimizers, save_state
 from reference.nano.train_vae import batch
 
+GUIDANCE_SCALE = 2.0
+"""Less than the paper's 5: a small network's guidance carries its errors along (docs/nano.md has both)."""
 STREAM_PEAK = 2.0**14
 """The largest value of a published VAE's residual streams; float16 ends at 2^16."""
 
@@ -94,6 +96,7 @@ def publish(run: Path, folder: Path) -> Path:
         text_encoder=nano.text_encoder,
         tokenizer_file=run / "tokenizer.model",
         limits=LIMITS["nano"],
+        scheduler=PAPER_SCHEDULE | {"guidance_scale": GUIDANCE_SCALE},
     )
 
 

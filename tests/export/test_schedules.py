@@ -16,6 +16,7 @@ from export.schedules import (
     Recipe,
     build_schedule,
     count_evaluations,
+    exported_recipes,
     paper_recipe,
     solvers,
 )
@@ -161,6 +162,19 @@ def test_the_named_schedules_cost_less_and_less():
     costs = [count_evaluations(build_schedule(name, recipe)) for name, recipe in NAMED.items()]
     assert list(NAMED) == ["balanced", "fast"]
     assert 100 > costs[0] > costs[1]
+
+
+def test_an_export_keeps_to_the_checkpoints_guidance_in_every_schedule():
+    recipes = exported_recipes({"num_inference_steps": 40, "guidance_scale": 2.0})
+    assert recipes["paper"] == Recipe("euler", 40, guidance_scale=2.0)
+    assert {name: recipe.guidance_scale for name, recipe in recipes.items()} == dict.fromkeys(
+        ("paper", "balanced", "fast"), 2.0
+    )
+
+
+def test_a_label_without_a_guidance_takes_the_callers():
+    assert Recipe.from_label("ab2-10 shift 2", 3.0) == Recipe("ab2", 10, shift=2.0, guidance_scale=3.0)
+    assert Recipe.from_label("ab2-10 guidance 4", 3.0).guidance_scale == 4.0
 
 
 @pytest.mark.parametrize(

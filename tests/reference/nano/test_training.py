@@ -18,6 +18,7 @@ from reference.nano.batching import collate, pack
 from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.facts import NAMES
+from reference.nano.grow import grow
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
 from reference.nano.publish import calm_stream, round_to_half
 from reference.nano.train import (
@@ -134,6 +135,41 @@ def test_a_run_keeps_the_sizes_that_it_began_with(tmp_path):
     assert again.transformer.config == small
     again.load_state_dict(state["model"])
     assert make_nano(None).transformer.config == CONFIGS["nano"]
+
+
+def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples):
+    small = replace(CONFIGS["nano"], width=64, num_blocks=1, mlp_width=48)
+    torch.manual_seed(0)
+    model = Nano(small)
+    for parameter in model.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    optimizers = make_optimizers(model)
+    batch = collate([pack(sample) for sample in samples], np.zeros(3, bool))
+    compute_losses(model, batch).total.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    average = Averaged(model, 0.0)
+    save_state(tmp_path / "state.pt", model, optimizers, average, NOT_STARTED)
+    with pytest.raises(ValueError, match="have 48 units"):
+        grow(tmp_path, 48)
+    grow(tmp_path, 80)
+    state = torch.load(tmp_path / "state.pt")
+    grown = make_nano(state)
+    grown.load_state_dict(state["model"])
+    assert grown.transformer.config.mlp_width == 80
+    timestep = torch.tensor([0.2, 0.5, 0.8])
+    with torch.no_grad():
+        before, _, _ = model.outputs(batch, model.encode_text(batch), batch.noisy, timestep)
+        after, _, _ = grown.outputs(batch, grown.encode_text(batch), batch.noisy, timestep)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    again = make_optimizers(grown)
+    for optimizer, saved in zip(again, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    compute_losses(grown, batch).total.backward()
+    for optimizer in again:
+        optimizer.step()
+    down = grown.transformer.blocks[0].mlp.down.weight
+    assert down[:, 48:].abs().max() > 0  # the new units write
 
 
 def test_published_weights_are_what_float16_holds():

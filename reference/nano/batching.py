@@ -20,7 +20,7 @@ CHANGE_SCALE = 0.02
 COVERED = 0.04
 """An object is seen in a token from this share on, colour and shape counted."""
 EXTRA_ODDS = {
-    "change_background": 0.5,
+    "change_background": 0.7,
     "camera": 0.2,
     "change_object": 0.2,
     "combined": 0.2,

@@ -39,8 +39,9 @@ MIN_TIME_LEFT = 0.2
 """The clean segment's error weighs 1 / (1 - t), between its own and the velocity's; no more than here."""
 CHANGE_WEIGHT = 2.0
 """What an edit changes weighs this much more than what it keeps, which a network soon learns to copy."""
-OBJECT_WEIGHT = 4.0
-"""So does a token with an object in it, whose outline is hard to get right, in edits of the whole frame."""
+OBJECT_WEIGHT, OBJECT_WEIGHT_OF = 4.0, {"change_background": 12.0}
+"""So does a token with an object in it, whose outline is hard to get right; the more where the frame around
+it becomes another."""
 FACTS_WEIGHT = 0.5
 CLEAN_TAP, NOISY_TAP = 0.35, 0.65
 """How far up the blocks the facts are read off, of the inputs and of the target."""
@@ -161,7 +162,8 @@ def compute_losses(model: Nano, batch: Batch) -> Losses:
     def by_sample(values: Tensor) -> Tensor:
         return torch.zeros(len(batch.samples)).index_add(0, batch.noisy_owner, values)
 
-    weight = (1 + CHANGE_WEIGHT * batch.change) * (1 + OBJECT_WEIGHT * batch.has_object)
+    of_object = torch.tensor([OBJECT_WEIGHT_OF.get(p.task, OBJECT_WEIGHT) for p in batch.samples])
+    weight = (1 + CHANGE_WEIGHT * batch.change) * (1 + of_object[batch.noisy_owner] * batch.has_object)
     weighted = by_sample(weight * error) / by_sample(weight)
     pixels = (weighted / (1 - timestep).clamp(min=MIN_TIME_LEFT)).mean() / LATENT_SCALE**2
     detached = error.detach()

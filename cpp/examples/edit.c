@@ -35,7 +35,7 @@ int main(int argc, char **argv) {
     ev_request request;
     ev_options_init(&options, sizeof options), ev_input_init(&video, sizeof video);
     ev_request_init(&request, sizeof request);
-    options.bundle = argv[1];
+    options.bundle = argv[1], options.release_graphs = 1; /* there is one request only */
     video.name = "video1";
     video.num_frames = read_ppm(argv[2], &pixels, &video.width_px, &video.height_px);
     video.num_bytes = (size_t)video.num_frames * (size_t)video.width_px * (size_t)video.height_px * 3;

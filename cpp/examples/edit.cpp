@@ -33,7 +33,9 @@ int main(int argc, char** argv) try {
   if (argc != 5) throw std::invalid_argument("usage: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION");
   std::signal(SIGINT, [](int) { interrupted = 1; });
   const auto [pixels, size] = read_ppm(argv[2]);
-  editverse::Pipeline pipeline(argv[1]);
+  editverse::Options options{argv[1]};
+  options.release_graphs = true;  // there is one request only
+  editverse::Pipeline pipeline(options);
   editverse::Request request(argv[4]);
   if (size.num_frames > 0) request.add_frames("video1", pixels, size);
   else request.add_path("video1", argv[2]);  // needs a library with FFmpeg

@@ -98,6 +98,25 @@ typedef struct ev_options {
     /* The shared library of TensorRT, or of TensorRT for RTX, or NULL (the default): libnvinfer.so or
      * libtensorrt_rtx.so, of the version that the library was built for, where the system looks. */
     const char *tensorrt;
+
+    /* Not 0: give each graph back after its last run in a request, which then takes the memory of the largest
+     * of them and not of all; the next request loads them again. For programs that run one request. 0, the
+     * default: keep them. */
+    int32_t release_graphs;
+
+    /* The GPU's number; EV_DEFAULT: the first. A backend that cannot follow this or one of the options below
+     * is not taken. */
+    int32_t device;
+
+    /* Not 0: "tensorrt" launches a call that repeats as one CUDA graph. 0, the default: kernel by kernel. */
+    int32_t cuda_graphs;
+
+    /* How many bytes of each plan's weights may lie on the GPU at once, at least 0, for plans that were built
+     * with weight streaming; EV_DEFAULT: what TensorRT says that fits. */
+    int64_t weight_budget_bytes;
+
+    /* The library of the TensorRT plugin, for plans that were built with it; NULL, the default: none. */
+    const char *plugin;
 } ev_options;
 
 /* One video or image of a request: frames in memory, or the path of a file. */
@@ -202,8 +221,8 @@ typedef struct ev_frames {
 /* Returns the version of the library, "0.1.0"; never NULL, valid for ever. Any thread. */
 EV_API const char *ev_version(void);
 
-/* Returns 1 if the library was built with FFmpeg, and so takes paths and resizes frames, else 0. Any
- * thread. */
+/* Returns 1 if the library was built with FFmpeg, and so takes paths, resizes frames and saves results, else 0.
+ * Any thread. */
 EV_API int ev_has_media(void);
 
 /* Returns the text of the last failure in the calling thread: one line, "" if there was none. Never NULL;
@@ -268,6 +287,14 @@ EV_API void ev_cancel(ev_pipeline *pipeline);
 /* Describes the frames of a result. result, frames: not NULL. frames->data belongs to the result, valid until
  * ev_result_free. Returns EV_OK or EV_ERROR_ARGUMENT. Any thread. */
 EV_API int ev_result_frames(const ev_result *result, ev_frames *frames);
+
+/* Writes a result to a file, whole or not at all: under another name, then renamed over what is there. The
+ * suffix of path says how: .mp4, .mov, .mkv (H.264, 4:2:0; an odd side is padded by repeating its last line),
+ * .webm (VP9); .png, .jpg, .webp of one frame; of more, pictures by a pattern as name_%04d.png, numbered from 1,
+ * or none for PNG pictures in a folder that is new or empty. Without sound. result, path: not NULL. Returns
+ * EV_OK, EV_ERROR_MEDIA (another suffix, what the system refuses, a library without FFmpeg or an FFmpeg
+ * without the encoder), EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
+EV_API int ev_result_save(const ev_result *result, const char *path);
 
 /* Returns line `index` (from 0) of what the user should know, as "took frames 0-16 of 40", or NULL beyond
  * the last one and where result is NULL. Belongs to the result, valid until ev_result_free. Any thread. */

@@ -80,6 +80,11 @@ struct Options {
   std::optional<int> num_threads = {};  // nothing: one for each physical core
   bool allow_unverified = false;        // of TensorRT plans
   std::string tensorrt = {};            // "": looked for
+  bool release_graphs = false;          // after their last run in a request
+  std::optional<int> device = {};       // nothing: the first GPU
+  bool cuda_graphs = false;
+  std::optional<std::int64_t> weight_budget_bytes = {};  // nothing: what fits
+  std::string plugin = {};                               // "": none
 };
 
 /// Length and size of a clip.
@@ -182,6 +187,9 @@ class Result {
             0, 0, frames.fps};
   }
 
+  /// Writes the frames to a file, as the path's suffix says; see ev_result_save.
+  void save(const std::string& path) const { detail::check(ev_result_save(result_.get(), path.c_str())); }
+
   /// Lines for the user, about what was cut or rounded.
   std::vector<std::string> notices() const {
     std::vector<std::string> lines;
@@ -213,6 +221,11 @@ class Pipeline {
     given.num_threads = options.num_threads.value_or(EV_DEFAULT);
     given.allow_unverified = options.allow_unverified ? 1 : 0;
     given.tensorrt = options.tensorrt.empty() ? nullptr : options.tensorrt.c_str();
+    given.release_graphs = options.release_graphs ? 1 : 0;
+    given.device = options.device.value_or(EV_DEFAULT);
+    given.cuda_graphs = options.cuda_graphs ? 1 : 0;
+    given.weight_budget_bytes = options.weight_budget_bytes.value_or(EV_DEFAULT);
+    given.plugin = options.plugin.empty() ? nullptr : options.plugin.c_str();
     ev_pipeline* pipeline = nullptr;
     detail::check(ev_open(&pipeline, &given));
     pipeline_.reset(pipeline);

@@ -1,4 +1,5 @@
 // The table of backends, and the choice among them. The twin of editverse_rt/backends/__init__.py.
+#include <algorithm>
 #include <functional>
 
 #include "error.hpp"
@@ -17,7 +18,7 @@ struct Backend {
 
 Backend ort_backend(const char* name, const char* provider, const BackendOptions& options, const Bundle& bundle) {
   return {name, [=, &options, &bundle]() -> Opened {
-            Availability state = probe_ort(name, provider, options.onnxruntime);
+            Availability state = probe_ort(name, provider, options);
             if (state.reason) return {std::move(state), nullptr};
             return {std::move(state), open_ort_runner(bundle, provider, options)};
           }};
@@ -28,6 +29,23 @@ Backend trt_backend(const char* name, const BackendOptions& options, const Bundl
 }
 
 }  // namespace
+
+std::optional<std::string> refuse_gpu_options(const std::string& backend, const GpuOptions& gpu,
+                                              const std::vector<std::string>& taken) {
+  const std::pair<const char*, bool> given[] = {
+      {"device", gpu.device.has_value()},
+      {"cuda_graphs", gpu.cuda_graphs},
+      {"weight_budget_bytes", gpu.weight_budget_bytes.has_value()},
+      {"plugin", !gpu.plugin.empty()},
+  };
+  std::string strange;
+  for (const auto& [name, is_given] : given) {
+    if (!is_given || std::find(taken.begin(), taken.end(), name) != taken.end()) continue;
+    strange += join_text(strange.empty() ? "ev_options." : " and no ev_options.", name);
+  }
+  if (strange.empty()) return std::nullopt;
+  return join_text(backend, " takes no ", strange, "; leave it out, or choose another backend");
+}
 
 Selection select_backend(const BackendOptions& options, const Bundle& bundle) {
   // In the order of preference of "auto".

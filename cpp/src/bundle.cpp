@@ -218,7 +218,9 @@ BundleSpec spec_from_json(std::string_view text, const std::string& where) {
     spec.schedules.push_back(read_schedule(name, entry));
   }
   spec.default_schedule = fields.string("default_schedule");
-  fields.mapping("made");
+  const Json& made = fields.mapping("made");
+  const auto convolutions = made.find("convolutions");
+  if (convolutions != made.end() && convolutions->is_string()) spec.convolutions = convolutions->get<std::string>();
   fields.mapping("quality");
   fields.finish();
   if (spec.find_schedule(spec.default_schedule) == nullptr) {

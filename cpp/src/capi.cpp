@@ -1,5 +1,6 @@
 // The C interface: checks of arguments, and exceptions turned into codes. Nothing else.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <exception>
@@ -9,6 +10,7 @@
 
 #include "editverse_rt.h"
 #include "error.hpp"
+#include "media.hpp"
 #include "pipeline.hpp"
 
 struct ev_pipeline {
@@ -70,16 +72,18 @@ T* require(T* pointer, const char* name) {
   return pointer;
 }
 
-/// The bytes of a struct in the first version that had it: what a caller must have.
+/// The sizes that a struct had in older versions of the header.
 template <typename T>
-constexpr std::size_t kFirstBytes = sizeof(T);
+constexpr std::array<std::size_t, 0> kOlderBytes = {};
 template <>
-constexpr std::size_t kFirstBytes<ev_options> = offsetof(ev_options, tensorrt);
+constexpr std::array<std::size_t, 2> kOlderBytes<ev_options> = {offsetof(ev_options, tensorrt),
+                                                                offsetof(ev_options, release_graphs)};
 
 /// Refuses what no version of the header says: a struct that was never prepared.
 template <typename T>
 std::size_t check_struct_size(std::size_t struct_size, const char* name) {
-  const bool older = struct_size == kFirstBytes<T>;
+  const auto& sizes = kOlderBytes<T>;
+  const bool older = std::find(sizes.begin(), sizes.end(), struct_size) != sizes.end();
   const bool newer = struct_size >= sizeof(T) && struct_size <= kMaxStructBytes;
   if (!older && !newer) {
     fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", sizeof(T), "; prepare it with ",
@@ -134,6 +138,41 @@ std::optional<double> unless_default(double value) {
   return value == EV_DEFAULT ? std::nullopt : std::optional<double>(value);
 }
 
+ev_options default_options() {
+  ev_options defaults = {};
+  defaults.num_threads = EV_DEFAULT;
+  defaults.device = EV_DEFAULT;
+  defaults.weight_budget_bytes = EV_DEFAULT;
+  return defaults;
+}
+
+ev::BackendOptions read_backend_options(const ev_options& given) {
+  ev::BackendOptions backend;
+  if (given.backend != nullptr) backend.name = given.backend;
+  if (given.onnxruntime != nullptr) backend.onnxruntime = given.onnxruntime;
+  if (given.tensorrt != nullptr) backend.tensorrt = given.tensorrt;
+  backend.allow_unverified = given.allow_unverified != 0;
+  if (given.num_threads != EV_DEFAULT) {
+    if (given.num_threads < 1) {
+      fail(EV_ERROR_REQUEST, "num_threads is ", given.num_threads, "; give at least 1, or EV_DEFAULT for one a core");
+    }
+    backend.num_threads = given.num_threads;
+  }
+  if (given.device != EV_DEFAULT) {
+    if (given.device < 0) fail(EV_ERROR_REQUEST, "device is ", given.device, "; give a GPU's number, 0 or more");
+    backend.gpu.device = given.device;
+  }
+  if (given.weight_budget_bytes != EV_DEFAULT) {
+    if (given.weight_budget_bytes < 0) {
+      fail(EV_ERROR_REQUEST, "weight_budget_bytes is ", given.weight_budget_bytes, "; give 0 or more");
+    }
+    backend.gpu.weight_budget_bytes = given.weight_budget_bytes;
+  }
+  backend.gpu.cuda_graphs = given.cuda_graphs != 0;
+  if (given.plugin != nullptr) backend.gpu.plugin = given.plugin;
+  return backend;
+}
+
 ev::Source read_input(const ev_input& given, std::size_t index, bool with_pixels) {
   ev::Source source;
   if (given.name == nullptr) fail(EV_ERROR_ARGUMENT, "inputs[", index, "].name is NULL; give \"video1\" or the like");
@@ -157,7 +196,9 @@ ev::Source read_input(const ev_input& given, std::size_t index, bool with_pixels
   source.height_px = given.height_px;
   const bool has_pixels = given.width_px > 0 && given.height_px > 0;
   source.row_stride_bytes = given.row_stride_bytes;
-  if (source.row_stride_bytes == 0 && has_pixels) source.row_stride_bytes = static_cast<std::size_t>(given.width_px) * 3;
+  if (source.row_stride_bytes == 0 && has_pixels) {
+    source.row_stride_bytes = static_cast<std::size_t>(given.width_px) * 3;
+  }
   source.frame_stride_bytes = given.frame_stride_bytes;
   if (source.frame_stride_bytes == 0 && has_pixels) {
     const auto rows = static_cast<std::size_t>(given.height_px);
@@ -248,9 +289,7 @@ const char* ev_error_name(int code) {
 }
 
 void ev_options_init(ev_options* options, size_t struct_size) {
-  ev_options defaults = {};
-  defaults.num_threads = EV_DEFAULT;
-  init_struct(defaults, options, struct_size);
+  init_struct(default_options(), options, struct_size);
 }
 
 void ev_input_init(ev_input* input, size_t struct_size) {
@@ -277,20 +316,9 @@ void ev_frames_init(ev_frames* frames, size_t struct_size) { init_struct({}, fra
 int ev_open(ev_pipeline** pipeline, const ev_options* options) {
   return guard([&] {
     *require(pipeline, "pipeline") = nullptr;
-    const auto given = read_struct(options, "ev_options");
-    ev::BackendOptions backend;
-    if (given.backend != nullptr) backend.name = given.backend;
-    if (given.onnxruntime != nullptr) backend.onnxruntime = given.onnxruntime;
-    if (given.tensorrt != nullptr) backend.tensorrt = given.tensorrt;
-    backend.allow_unverified = given.allow_unverified != 0;
-    if (given.num_threads != EV_DEFAULT) {
-      if (given.num_threads < 1) {
-        fail(EV_ERROR_REQUEST, "num_threads is ", given.num_threads,
-             "; give at least 1, or EV_DEFAULT for one a core");
-      }
-      backend.num_threads = given.num_threads;
-    }
-    *pipeline = new ev_pipeline{ev::Pipeline(require(given.bundle, "ev_options.bundle"), backend)};
+    const ev_options given = read_struct(options, "ev_options", default_options());
+    const char* const bundle = require(given.bundle, "ev_options.bundle");
+    *pipeline = new ev_pipeline{ev::Pipeline(bundle, read_backend_options(given), given.release_graphs != 0)};
   });
 }
 
@@ -345,6 +373,13 @@ int ev_result_frames(const ev_result* result, ev_frames* frames) {
     found.size = clip_size(tensor.shape[0], tensor.shape[2], tensor.shape[1]);
     found.fps = result->result.fps;
     write_struct(found, frames, found.struct_size);
+  });
+}
+
+int ev_result_save(const ev_result* result, const char* path) {
+  return guard([&] {
+    require(result, "result");
+    ev::write_clip(require(path, "path"), result->result.frames, result->result.fps);
   });
 }
 

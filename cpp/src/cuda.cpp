@@ -32,6 +32,13 @@ struct Cuda::Driver {
   decltype(&::cuMemFree) free = nullptr;
   decltype(&::cuMemcpyHtoDAsync) upload = nullptr;
   decltype(&::cuMemcpyDtoHAsync) download = nullptr;
+  decltype(&::cuMemcpyDtoDAsync) copy = nullptr;
+  decltype(&::cuStreamBeginCapture) begin_capture = nullptr;
+  decltype(&::cuStreamEndCapture) end_capture = nullptr;
+  decltype(&::cuGraphInstantiateWithFlags) instantiate = nullptr;
+  decltype(&::cuGraphDestroy) destroy_graph = nullptr;
+  decltype(&::cuGraphLaunch) launch_graph = nullptr;
+  decltype(&::cuGraphExecDestroy) destroy_executable = nullptr;
 
   CUdevice device = 0;
   CUcontext context = nullptr;
@@ -61,6 +68,13 @@ struct Cuda::Driver {
     find(library, "cuMemFree_v2", free);
     find(library, "cuMemcpyHtoDAsync_v2", upload);
     find(library, "cuMemcpyDtoHAsync_v2", download);
+    find(library, "cuMemcpyDtoDAsync_v2", copy);
+    find(library, "cuStreamBeginCapture_v2", begin_capture);
+    find(library, "cuStreamEndCapture", end_capture);
+    find(library, "cuGraphInstantiateWithFlags", instantiate);
+    find(library, "cuGraphDestroy", destroy_graph);
+    find(library, "cuGraphLaunch", launch_graph);
+    find(library, "cuGraphExecDestroy", destroy_executable);
   }
 
   template <typename Function>
@@ -80,13 +94,31 @@ struct Cuda::Driver {
   }
 };
 
-Cuda::Cuda() : driver_(std::make_unique<Driver>()) {
+class Cuda::Recorded final : public CudaGraph {
+ public:
+  Recorded(const Driver& driver, CUgraphExec executable) : driver_(driver), executable_(executable) {}
+  ~Recorded() override { driver_.destroy_executable(executable_); }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+
+  CUgraphExec get() const { return executable_; }
+
+ private:
+  const Driver& driver_;
+  CUgraphExec executable_;
+};
+
+Cuda::Cuda(int index) : driver_(std::make_unique<Driver>()) {
   Driver& driver = *driver_;
   driver.check(driver.init(0), "start");
   int count = 0, major = 0, minor = 0;
   driver.check(driver.get_count(&count), "count GPUs");
   if (count < 1) fail(EV_ERROR_BACKEND, "CUDA finds no GPU here; check the driver with nvidia-smi");
-  driver.check(driver.get_device(&driver.device, gpu_.index), "open the GPU");
+  if (index < 0 || index >= count) {
+    fail(EV_ERROR_BACKEND, "GPU ", index, " was asked for, this machine has ", count, "; choose another");
+  }
+  gpu_.index = index;
+  driver.check(driver.get_device(&driver.device, index), "open the GPU");
   char name[256] = "";
   driver.check(driver.get_name(name, sizeof name - 1, driver.device), "name the GPU");
   for (const auto& [attribute, value] : {std::pair(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, &major),
@@ -142,6 +174,34 @@ void Cuda::upload(DeviceAddress address, const void* host, std::size_t num_bytes
 void Cuda::download(void* host, DeviceAddress address, std::size_t num_bytes) const {
   driver_->check(driver_->download(host, address, num_bytes, driver_->stream), "copy from the GPU");
   synchronize();
+}
+
+void Cuda::copy(DeviceAddress to, DeviceAddress from, std::size_t num_bytes) const {
+  driver_->check(driver_->copy(to, from, num_bytes, driver_->stream), "copy on the GPU");
+}
+
+std::unique_ptr<CudaGraph> Cuda::record(const std::function<void()>& launch) const {
+  const Driver& driver = *driver_;
+  driver.check(driver.begin_capture(driver.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "record a graph");
+  CUgraph graph = nullptr;
+  try {
+    launch();
+  } catch (...) {
+    // The stream has to be left as it was; what was recorded is of no use.
+    if (driver.end_capture(driver.stream, &graph) == CUDA_SUCCESS) driver.destroy_graph(graph);
+    throw;
+  }
+  driver.check(driver.end_capture(driver.stream, &graph), "record a graph");
+  CUgraphExec executable = nullptr;
+  const CUresult status = driver.instantiate(&executable, graph, 0);
+  driver.destroy_graph(graph);
+  driver.check(status, "make a graph");
+  return std::make_unique<Recorded>(driver, executable);
+}
+
+void Cuda::replay(const CudaGraph& graph) const {
+  const CUgraphExec executable = static_cast<const Recorded&>(graph).get();
+  driver_->check(driver_->launch_graph(executable, driver_->stream), "launch a graph");
 }
 
 void Cuda::synchronize() const { driver_->check(driver_->synchronize(driver_->stream), "run what was asked for"); }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -15,12 +16,18 @@ namespace ev {
 /// An address in the memory of the GPU.
 using DeviceAddress = std::uint64_t;
 
-/// The first GPU, with one stream, in whose order all work is done. Every method but `gpu` and `stream` throws
+/// What was put on a stream, recorded, to be launched as one.
+class CudaGraph {
+ public:
+  virtual ~CudaGraph() = default;
+};
+
+/// One GPU, with one stream, in whose order all work is done. Every method but `gpu` and `stream` throws
 /// EV_ERROR_BACKEND where a call fails, and wants a `Current` in its thread.
 class Cuda {
  public:
-  /// Throws EV_ERROR_BACKEND where the driver or the GPU is missing.
-  Cuda();
+  /// index: the GPU's number. Throws EV_ERROR_BACKEND where the driver or the GPU is missing.
+  explicit Cuda(int index);
   ~Cuda();
   Cuda(const Cuda&) = delete;
   Cuda& operator=(const Cuda&) = delete;
@@ -46,10 +53,17 @@ class Cuda {
   /// From the host's memory, which is free to change when this returns.
   void upload(DeviceAddress address, const void* host, std::size_t num_bytes) const;
   void download(void* host, DeviceAddress address, std::size_t num_bytes) const;
+  /// From one buffer of the GPU to another, in the stream's order.
+  void copy(DeviceAddress to, DeviceAddress from, std::size_t num_bytes) const;
   void synchronize() const;
+
+  /// Records what `launch` puts on the stream; it is not run. Must not outlive this.
+  std::unique_ptr<CudaGraph> record(const std::function<void()>& launch) const;
+  void replay(const CudaGraph& graph) const;
 
  private:
   struct Driver;
+  class Recorded;
 
   std::unique_ptr<Driver> driver_;
   Gpu gpu_;

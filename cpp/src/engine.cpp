@@ -329,4 +329,30 @@ std::size_t count_bytes(const TensorSpec& tensor, const Shape& shape) {
   return std::max<std::size_t>(1, static_cast<std::size_t>(count) * dtype_bytes(tensor.dtype));
 }
 
+std::optional<std::string> refuse_options(const std::map<std::string, PlanSpec>& plans, bool has_plugin,
+                                          bool has_budget) {
+  std::string with_plugin;
+  bool streams = false;
+  for (const auto& [graph, plan] : plans) {
+    if (plan.needs_plugin) with_plugin += join_text(with_plugin.empty() ? "" : ", ", graph);
+    streams = streams || plan.weight_streaming;
+  }
+  if (!with_plugin.empty() && !has_plugin) {
+    return join_text("its plan of ", with_plugin, " was built with the RopeAttention plugin; give its library in ",
+                     "ev_options.plugin, or build the engines again without it");
+  }
+  if (has_plugin && with_plugin.empty()) {
+    return "none of its plans was built with a plugin; leave ev_options.plugin out";
+  }
+  if (has_budget && !streams) {
+    return "its plans hold all weights on the GPU; build the engines again with --weight-streaming";
+  }
+  return std::nullopt;
+}
+
+std::int64_t choose_weight_budget(std::optional<std::int64_t> asked_bytes, std::int64_t streamable_bytes,
+                                  std::int64_t automatic_bytes) {
+  return std::min(asked_bytes.value_or(automatic_bytes), streamable_bytes);
+}
+
 }  // namespace ev

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -88,6 +89,14 @@ MappedFile map_plan_file(const EngineSet& engines, const PlanSpec& plan);
 /// The number of the smallest profile that holds the shapes of these inputs. Throws EV_ERROR_BACKEND with what the
 /// profiles reach, and the option of the builder that reaches further.
 std::size_t choose_profile(const PlanSpec& plan, const Shapes& shapes);
+
+/// Why plans and a caller's options do not go together, and what to do; nothing if they do.
+std::optional<std::string> refuse_options(const std::map<std::string, PlanSpec>& plans, bool has_plugin,
+                                          bool has_budget);
+
+/// How much of a plan's weights lies on the GPU: what the caller asked for, or TensorRT's own choice.
+std::int64_t choose_weight_budget(std::optional<std::int64_t> asked_bytes, std::int64_t streamable_bytes,
+                                  std::int64_t automatic_bytes);
 
 /// Shapes of a graph's outputs from those of its inputs, by the names of their axes (`16*h`). Throws
 /// EV_ERROR_BACKEND for inputs that are missing, or contradict each other or the graph table.

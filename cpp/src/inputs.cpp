@@ -94,7 +94,9 @@ std::map<std::string, Tensor> Inputs::read(std::vector<std::string>& notices) {
     const Clip clip = read_source(name, num_frames_, rate_for(name), wanted_.start_s);
     const std::int64_t count = clip.frames.shape[0], kept = geometry_.round_frames(count);
     clips[name] = slice_rows(clip.frames, 0, kept);
-    if (clip.num_damaged > 0) notices.push_back(join_text(name, ": ", clip.num_damaged, " damaged packets were skipped"));
+    if (clip.num_damaged > 0) {
+      notices.push_back(join_text(name, ": ", clip.num_damaged, " damaged packets were skipped"));
+    }
     const bool to_its_end = (clip.covers_source || clip.is_short) && kept == count;
     const std::optional<std::int64_t> asked = is_main ? wanted_.num_frames : num_frames_;
     if (asked ? kept < *asked : !to_its_end) notices.push_back(describe_cut(name, kept, clip.fps));

@@ -1,5 +1,5 @@
-// Reading of files, and resizing: FFmpeg. Without EDITVERSE_FFMPEG media_absent.cpp stands in. The twin of
-// editverse_rt/video/reading.py.
+// Reading and writing of files, and resizing: FFmpeg. Without EDITVERSE_FFMPEG media_absent.cpp stands in. The twin of
+// editverse_rt/video/.
 #pragma once
 
 #include <optional>
@@ -32,5 +32,9 @@ struct Picture {
 /// Throws EV_ERROR_MEDIA.
 void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
                     char* target);
+
+/// Writes frames uint8 [T, H, W, 3] whole or not at all; the path's suffix says how, see ev_result_save. Throws
+/// EV_ERROR_MEDIA.
+void write_clip(const std::string& path, const Tensor& frames, double fps);
 
 }  // namespace ev

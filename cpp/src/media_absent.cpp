@@ -7,7 +7,8 @@ namespace ev {
 namespace {
 
 [[noreturn]] void fail_without_ffmpeg(const std::string& path) {
-  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; decode it and give frames, or build with -DEDITVERSE_FFMPEG=ON");
+  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; decode it and give frames, or ",
+       "build with -DEDITVERSE_FFMPEG=ON");
 }
 
 }  // namespace
@@ -24,6 +25,11 @@ void resize_picture(const std::string& name, const Picture& source, std::int64_t
                     char*) {
   fail(EV_ERROR_MEDIA, name, " is ", source.width_px, "x", source.height_px, " px (width x height); it is run at ",
        width_px, "x", height_px, ", and this library was built without FFmpeg; resize it to what ev_plan says");
+}
+
+void write_clip(const std::string& path, const Tensor&, double) {
+  fail(EV_ERROR_MEDIA, path, " cannot be written: this library was built without FFmpeg; encode what ",
+       "ev_result_frames gives, or build with -DEDITVERSE_FFMPEG=ON");
 }
 
 }  // namespace ev

@@ -31,7 +31,8 @@ void set_chroma_position(SwsContext* scaler, const Planes& from) {
   const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(from.format);
   if (from.chroma == AVCHROMA_LOC_UNSPECIFIED || format == nullptr) return;
   const AVChromaLocation chroma = from.chroma;
-  const bool is_left = chroma == AVCHROMA_LOC_LEFT || chroma == AVCHROMA_LOC_TOPLEFT || chroma == AVCHROMA_LOC_BOTTOMLEFT;
+  const bool is_left =
+      chroma == AVCHROMA_LOC_LEFT || chroma == AVCHROMA_LOC_TOPLEFT || chroma == AVCHROMA_LOC_BOTTOMLEFT;
   const bool is_top = chroma == AVCHROMA_LOC_TOP || chroma == AVCHROMA_LOC_TOPLEFT;
   const bool is_bottom = chroma == AVCHROMA_LOC_BOTTOM || chroma == AVCHROMA_LOC_BOTTOMLEFT;
   const int across = (1 << format->log2_chroma_w) - 1, down = (1 << format->log2_chroma_h) - 1;
@@ -79,7 +80,8 @@ void scale(const Planes& from, AVPixelFormat format, int width, int height, int 
   av_opt_set_int(scaler.get(), "src_range", from.is_full_range ? 1 : 0, 0);
   const int code = sws_init_context(scaler.get(), nullptr, nullptr);
   if (code < 0) fail(EV_ERROR_MEDIA, "a picture cannot be converted (", reason_of(code), "); convert the file first");
-  int *from_table = nullptr, *to_table = nullptr, from_range = 0, to_range = 0, brightness = 0, contrast = 0, saturation = 0;
+  int *from_table = nullptr, *to_table = nullptr, from_range = 0, to_range = 0;
+  int brightness = 0, contrast = 0, saturation = 0;
   const int known = sws_getColorspaceDetails(scaler.get(), &from_table, &from_range, &to_table, &to_range, &brightness,
                                              &contrast, &saturation);
   // Nothing of a picture in RGB, which has no matrix.
@@ -166,6 +168,18 @@ void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to) {
   const int strides[4] = {static_cast<int>(padded.stride), 0, 0, 0};
   scale({data, strides, from_width, from_height, AV_PIX_FMT_RGB24}, AV_PIX_FMT_RGB24, width, height,
         filter_for(from_height, from_width, height, width), to);
+}
+
+void convert_rgb(const AVFrame& rgb, AVFrame& to, int colorspace, bool is_full_range) {
+  const auto format = static_cast<AVPixelFormat>(to.format);
+  const ScalerPointer scaler(require_memory(sws_getContext(rgb.width, rgb.height, AV_PIX_FMT_RGB24, to.width, to.height,
+                                                           plain_format(format), kExact | SWS_BICUBIC, nullptr,
+                                                           nullptr, nullptr)));
+  const int* const table = sws_getCoefficients(colorspace);
+  // Of a format that is RGB itself there is nothing to set.
+  (void)sws_setColorspaceDetails(scaler.get(), table, 1, table, is_full_range ? 1 : 0, 0, 1 << 16, 1 << 16);
+  const int done = sws_scale(scaler.get(), rgb.data, rgb.linesize, 0, rgb.height, to.data, to.linesize);
+  if (done < 0) fail(EV_ERROR_MEDIA, "a picture cannot be converted (", reason_of(done), "); write another type");
 }
 
 void render(const AVFrame& frame, const Placement& place, bool is_image, int height, int width, char* target) {

@@ -19,6 +19,9 @@ Placement placement_of(const AVFrame& frame, AVStream* stream);
 /// Resizes a picture in RGB into `to` [height, width, 3] without gaps.
 void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to);
 
+/// Converts a frame in RGB into one of an encoder's format, of the same size. colorspace: AVCOL_SPC_*.
+void convert_rgb(const AVFrame& rgb, AVFrame& to, int colorspace, bool is_full_range);
+
 /// A decoded frame as an upright picture [height, width, 3]. is_image: it is no frame of a video, whose colours follow
 /// other rules where the file does not say.
 void render(const AVFrame& frame, const Placement& place, bool is_image, int height, int width, char* target);

@@ -1,150 +1,40 @@
 #include "ort.hpp"
 
-#include <dlfcn.h>
-#include <onnxruntime_c_api.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
-#include "error.hpp"
+#include "ort_library.hpp"
 
 namespace ev {
 
 namespace {
 
+using namespace ort;
+
 // The graphs whose kernels give the same bytes on any number of threads; see backends/ort.py. The others take one.
 constexpr std::array<const char*, 2> kThreadedGraphs = {"text_encoder", "transformer"};
-constexpr const char* kSoname = "libonnxruntime.so.1";
-// Of the functions used here none is newer; a newer library offers all older interfaces.
-constexpr std::uint32_t kApiVersion = std::min(ORT_API_VERSION, 17);
-constexpr const char* kFixProvider = "install the GPU's driver, CUDA and cuDNN as onnxruntime needs them, or use ort-cpu";
+// So do these where convolutions of pictures have a blocked layout, on x86-64, if they were exported frame by frame.
+constexpr std::array<const char*, 4> kFrameByFrameGraphs = {"vae_encoder_first", "vae_encoder_next",
+                                                            "vae_decoder_first", "vae_decoder_next"};
+#if defined(__x86_64__) || defined(_M_X64)
+constexpr bool kHasBlockedLayout = true;
+#else
+constexpr bool kHasBlockedLayout = false;
+#endif
 
-template <typename T>
-using Handle = std::unique_ptr<T, void (*)(T*)>;
-
-struct Library {
-  const OrtApi* api;
-  std::string version;
-};
-
-/// The interface of ONNX Runtime: of the library at `path`, or of one that the process has already, or of the one
-/// that the loader finds. It stays loaded: its threads and statics do not survive being unloaded.
-Library load_library(const std::string& path) {
-  using GetApiBase = const OrtApiBase* (*)();
-  void* symbol = path.empty() ? dlsym(RTLD_DEFAULT, "OrtGetApiBase") : nullptr;
-  if (symbol == nullptr) {
-    void* library = dlopen(path.empty() ? kSoname : path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) {
-      const char* why = dlerror();
-      fail(EV_ERROR_BACKEND, "ONNX Runtime cannot be loaded (", why == nullptr ? "no reason given" : why,
-           "); install it, or give the path of its library in ev_options.onnxruntime");
-    }
-    symbol = dlsym(library, "OrtGetApiBase");
-    if (symbol == nullptr) {
-      fail(EV_ERROR_BACKEND, path.empty() ? kSoname : path, " is not ONNX Runtime: it has no OrtGetApiBase");
-    }
-  }
-  const OrtApiBase* base = reinterpret_cast<GetApiBase>(symbol)();
-  const OrtApi* api = base->GetApi(kApiVersion);
-  if (api == nullptr) {
-    fail(EV_ERROR_BACKEND, "ONNX Runtime ", base->GetVersionString(), " is too old; 1.23 or newer is expected");
-  }
-  return {api, base->GetVersionString()};
+template <std::size_t count>
+bool is_one_of(const std::array<const char*, count>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-/// The first line of a status, which is freed; "" where it says that all is well.
-std::string take_status(const OrtApi* api, OrtStatus* status) {
-  if (status == nullptr) return "";
-  const Handle<OrtStatus> owned(status, api->ReleaseStatus);
-  const std::string text = api->GetErrorMessage(status);
-  return text.empty() ? "no reason given" : text.substr(0, text.find('\n'));
-}
-
-void check(const OrtApi* api, OrtStatus* status, const char* what) {
-  const std::string reason = take_status(api, status);
-  if (!reason.empty()) fail(EV_ERROR_BACKEND, "onnxruntime failed in ", what, ": ", reason);
-}
-
-ONNXTensorElementDataType element_type(const std::string& dtype) {
-  if (dtype == "float32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  if (dtype == "float16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-  if (dtype == "bfloat16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-  if (dtype == "int64") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-  if (dtype == "int32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-  if (dtype == "uint8") return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
-  if (dtype == "bool") return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-  fail(EV_ERROR_BUNDLE, "a graph has a tensor of type ", dtype, "; expected float32, float16, int64 or uint8");
-}
-
-std::vector<std::string> list_providers(const OrtApi* api) {
-  char** names = nullptr;
-  int count = 0;
-  check(api, api->GetAvailableProviders(&names, &count), "GetAvailableProviders");
-  const std::vector<std::string> providers(names, names + count);
-  (void)take_status(api, api->ReleaseAvailableProviders(names, count));
-  return providers;
-}
-
-Handle<OrtEnv> make_env(const OrtApi* api) {
-  OrtEnv* env = nullptr;
-  // What ONNX Runtime has to say reaches the caller as errors; on stderr it would only be noise.
-  check(api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "editverse_rt", &env), "CreateEnv");
-  return {env, api->ReleaseEnv};
-}
-
-/// num_threads 0: one for each physical core.
-Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const std::string& provider,
-                                               std::int32_t num_threads) {
-  OrtSessionOptions* created = nullptr;
-  check(api, api->CreateSessionOptions(&created), "CreateSessionOptions");
-  Handle<OrtSessionOptions> options(created, api->ReleaseSessionOptions);
-  check(api, api->SetIntraOpNumThreads(created, num_threads), "SetIntraOpNumThreads");
-  check(api, api->SetInterOpNumThreads(created, 1), "SetInterOpNumThreads");
-  check(api, api->SetSessionExecutionMode(created, ORT_SEQUENTIAL), "SetSessionExecutionMode");
-  check(api, api->SetSessionGraphOptimizationLevel(created, ORT_ENABLE_ALL), "SetSessionGraphOptimizationLevel");
-  check(api, api->SetDeterministicCompute(created, true), "SetDeterministicCompute");
-  check(api, api->SetSessionLogSeverityLevel(created, ORT_LOGGING_LEVEL_FATAL), "SetSessionLogSeverityLevel");
-  // Memory goes back to the system between two nodes: less of it at the peak, and no slower here. (Prepacked weights
-  // stay, because a product without them rounds in another way.)
-  check(api, api->DisableCpuMemArena(created), "DisableCpuMemArena");
-  check(api, api->DisableMemPattern(created), "DisableMemPattern");
-  if (provider == "CUDAExecutionProvider") {
-    OrtCUDAProviderOptionsV2* created_cuda = nullptr;
-    check(api, api->CreateCUDAProviderOptions(&created_cuda), "CreateCUDAProviderOptions");
-    const Handle<OrtCUDAProviderOptionsV2> cuda(created_cuda, api->ReleaseCUDAProviderOptions);
-    const std::string reason =
-        take_status(api, api->SessionOptionsAppendExecutionProvider_CUDA_V2(created, created_cuda));
-    if (!reason.empty()) fail(EV_ERROR_BACKEND, provider, " could not be used: ", reason, "; ", kFixProvider);
-  }
-  return options;
-}
-
-/// Whether a session of one Identity node (opset 13) runs on the provider: being built with one says nothing about
-/// the driver and the libraries that it loads.
-std::optional<std::string> find_start_problem(const OrtApi* api, const std::string& provider) {
-  const std::string tensor("\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01", 12);
-  const std::string node("\x0a\x10\x0a\x01x\x12\x01y\"\x08Identity", 18);
-  const std::string graph = node + std::string("\x12\x01gZ\x0f\x0a\x01x", 8) + tensor +
-                            std::string("b\x0f\x0a\x01y", 5) + tensor;
-  const std::string model = std::string("\x08\x08:", 3) + static_cast<char>(graph.size()) + graph +
-                            std::string("B\x04\x0a\x00\x10\x0d", 6);
-  try {
-    const auto env = make_env(api);
-    const auto options = make_session_options(api, provider, 1);
-    OrtSession* session = nullptr;
-    check(api, api->CreateSessionFromArray(env.get(), model.data(), model.size(), options.get(), &session),
-          "CreateSessionFromArray");
-    api->ReleaseSession(session);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return std::nullopt;
-}
-
-class OrtRunner final : public Runner {
+/// Runs a bundle's ONNX files; a session is created when its graph is first run. Results stay in the host's memory.
+class OrtRunner : public Runner {
  public:
-  OrtRunner(const Bundle& bundle, std::string provider, const BackendOptions& options)
+  OrtRunner(const Bundle& bundle, Provider provider, const BackendOptions& options)
       : bundle_(bundle),
         provider_(std::move(provider)),
         num_threads_(options.num_threads),
@@ -163,27 +53,8 @@ class OrtRunner final : public Runner {
 
   void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) override {
     OrtSession* session = find_session(graph);
-    std::vector<Handle<OrtValue>> values;
-    std::vector<const char*> input_names, output_names;
-    std::vector<const OrtValue*> given;
-    std::vector<OrtValue*> taken;
-    for (const auto& [name, tensor] : inputs) {
-      values.push_back(wrap(tensor));
-      input_names.push_back(name.c_str());
-      given.push_back(values.back().get());
-    }
-    for (const auto& [name, tensor] : outputs) {
-      output_names.push_back(name.c_str());
-      if (tensor.data != nullptr) values.push_back(wrap(tensor));
-      taken.push_back(tensor.data == nullptr ? nullptr : values.back().get());
-    }
-    const std::string reason =
-        take_status(api_, api_->Run(session, run_options_.get(), input_names.data(), given.data(), given.size(),
-                                    output_names.data(), output_names.size(), taken.data()));
-    std::vector<std::shared_ptr<OrtValue>> made(outputs.size());
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
-      if (outputs[i].second.data == nullptr && taken[i] != nullptr) made[i].reset(taken[i], api_->ReleaseValue);
-    }
+    std::vector<std::shared_ptr<OrtValue>> made;
+    const std::string reason = execute(session, inputs, outputs, made);
     if (!reason.empty()) {
       fail(EV_ERROR_BACKEND, "onnxruntime failed in graph \"", graph, "\" with ", describe(inputs), ": ", reason,
            "; try a smaller size or fewer frames if memory ran out, else export the bundle again");
@@ -193,37 +64,56 @@ class OrtRunner final : public Runner {
     }
   }
 
+  void release(const std::string& graph) override {
+    if (sessions_.erase(graph) == 0) return;
+#if defined(__GLIBC__)
+    malloc_trim(0);  // what loading the graph left over as well
+#endif
+  }
+
   void stop_runs() override { (void)take_status(api_, api_->RunOptionsSetTerminate(run_options_.get())); }
   void allow_runs() override { (void)take_status(api_, api_->RunOptionsUnsetTerminate(run_options_.get())); }
 
- private:
-  OrtSession* find_session(const std::string& graph) {
-    const auto found = sessions_.find(graph);
-    if (found != sessions_.end()) return found->second.get();
-    const bool threaded = std::find(kThreadedGraphs.begin(), kThreadedGraphs.end(), graph) != kThreadedGraphs.end();
-    const auto options = make_session_options(api_, provider_, threaded ? num_threads_ : 1);
-    const std::string path = bundle_.graph_path(graph).string();
-    OrtSession* session = nullptr;
-    const std::string reason =
-        take_status(api_, api_->CreateSession(env_.get(), path.c_str(), options.get(), &session));
-    if (!reason.empty()) {
-      fail(EV_ERROR_BACKEND, "onnxruntime ", library_.version, " cannot load graph \"", graph, "\" (", path,
-           "): ", reason, "; export the bundle again, or use the version of onnxruntime that it was made for");
+ protected:
+  /// Runs a session. made: for each output without data, what it became. Returns why it failed, "" if it did not.
+  virtual std::string execute(OrtSession* session, const NamedTensors& inputs, const NamedTensors& outputs,
+                              std::vector<std::shared_ptr<OrtValue>>& made) {
+    std::vector<Handle<OrtValue>> values;
+    std::vector<const char*> input_names, output_names;
+    std::vector<const OrtValue*> given;
+    std::vector<OrtValue*> taken;
+    for (const auto& [name, tensor] : inputs) {
+      values.push_back(wrap(tensor, memory_.get()));
+      input_names.push_back(name.c_str());
+      given.push_back(values.back().get());
     }
-    return sessions_.emplace(graph, Handle<OrtSession>(session, api_->ReleaseSession)).first->second.get();
+    for (const auto& [name, tensor] : outputs) {
+      output_names.push_back(name.c_str());
+      if (tensor.data != nullptr) values.push_back(wrap(tensor, memory_.get()));
+      taken.push_back(tensor.data == nullptr ? nullptr : values.back().get());
+    }
+    const std::string reason =
+        take_status(api_, api_->Run(session, run_options_.get(), input_names.data(), given.data(), given.size(),
+                                    output_names.data(), output_names.size(), taken.data()));
+    made.resize(outputs.size());
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      if (outputs[i].second.data == nullptr && taken[i] != nullptr) made[i].reset(taken[i], api_->ReleaseValue);
+    }
+    return reason;
   }
 
-  Handle<OrtValue> wrap(const Tensor& tensor) const {
+  /// A tensor as ONNX Runtime's own, over the same memory. The tensor must outlive it.
+  Handle<OrtValue> wrap(const Tensor& tensor, const OrtMemoryInfo* memory) const {
     OrtValue* value = nullptr;
     const std::size_t num_bytes = static_cast<std::size_t>(tensor.num_elements()) * dtype_bytes(tensor.dtype);
     check(api_,
-          api_->CreateTensorWithDataAsOrtValue(memory_.get(), tensor.data, num_bytes, tensor.shape.data(),
+          api_->CreateTensorWithDataAsOrtValue(memory, tensor.data, num_bytes, tensor.shape.data(),
                                                tensor.shape.size(), element_type(tensor.dtype), &value),
           "CreateTensorWithDataAsOrtValue");
     return {value, api_->ReleaseValue};
   }
 
-  void adopt(const std::shared_ptr<OrtValue>& owner, Tensor& tensor) const {
+  virtual void adopt(const std::shared_ptr<OrtValue>& owner, Tensor& tensor) const {
     OrtValue* const value = owner.get();
     OrtTensorTypeAndShapeInfo* created = nullptr;
     check(api_, api_->GetTensorTypeAndShape(value, &created), "GetTensorTypeAndShape");
@@ -241,6 +131,32 @@ class OrtRunner final : public Runner {
     tensor.owner = owner;
   }
 
+  const OrtApi* api() const { return api_; }
+  const OrtMemoryInfo* host_memory() const { return memory_.get(); }
+  const OrtRunOptions* run_options() const { return run_options_.get(); }
+
+ private:
+  OrtSession* find_session(const std::string& graph) {
+    const auto found = sessions_.find(graph);
+    if (found != sessions_.end()) return found->second.get();
+    const auto options = make_session_options(api_, provider_, takes_threads(graph) ? num_threads_ : 1);
+    const std::string path = bundle_.graph_path(graph).string();
+    OrtSession* session = nullptr;
+    const std::string reason =
+        take_status(api_, api_->CreateSession(env_.get(), path.c_str(), options.get(), &session));
+    if (!reason.empty()) {
+      fail(EV_ERROR_BACKEND, "onnxruntime ", library_.version, " cannot load graph \"", graph, "\" (", path,
+           "): ", reason, "; export the bundle again, or use the version of onnxruntime that it was made for");
+    }
+    return sessions_.emplace(graph, Handle<OrtSession>(session, api_->ReleaseSession)).first->second.get();
+  }
+
+  /// Whether the graph gives the same bytes on any number of threads.
+  bool takes_threads(const std::string& graph) const {
+    if (kHasBlockedLayout && is_one_of(kFrameByFrameGraphs, graph)) return bundle_.spec.convolutions == "frames";
+    return is_one_of(kThreadedGraphs, graph);
+  }
+
   static std::string describe(const NamedTensors& tensors) {
     std::string text;
     for (const auto& [name, tensor] : tensors) {
@@ -252,7 +168,7 @@ class OrtRunner final : public Runner {
   }
 
   const Bundle& bundle_;
-  std::string provider_;
+  Provider provider_;
   std::int32_t num_threads_;
   Library library_;
   const OrtApi* api_;
@@ -262,18 +178,82 @@ class OrtRunner final : public Runner {
   std::map<std::string, Handle<OrtSession>> sessions_;
 };
 
+/// The same with results that stay on the provider's device, by IO binding: what one graph gave goes into the next
+/// without a copy. Tensors of the host are copied in by ONNX Runtime; outputs with data are copied out into it.
+class BoundOrtRunner final : public OrtRunner {
+ public:
+  BoundOrtRunner(const Bundle& bundle, const Provider& provider, const BackendOptions& options)
+      : OrtRunner(bundle, provider, options), device_memory_(nullptr, api()->ReleaseMemoryInfo) {
+    // The CPU is here for the tests of the binding.
+    const char* const name = provider.name == kCuda ? "Cuda" : "Cpu";
+    OrtMemoryInfo* memory = nullptr;
+    check(api(), api()->CreateMemoryInfo(name, OrtDeviceAllocator, provider.device, OrtMemTypeDefault, &memory),
+          "CreateMemoryInfo");
+    device_memory_.reset(memory);
+  }
+
+ protected:
+  std::string execute(OrtSession* session, const NamedTensors& inputs, const NamedTensors& outputs,
+                      std::vector<std::shared_ptr<OrtValue>>& made) override {
+    OrtIoBinding* created = nullptr;
+    check(api(), api()->CreateIoBinding(session, &created), "CreateIoBinding");
+    const Handle<OrtIoBinding> binding(created, api()->ReleaseIoBinding);
+    std::vector<Handle<OrtValue>> values;
+    for (const auto& [name, tensor] : inputs) {
+      values.push_back(wrap(tensor, tensor.on_device ? device_memory_.get() : host_memory()));
+      check(api(), api()->BindInput(created, name.c_str(), values.back().get()), "BindInput");
+    }
+    for (const auto& [name, tensor] : outputs) {
+      if (tensor.data == nullptr) {
+        check(api(), api()->BindOutputToDevice(created, name.c_str(), device_memory_.get()), "BindOutputToDevice");
+      } else {
+        values.push_back(wrap(tensor, host_memory()));
+        check(api(), api()->BindOutput(created, name.c_str(), values.back().get()), "BindOutput");
+      }
+    }
+    // Each session has a stream of its own, so a result is complete before another session takes it.
+    check(api(), api()->SynchronizeBoundInputs(created), "SynchronizeBoundInputs");
+    const std::string reason = take_status(api(), api()->RunWithBinding(session, run_options(), created));
+    if (!reason.empty()) return reason;
+    check(api(), api()->SynchronizeBoundOutputs(created), "SynchronizeBoundOutputs");
+    take_bound_outputs(created, made);
+    return "";
+  }
+
+  void adopt(const std::shared_ptr<OrtValue>& owner, Tensor& tensor) const override {
+    OrtRunner::adopt(owner, tensor);
+    tensor.on_device = true;
+  }
+
+ private:
+  /// In the order in which they were bound.
+  void take_bound_outputs(OrtIoBinding* binding, std::vector<std::shared_ptr<OrtValue>>& made) const {
+    OrtAllocator* allocator = nullptr;
+    check(api(), api()->GetAllocatorWithDefaultOptions(&allocator), "GetAllocatorWithDefaultOptions");
+    OrtValue** values = nullptr;
+    std::size_t count = 0;
+    check(api(), api()->GetBoundOutputValues(binding, allocator, &values, &count), "GetBoundOutputValues");
+    for (std::size_t i = 0; i < count; ++i) made.emplace_back(values[i], api()->ReleaseValue);
+    if (values != nullptr) allocator->Free(allocator, values);
+  }
+
+  Handle<OrtMemoryInfo> device_memory_;
+};
+
 }  // namespace
 
-Availability probe_ort(const std::string& name, const std::string& provider, const std::string& library) {
+Availability probe_ort(const std::string& name, const std::string& provider, const BackendOptions& options) {
   try {
-    const Library loaded = load_library(library);
+    const std::vector<std::string> taken = provider == kCpu ? std::vector<std::string>{} : std::vector<std::string>{"device"};
+    if (const auto reason = refuse_gpu_options(name, options.gpu, taken)) return {name, reason, ""};
+    const Library loaded = load_library(options.onnxruntime);
     const std::vector<std::string> providers = list_providers(loaded.api);
     if (std::find(providers.begin(), providers.end(), provider) == providers.end()) {
       return {name, join_text("onnxruntime ", loaded.version, " here has no ", provider, "; use a build that has"),
               loaded.version};
     }
-    if (provider == "CPUExecutionProvider") return {name, std::nullopt, loaded.version};
-    const auto problem = find_start_problem(loaded.api, provider);
+    if (provider == kCpu) return {name, std::nullopt, loaded.version};
+    const auto problem = find_start_problem(loaded.api, {provider, options.gpu.index()});
     if (!problem) return {name, std::nullopt, loaded.version};
     return {name,
             join_text("onnxruntime ", loaded.version, " cannot start ", provider, " here (", *problem, "); ",
@@ -286,7 +266,15 @@ Availability probe_ort(const std::string& name, const std::string& provider, con
 
 std::unique_ptr<Runner> open_ort_runner(const Bundle& bundle, const std::string& provider,
                                         const BackendOptions& options) {
-  return std::make_unique<OrtRunner>(bundle, provider, options);
+  // On the CPU there is nothing to save by binding.
+  if (provider == kCpu) return std::make_unique<OrtRunner>(bundle, Provider{provider}, options);
+  return open_bound_ort_runner(bundle, provider, options);
+}
+
+std::unique_ptr<Runner> open_bound_ort_runner(const Bundle& bundle, const std::string& provider,
+                                              const BackendOptions& options) {
+  const int device = provider == kCpu ? 0 : options.gpu.index();
+  return std::make_unique<BoundOrtRunner>(bundle, Provider{provider, device}, options);
 }
 
 }  // namespace ev

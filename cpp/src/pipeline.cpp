@@ -84,8 +84,9 @@ struct Pipeline::Prepared {
   Inputs inputs;
 };
 
-Pipeline::Pipeline(const std::string& folder, const BackendOptions& options)
-    : bundle_(load_bundle(folder)),
+Pipeline::Pipeline(const std::string& folder, const BackendOptions& options, bool release_graphs)
+    : release_graphs_(release_graphs),
+      bundle_(load_bundle(folder)),
       tokenizer_(bundle_.tokenizer_path().string(), bundle_.spec.tokenizer.eos_id, bundle_.spec.tokenizer.max_tokens),
       selection_(select_backend(options, bundle_)),
       info_(describe_pipeline(bundle_, selection_)) {}
@@ -101,13 +102,14 @@ Result Pipeline::run(const Request& request) {
   const Turn turn(*this);
   Result result;
   Prepared prepared = prepare(request);
-  const std::map<std::string, Tensor> clips = prepared.inputs.read(result.notices);
+  std::map<std::string, Tensor> clips = prepared.inputs.read(result.notices);
   std::map<std::string, std::vector<std::int64_t>> shapes;
   for (const auto& [name, frames] : clips) shapes[name] = frames.shape;
   const Plan plan = lay_out_request(prepared, shapes);
 
   const Tensor text = encode_text(plan);
   const Tensor clean = encode_clips(plan, clips);
+  clips.clear();
   const Tensor noise = draw_noise(plan, request.seed);
   const Tensor patches = solve(plan, text, clean, noise, request.callback);
   result.frames = decode_patches(plan, patches);
@@ -192,6 +194,10 @@ void Pipeline::run_graph(const std::string& graph, const NamedTensors& inputs, N
   }
 }
 
+void Pipeline::release(const std::string& graph) {
+  if (release_graphs_) selection_.runner->release(graph);
+}
+
 void Pipeline::check_cancelled() const {
   if (cancelled_) fail(EV_ERROR_CANCELLED, "stopped by ev_cancel; the pipeline can be used again");
 }
@@ -200,6 +206,7 @@ Tensor Pipeline::encode_text(const Plan& plan) {
   const auto count = static_cast<std::int64_t>(plan.ids.size());
   NamedTensors outputs = {{"text", Tensor{"float32", {}}}};
   run_graph("text_encoder", {{"ids", make_tensor("int64", {count}, plan.ids)}}, outputs);
+  release("text_encoder");
   return outputs[0].second;
 }
 
@@ -215,6 +222,9 @@ NamedTensors Pipeline::cache_outputs(const std::string& graph) const {
 Tensor Pipeline::encode_clips(const Plan& plan, const std::map<std::string, Tensor>& clips) {
   const Geometry& geometry = bundle_.spec.geometry;
   const Tensor clean = make_unset_tensor("float32", {plan.layout.num_clean, geometry.patch_dim});
+  auto num_clips_left = std::count_if(plan.segments.begin(), plan.segments.end(), [](const Segment& segment) {
+    return std::holds_alternative<VisionSegment>(segment);
+  });
   std::int64_t row = 0;
   for (const Segment& segment : plan.segments) {
     const auto* vision = std::get_if<VisionSegment>(&segment);
@@ -234,8 +244,10 @@ Tensor Pipeline::encode_clips(const Plan& plan, const std::map<std::string, Tens
       outputs.emplace_back("patches", reshape(patches, {1, size.rows, size.columns, geometry.patch_dim}));
       run_graph(graph, inputs, outputs);
       row += rows;
+      if (i == 0 && --num_clips_left == 0) release(graph);
     }
   }
+  release("vae_encoder_next");
   return clean;
 }
 
@@ -245,6 +257,7 @@ Tensor Pipeline::draw_noise(const Plan& plan, std::int64_t seed) {
   const std::vector<std::int64_t> seeds = {seed};
   run_graph("noise", {{"seed", make_tensor("int64", {}, seeds)}, {"shape", make_tensor("int64", {2}, shape)}},
             outputs);
+  release("noise");
   return outputs[0].second;
 }
 
@@ -266,6 +279,8 @@ Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean
     for (const double coefficient : schedule.coefficients[step]) row.push_back(static_cast<float>(coefficient));
     const std::vector<float> scale = {static_cast<float>(guidance)};
     NamedTensors outputs = {{"sample_next", Tensor{"float32", {}}}, {"velocity", Tensor{"float32", {}}}};
+    // The last sample goes to the decoder by parts, so into the host's memory.
+    if (step + 1 == schedule.timesteps.size()) outputs[0].second = make_unset_tensor("float32", sample.shape);
     run_graph("solver_step",
               {{"sample", sample},
                {"velocity_cond", cond},
@@ -285,7 +300,9 @@ Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean
            "; the pipeline can be used again");
     }
   }
-  return runner.to_host(sample);
+  release("transformer");
+  release("solver_step");
+  return sample;
 }
 
 /// What the transformer takes at every step alike, where it is taken without a copy.
@@ -323,7 +340,9 @@ Tensor Pipeline::decode_patches(const Plan& plan, const Tensor& patches) {
     outputs.emplace_back("frames", i == 0 ? slice_rows(frames, 0, 1)
                                           : slice_rows(frames, 1 + (i - 1) * ratio, ratio));
     run_graph(graph, inputs, outputs);
+    if (i == 0) release(graph);
   }
+  release("vae_decoder_next");
   return frames;
 }
 

@@ -59,8 +59,8 @@ struct Result {
 /// A bundle, opened on a backend. One request at a time: others wait.
 class Pipeline {
  public:
-  /// Throws EV_ERROR_BUNDLE, EV_ERROR_BACKEND.
-  Pipeline(const std::string& folder, const BackendOptions& options);
+  /// release_graphs: see ev_options. Throws EV_ERROR_BUNDLE, EV_ERROR_BACKEND.
+  Pipeline(const std::string& folder, const BackendOptions& options, bool release_graphs = false);
 
   Plan plan(const Request& request);
 
@@ -81,6 +81,8 @@ class Pipeline {
   Plan lay_out_request(Prepared& prepared, const std::map<std::string, std::vector<std::int64_t>>& shapes) const;
   Grid grid(const std::vector<std::int64_t>& shape) const;
   void run_graph(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs);
+  /// After a graph's last run in a request.
+  void release(const std::string& graph);
   void check_cancelled() const;
 
   Tensor encode_text(const Plan& plan);
@@ -93,6 +95,7 @@ class Pipeline {
   Tensor decode_patches(const Plan& plan, const Tensor& patches);
   NamedTensors cache_outputs(const std::string& graph) const;
 
+  bool release_graphs_;
   Bundle bundle_;
   Tokenizer tokenizer_;
   Selection selection_;

@@ -27,8 +27,8 @@ class Runner {
   /// A tensor that many runs take, where the runner keeps its tensors; itself if it is there.
   virtual Tensor hold(const Tensor& tensor) { return tensor; }
 
-  /// A tensor in the host's memory; itself if it is there.
-  virtual Tensor to_host(const Tensor& tensor) { return tensor; }
+  /// Gives back what a graph holds, if it is loaded; it is loaded again when it is next run.
+  virtual void release(const std::string& graph) = 0;
 
   /// Waits until what was run is computed.
   virtual void wait() {}
@@ -59,13 +59,29 @@ struct Selection {
   std::unique_ptr<Runner> runner;
 };
 
+/// What a caller decides about the GPU; see ev_options.
+struct GpuOptions {
+  std::optional<int> device;
+  bool cuda_graphs = false;
+  std::optional<std::int64_t> weight_budget_bytes;
+  std::string plugin;  // "": none
+
+  int index() const { return device.value_or(0); }
+};
+
 struct BackendOptions {
   std::string name = "auto";
   std::string onnxruntime;       // path of its shared library, "" to look for it
   std::string tensorrt;          // likewise
   bool allow_unverified = false;
   std::int32_t num_threads = 0;  // 0: one for each physical core
+  GpuOptions gpu;
 };
+
+/// Why a backend cannot follow the options that are not as they are by default; nothing if it can. taken: the names of
+/// those that it takes.
+std::optional<std::string> refuse_gpu_options(const std::string& backend, const GpuOptions& gpu,
+                                              const std::vector<std::string>& taken);
 
 /// Opens the backend that was named, or for "auto" the first that is here. Throws EV_ERROR_BACKEND with reasons: an
 /// unknown name, a named backend that is not available (there is no falling back from a named one), or none at all.

@@ -92,6 +92,7 @@ struct BundleSpec {
   std::vector<Schedule> schedules;
   std::string default_schedule;
   std::vector<FileSpec> files;
+  std::string convolutions;  // how the VAE's were exported: "frames", or "" where it is not said
 
   const GraphSpec* find_graph(const std::string& graph_name) const;
   const Schedule* find_schedule(const std::string& schedule_name) const;

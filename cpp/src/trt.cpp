@@ -15,6 +15,8 @@ namespace {
 
 // It needs 64-bit shifts, which TensorRT does not have; it is drawn once a request, on the CPU.
 constexpr const char* kHostGraph = "noise";
+// Of one graph, the shapes that are kept as CUDA graphs: with and without the text, and another request's.
+constexpr std::size_t kMostRecorded = 4;
 
 std::unique_ptr<TrtLibrary> open_library(const std::string& name, const std::string& path) {
 #if EDITVERSE_HAS_TENSORRT
@@ -27,18 +29,30 @@ std::unique_ptr<TrtLibrary> open_library(const std::string& name, const std::str
        name == "tensorrt" ? "TENSORRT" : "TENSORRT_RTX", "_INCLUDE_DIR=FOLDER");
 }
 
-/// A plan that was loaded, and the profile that it is set to.
+/// A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded.
+struct Call {
+  Shapes shapes;
+  std::unique_ptr<TrtContext> context;
+  NamedTensors buffers;
+  std::unique_ptr<CudaGraph> graph;
+};
+
+/// A plan that was loaded, with the context that takes any shape, its profile, and the calls that are recorded, the
+/// latest last.
 struct Loaded {
   std::unique_ptr<TrtPlan> plan;
+  std::unique_ptr<TrtContext> context;
   std::size_t profile = SIZE_MAX;
+  std::vector<Call> recorded;
 };
 
 /// All plans share one buffer for what they hold while they run: they run one after another.
 class TrtRunner final : public Runner {
  public:
   TrtRunner(const Bundle& bundle, std::shared_ptr<Cuda> cuda, std::unique_ptr<TrtLibrary> library, ChosenPlans chosen,
-            std::unique_ptr<Runner> host)
+            const GpuOptions& options, std::unique_ptr<Runner> host)
       : bundle_(bundle),
+        options_(options),
         cuda_(std::move(cuda)),
         pool_(std::make_shared<DevicePool>(cuda_)),
         library_(std::move(library)),
@@ -65,7 +79,6 @@ class TrtRunner final : public Runner {
     const Shapes results = output_shapes(spec, shapes);
     Loaded& loaded = load(graph);
     try {
-      set_shapes(loaded, chosen_.plans.at(graph), shapes);
       // Held until the work is asked for: the stream's order protects their buffers from there on.
       NamedTensors held;
       for (const TensorSpec& tensor : spec.inputs) {
@@ -74,13 +87,30 @@ class TrtRunner final : public Runner {
       for (const TensorSpec& tensor : spec.outputs) {
         held.emplace_back(tensor.name, make_device_tensor(tensor.dtype, results.at(tensor.name)));
       }
-      for (const auto& [name, tensor] : held) loaded.plan->set_address(name, address_of(tensor));
-      lend_scratch(*loaded.plan);
-      loaded.plan->enqueue(cuda_->stream());
+      const PlanSpec& plan = chosen_.plans.at(graph);
+      if (options_.cuda_graphs) {
+        run_recorded(loaded, plan, spec, shapes, held);
+      } else {
+        const std::size_t profile = choose_profile(plan, shapes);
+        const auto new_profile = loaded.profile == profile ? std::nullopt : std::optional(profile);
+        loaded.profile = SIZE_MAX;  // where a context that failed stands is not known
+        set_shapes(*loaded.context, plan, shapes, new_profile, cuda_->stream());
+        loaded.profile = profile;
+        for (const auto& [name, tensor] : held) loaded.context->set_address(name, address_of(tensor));
+        lend_scratch(*loaded.context);
+        loaded.context->enqueue(cuda_->stream());
+      }
       for (auto& [name, tensor] : outputs) take_output(find_tensor(held, name), tensor);
     } catch (const Error& error) {
       fail(error.code(), "graph \"", graph, "\": ", error.what());
     }
+  }
+
+  void release(const std::string& graph) override {
+    if (graph == kHostGraph) return host_->release(graph);
+    const Cuda::Current current(*cuda_);
+    cuda_->synchronize();
+    loaded_.erase(graph);
   }
 
   void stop_runs() override {
@@ -96,14 +126,6 @@ class TrtRunner final : public Runner {
   Tensor hold(const Tensor& tensor) override {
     const Cuda::Current current(*cuda_);
     return place(tensor);
-  }
-
-  Tensor to_host(const Tensor& tensor) override {
-    if (!tensor.on_device) return tensor;
-    const Cuda::Current current(*cuda_);
-    Tensor host = make_unset_tensor(tensor.dtype, tensor.shape);
-    download(tensor, host);
-    return host;
   }
 
   void wait() override {
@@ -131,22 +153,59 @@ class TrtRunner final : public Runner {
     const PlanSpec& plan = chosen_.plans.at(graph);
     const MappedFile bytes = map_plan_file(chosen_.engines, plan);
     try {
-      return loaded_[graph] = {library_->load_plan(bytes.data(), bytes.size(), plan.weight_streaming), SIZE_MAX};
+      Loaded loaded;
+      loaded.plan = library_->load_plan(bytes.data(), bytes.size(),
+                                        {plan.weight_streaming, options_.weight_budget_bytes});
+      loaded.context = loaded.plan->make_context();
+      return loaded_.emplace(graph, std::move(loaded)).first->second;
     } catch (const Error& error) {
-      loaded_.erase(graph);
       fail(EV_ERROR_BACKEND, (chosen_.engines.folder / plan.file).string(), " cannot be read by ",
            chosen_.engines.backend, " ", library_->version(), ": ", error.what(), "; build the engines again");
     }
   }
 
-  void set_shapes(Loaded& loaded, const PlanSpec& plan, const Shapes& shapes) {
-    const std::size_t profile = choose_profile(plan, shapes);
-    if (loaded.profile != profile) {
-      loaded.profile = SIZE_MAX;
-      loaded.plan->set_profile(profile, cuda_->stream());
-      loaded.profile = profile;
+  static void set_shapes(TrtContext& context, const PlanSpec& plan, const Shapes& shapes,
+                         std::optional<std::size_t> new_profile, void* stream) {
+    if (new_profile) context.set_profile(*new_profile, stream);
+    for (const auto& [name, range] : plan.profiles[0].shapes) context.set_input_shape(name, shapes.at(name));
+  }
+
+  /// Runs the call of these shapes in buffers of its own, from its second time on as one CUDA graph. A recorded graph
+  /// holds for one state of its context and for the addresses that it saw, so each call has a context, and inputs and
+  /// results are copied, on the GPU.
+  void run_recorded(Loaded& loaded, const PlanSpec& plan, const GraphSpec& spec, const Shapes& shapes,
+                    const NamedTensors& held) {
+    std::vector<Call>& calls = loaded.recorded;
+    const auto found = std::find_if(calls.begin(), calls.end(), [&](const Call& c) { return c.shapes == shapes; });
+    const bool is_new = found == calls.end();
+    if (is_new) {
+      Call call{shapes, loaded.plan->make_context(), {}, nullptr};
+      set_shapes(*call.context, plan, shapes, choose_profile(plan, shapes), cuda_->stream());
+      for (const auto& [name, tensor] : held) {
+        call.buffers.emplace_back(name, make_device_tensor(tensor.dtype, tensor.shape));
+        call.context->set_address(name, address_of(call.buffers.back().second));
+      }
+      cuda_->synchronize();  // the one that goes may still be running
+      if (calls.size() == kMostRecorded) calls.erase(calls.begin());
+      calls.push_back(std::move(call));
+    } else {
+      std::rotate(found, found + 1, calls.end());
     }
-    for (const auto& [name, range] : plan.profiles[profile].shapes) loaded.plan->set_input_shape(name, shapes.at(name));
+    Call& call = calls.back();
+    const std::size_t num_inputs = spec.inputs.size();
+    for (std::size_t i = 0; i < num_inputs; ++i) copy(call.buffers[i].second, held[i].second);
+    if (call.graph == nullptr) {
+      lend_scratch(*call.context);
+      // The first time TensorRT still settles what the shapes decide, which cannot be recorded.
+      if (is_new) call.context->enqueue(cuda_->stream());
+      else call.graph = cuda_->record([&] { call.context->enqueue(cuda_->stream()); });
+    }
+    if (call.graph != nullptr) cuda_->replay(*call.graph);
+    for (std::size_t i = num_inputs; i < held.size(); ++i) copy(held[i].second, call.buffers[i].second);
+  }
+
+  void copy(const Tensor& to, const Tensor& from) const {
+    if (const std::size_t num_bytes = num_bytes_of(from)) cuda_->copy(address_of(to), address_of(from), num_bytes);
   }
 
   Tensor make_device_tensor(const std::string& dtype, const Shape& shape) {
@@ -167,15 +226,23 @@ class TrtRunner final : public Runner {
     return placed;
   }
 
-  void lend_scratch(TrtPlan& plan) {
-    const std::size_t needed = plan.count_scratch_bytes();
+  void lend_scratch(TrtContext& context) {
+    const std::size_t needed = context.count_scratch_bytes();
     if (needed > scratch_bytes_) {
+      forget_recorded();  // it works in the buffer that goes
       scratch_ = nullptr;
       scratch_bytes_ = 0;
       scratch_ = pool_->take(needed);
       scratch_bytes_ = needed;
     }
-    if (needed != 0) plan.lend_scratch(reinterpret_cast<DeviceAddress>(scratch_.get()), scratch_bytes_);
+    if (needed != 0) context.lend_scratch(reinterpret_cast<DeviceAddress>(scratch_.get()), scratch_bytes_);
+  }
+
+  void forget_recorded() {
+    cuda_->synchronize();
+    for (auto& [graph, loaded] : loaded_) {
+      for (Call& call : loaded.recorded) call.graph = nullptr;
+    }
   }
 
   void download(const Tensor& tensor, Tensor& host) const {
@@ -196,6 +263,7 @@ class TrtRunner final : public Runner {
   }
 
   const Bundle& bundle_;
+  GpuOptions options_;
   // In this order: what stands below goes first.
   std::shared_ptr<Cuda> cuda_;
   std::shared_ptr<DevicePool> pool_;
@@ -213,8 +281,12 @@ class TrtRunner final : public Runner {
 Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOptions& options) {
   std::string version;
   try {
+    // TensorRT for RTX records graphs of its own, by calls that only its headers have: none were at hand.
+    const std::vector<std::string> all = {"device", "weight_budget_bytes", "plugin", "cuda_graphs"};
+    const std::vector<std::string> taken(all.begin(), name == "tensorrt" ? all.end() : all.end() - 1);
+    if (const auto reason = refuse_gpu_options(name, options.gpu, taken)) return {{name, reason, version}, nullptr};
     // In this order: no library of hundreds of megabytes is loaded where there is no GPU for it.
-    auto cuda = std::make_shared<Cuda>();
+    auto cuda = std::make_shared<Cuda>(options.gpu.index());
     auto library = open_library(name, options.tensorrt);
     version = library->version();
     std::vector<std::string> graphs;
@@ -222,19 +294,18 @@ Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOpti
       if (graph.name != kHostGraph) graphs.push_back(graph.name);
     }
     ChosenPlans chosen = choose_plans(bundle, graphs, name, version, cuda->gpu());
-    for (const auto& [graph, plan] : chosen.plans) {
-      if (plan.needs_plugin) {
-        fail(EV_ERROR_BACKEND, "its plan of ", graph, " was built with the RopeAttention plugin, which this library ",
-             "does not load; build the engines again without it");
-      }
+    const bool has_budget = options.gpu.weight_budget_bytes.has_value();
+    if (const auto reason = refuse_options(chosen.plans, !options.gpu.plugin.empty(), has_budget)) {
+      return {{name, reason, version}, nullptr};
     }
     if (!options.allow_unverified && !is_verified(chosen.engines, cuda->gpu().name)) {
       fail(EV_ERROR_BACKEND, "its plans were never verified on ", cuda->gpu().name, "; run `editverse-rt verify ",
            bundle.root.string(), " --backend ", name, "` once, or set ev_options.allow_unverified");
     }
+    if (!options.gpu.plugin.empty()) library->load_plugin(options.gpu.plugin);
     auto host = open_ort_runner(bundle, "CPUExecutionProvider", options);
     auto runner = std::make_unique<TrtRunner>(bundle, std::move(cuda), std::move(library), std::move(chosen),
-                                              std::move(host));
+                                              options.gpu, std::move(host));
     return {{name, std::nullopt, version}, std::move(runner)};
   } catch (const Error& error) {
     return {{name, error.what(), version}, nullptr};

@@ -5,17 +5,18 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cuda.hpp"
 
 namespace ev {
 
-/// A plan that was loaded, with its only context. Calls follow the order below. Every method throws EV_ERROR_BACKEND
-/// where TensorRT refuses, with what it said.
-class TrtPlan {
+/// One state in which a plan runs. Calls follow the order below. Every method throws EV_ERROR_BACKEND where TensorRT
+/// refuses, with what it said.
+class TrtContext {
  public:
-  virtual ~TrtPlan() = default;
+  virtual ~TrtContext() = default;
 
   virtual void set_profile(std::size_t profile, void* stream) = 0;
   virtual void set_input_shape(const std::string& name, const Shape& shape) = 0;
@@ -27,6 +28,22 @@ class TrtPlan {
   virtual void enqueue(void* stream) = 0;
 };
 
+/// A plan that was loaded.
+class TrtPlan {
+ public:
+  virtual ~TrtPlan() = default;
+
+  /// Must not outlive the plan. Throws EV_ERROR_BACKEND.
+  virtual std::unique_ptr<TrtContext> make_context() = 0;
+};
+
+/// Whether a plan that was built for it streams its weights, and how many bytes of them may lie on the GPU (nothing:
+/// what TensorRT says that fits).
+struct WeightStreaming {
+  bool is_on = false;
+  std::optional<std::int64_t> budget_bytes;
+};
+
 class TrtLibrary {
  public:
   virtual ~TrtLibrary() = default;
@@ -34,9 +51,12 @@ class TrtLibrary {
   /// "10.14.1.48"
   virtual const std::string& version() const = 0;
 
-  /// stream_weights: keep on the GPU what fits there of a plan that was built for it. The bytes may go when this
-  /// returns. Throws EV_ERROR_BACKEND with what TensorRT says. Must not outlive the library.
-  virtual std::unique_ptr<TrtPlan> load_plan(const void* bytes, std::size_t num_bytes, bool stream_weights) = 0;
+  /// Throws EV_ERROR_BACKEND where there is no plugin in that library.
+  virtual void load_plugin(const std::string& path) = 0;
+
+  /// The bytes may go when this returns. Throws EV_ERROR_BACKEND with what TensorRT says. Must not outlive the library.
+  virtual std::unique_ptr<TrtPlan> load_plan(const void* bytes, std::size_t num_bytes,
+                                             const WeightStreaming& streaming) = 0;
 };
 
 /// Loads the library at a path, or for "" as the system has it. Throws EV_ERROR_BACKEND where there is none, or it is

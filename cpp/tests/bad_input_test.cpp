@@ -62,6 +62,16 @@ void check_struct_sizes() {
     options.struct_size = wrong;
     CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_ARGUMENT, "ev_options has struct_size");
   }
+  options = options_for(bundle.c_str());
+  options.device = -2;
+  CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_REQUEST, "device is -2; give a GPU's number");
+  options = options_for(bundle.c_str());
+  options.weight_budget_bytes = -2;
+  CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_REQUEST, "weight_budget_bytes is -2; give 0 or more");
+  options = options_for(bundle.c_str());
+  options.plugin = "x.so";
+  options.cuda_graphs = 1;
+  CHECK_FAILURE(ev_open(&pipeline, &options), EV_ERROR_BACKEND, "no backend can be used");
   bench.request.struct_size = 8;
   CHECK_FAILURE(bench.run(), EV_ERROR_ARGUMENT, "ev_request has struct_size 8");
   // From a newer header: a longer struct, whose new fields are zero, or not.
@@ -77,19 +87,18 @@ void check_struct_sizes() {
   CHECK(ev_plan(bench.pipeline, &newer.known, &info, nullptr) == EV_OK);
   newer.added = 1;
   CHECK_FAILURE(ev_plan(bench.pipeline, &newer.known, &info, nullptr), EV_ERROR_ARGUMENT, "does not know");
-  // From an older header: its init and its calls touch nothing beyond its struct.
-  struct {
-    unsigned char known[offsetof(ev_options, tensorrt)];
-    unsigned char beyond[sizeof(ev_options)];
-  } older;
-  std::memset(&older, 0x5a, sizeof older);
-  auto* old_options = reinterpret_cast<ev_options*>(older.known);
-  ev_options_init(old_options, sizeof older.known);
-  CHECK(std::all_of(std::begin(older.beyond), std::end(older.beyond), [](unsigned char byte) { return byte == 0x5a; }));
-  const char* folder = bundle.c_str();
-  std::memcpy(older.known + offsetof(ev_options, bundle), &folder, sizeof folder);
-  CHECK(ev_open(&pipeline, old_options) == EV_OK);
-  ev_close(&pipeline);
+  // From older headers: their init and their calls touch nothing beyond their struct.
+  for (const std::size_t size : {offsetof(ev_options, tensorrt), offsetof(ev_options, release_graphs)}) {
+    alignas(ev_options) unsigned char room[2 * sizeof(ev_options)];
+    std::memset(room, 0x5a, sizeof room);
+    auto* old_options = reinterpret_cast<ev_options*>(room);
+    ev_options_init(old_options, size);
+    CHECK(std::all_of(room + size, std::end(room), [](unsigned char byte) { return byte == 0x5a; }));
+    const char* folder = bundle.c_str();
+    std::memcpy(room + offsetof(ev_options, bundle), &folder, sizeof folder);
+    CHECK(ev_open(&pipeline, old_options) == EV_OK);
+    ev_close(&pipeline);
+  }
   // A newer header's init has its own fields set to zero.
   std::memset(&newer, 0x5a, sizeof newer);
   ev_request_init(&newer.known, sizeof newer);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ class Options(ctypes.Structure):
         ("num_threads", ctypes.c_int32),
         ("allow_unverified", ctypes.c_int32),
         ("tensorrt", ctypes.c_char_p),
+        ("release_graphs", ctypes.c_int32),
+        ("device", ctypes.c_int32),
+        ("cuda_graphs", ctypes.c_int32),
+        ("weight_budget_bytes", ctypes.c_int64),
+        ("plugin", ctypes.c_char_p),
     ]
 
 
@@ -140,8 +145,13 @@ class NativePipeline:
         del keep
         return info, list(sizes[: request.num_inputs])
 
-    def run(self, prompt: str, **settings: Any) -> tuple[NDArray[np.uint8], float, list[str]]:
-        """Frames uint8 [T, H, W, 3], their rate, and the notices. settings: as of Pipeline.__call__."""
+    def run(
+        self, prompt: str, *, save: Sequence[os.PathLike[str]] = (), **settings: Any
+    ) -> tuple[NDArray[np.uint8], float, list[str]]:
+        """Frames uint8 [T, H, W, 3], their rate, and the notices. settings: as of Pipeline.__call__.
+
+        save: files that the result is written to.
+        """
         request, keep = self._request(prompt, settings)
         result, frames = ctypes.c_void_p(), FramesInfo()
         self._check(self.library.ev_run(self._handle, ctypes.byref(request), ctypes.byref(result)))
@@ -153,7 +163,11 @@ class NativePipeline:
         notices: list[str] = []
         while (line := self.library.ev_result_notice(result, len(notices))) is not None:
             notices.append(line.decode())
-        self.library.ev_result_free(ctypes.byref(result))
+        try:
+            for path in save:
+                self._check(self.library.ev_result_save(result, ctypes.c_char_p(os.fsencode(path))))
+        finally:
+            self.library.ev_result_free(ctypes.byref(result))
         return array, frames.fps, notices
 
     def _request(self, prompt: str, settings: Mapping[str, Any]) -> tuple[Request, list[object]]:

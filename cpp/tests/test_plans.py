@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from cpp.tests import library as native
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest, write_stamp
 
-PLANS = native.BUILD / "tests" / "plans"
+# Of a sanitized build its programs only: a plain Python cannot load its library.
+PLANS = Path(os.environ.get("EDITVERSE_PLANS_BUILD", native.BUILD)) / "tests" / "plans"
 NANO = native.ROOT / "editverse_rt" / "bundles" / "nano"
 VERSION = "10.14.1.48"
 GPU = "A GPU of the test"
+REFUSING = {"allow_unverified": False}
 
 pytestmark = pytest.mark.skipif(
     not (PLANS / "run_plans").exists(), reason="this build is without EDITVERSE_TENSORRT"
@@ -99,13 +101,15 @@ def run(
     tmp_path: Path,
     *,
     backend: str = "tensorrt",
-    allow_unverified: bool = True,
-    library: Path | str = "",
     repeats: int = 1,
     cancel_step: int = -1,
+    options: Mapping[str, Any] | None = None,
     **settings: str,
 ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
-    """What run_plans says, and the frames. settings: of the stub of CUDA, as environment variables."""
+    """What run_plans says, and the frames.
+
+    options: of editverse::Options. settings: of the stub of CUDA, as environment variables.
+    """
     frames = clip(bundle)
     given, made = tmp_path / "in.rgb", tmp_path / "out.rgb"
     given.write_bytes(frames.tobytes())
@@ -113,7 +117,7 @@ def run(
     paths = [str(PLANS), os.environ.get("LD_LIBRARY_PATH", "")]
     done = subprocess.run(
         [
-            PLANS / "run_plans", bundle.root, backend, str(int(allow_unverified)), library, given,
+            PLANS / "run_plans", bundle.root, backend, json.dumps(dict(options or {})), given,
             *map(str, (frames.shape[0], frames.shape[2], frames.shape[1])), made,
             str(repeats), str(cancel_step),
         ],
@@ -128,6 +132,7 @@ def run(
 def check_all_is_given_back(said: dict[str, Any]) -> None:
     closed = said["closed"]
     assert closed["buffers"] == closed["retained"] == closed["streams"] == closed["current"] == 0
+    assert closed["graphs"] == 0
     assert said["closed_plans"]["plans"] == said["closed_plans"]["contexts"] == 0
 
 
@@ -143,11 +148,11 @@ def test_a_request_on_plans_is_the_request_on_the_cpu(bundle: Bundle, tmp_path: 
     assert np.array_equal(frames, expected)
     check_all_is_given_back(said)
 
-    # Within a step nothing is read back, and nothing goes in but what changes with it: the time of each
-    # branch, the guidance and the coefficients.
+    # Within a step nothing is read back but the last sample, and nothing goes in but what changes with it:
+    # the time of each branch, the guidance and the coefficients.
     first, second, third = said["steps"][:3]
-    for before, after in ((first, second), (second, third)):
-        assert after["downloads"] == before["downloads"]
+    for before, after, num_downloads in ((first, second, 0), (second, third, 1)):
+        assert after["downloads"] - before["downloads"] == num_downloads
         assert after["uploads"] - before["uploads"] == 4
     # The second request finds the buffers and plans of the first.
     assert [report["allocations"] for report in said["runs"]][1:] == [said["runs"][1]["allocations"]] * 2
@@ -188,19 +193,19 @@ def test_idle_buffers_make_room(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_plans_that_were_not_verified_are_refused_unless_allowed(bundle: Bundle, tmp_path: Path) -> None:
     engines = build_plans(bundle, streaming)
-    said, _ = run(bundle, tmp_path, allow_unverified=False)
+    said, _ = run(bundle, tmp_path, options=REFUSING)
     assert said["error"] == "BackendError"
     assert (
         f"never verified on {GPU}; run `editverse-rt verify {bundle.root} --backend tensorrt`" in said["text"]
     )
     assert "ev_options.allow_unverified" in said["text"]
-    said, _ = run(bundle, tmp_path, backend="auto", allow_unverified=False)
+    said, _ = run(bundle, tmp_path, backend="auto", options=REFUSING)
     assert said["info"]["backend"] == "ort-cpu"
     assert "never verified" in said["info"]["passed_over"]["tensorrt"]
     write_stamp(engines, GPU, {})
-    said, _ = run(bundle, tmp_path, allow_unverified=False)
+    said, _ = run(bundle, tmp_path, options=REFUSING)
     assert "error" not in said, said
-    said, _ = run(bundle, tmp_path, backend="auto", allow_unverified=False)
+    said, _ = run(bundle, tmp_path, backend="auto", options=REFUSING)
     assert said["info"]["backend"] == "tensorrt"
 
 
@@ -237,6 +242,92 @@ def test_a_plan_that_needs_the_plugin_is_refused(bundle: Bundle, tmp_path: Path)
     said, _ = run(bundle, tmp_path)
     assert said["error"] == "BackendError"
     assert "its plan of transformer was built with the RopeAttention plugin" in said["text"]
+    assert "give its library in ev_options.plugin" in said["text"]
+    said, _ = run(bundle, tmp_path, options={"plugin": "/no/such/library.so"})
+    assert "/no/such/library.so is not a plugin that TensorRT takes: no plugin creator in it" in said["text"]
+    check_all_is_given_back(said)
+    said, frames = run(bundle, tmp_path, options={"plugin": "libeditverse_plugin.so"})
+    assert "error" not in said, said
+    assert said["plans"]["plugins"] == 1
+    assert frames is not None
+
+
+def test_calls_that_repeat_are_launched_as_one_cuda_graph(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    plain, expected = run(bundle, tmp_path, repeats=2)
+    said, frames = run(bundle, tmp_path, repeats=2, options={"cuda_graphs": True})
+    assert "error" not in said, said
+    assert expected is not None
+    assert frames is not None
+    assert np.array_equal(frames, expected)
+    # Six calls of the transformer in two shapes, three of the solver, and so on: all but each shape's first.
+    graphs_run = plain["plans"]["runs"]
+    shapes = said["plans"]["contexts"] - said["plans"]["plans"]
+    assert plain["runs"][1]["launches"] == 0
+    assert said["runs"][1]["launches"] == graphs_run - shapes
+    assert said["plans"]["runs"] == graphs_run
+    check_all_is_given_back(said)
+
+
+def test_released_plans_are_loaded_again(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    _, expected = run(bundle, tmp_path)
+    said, frames = run(bundle, tmp_path, repeats=2, options={"release_graphs": True})
+    assert "error" not in said, said
+    assert expected is not None
+    assert frames is not None
+    assert np.array_equal(frames, expected)
+    assert said["plans"]["plans"] == 0
+    assert said["plans"]["loads"] == 2 * (len(bundle.spec.graphs) - 1)
+    check_all_is_given_back(said)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(1000, 1000), (0, 0), (9999, 5000), (None, 4321)])
+def test_the_budget_of_streamed_weights(
+    asked: int | None, taken: int, bundle: Bundle, tmp_path: Path
+) -> None:
+    build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, options={} if asked is None else {"weight_budget_bytes": asked})
+    assert "error" not in said, said
+    assert said["plans"]["budget_bytes"] == taken
+
+
+def test_another_gpu_is_taken_by_its_number(bundle: Bundle, tmp_path: Path) -> None:
+    build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, options={"device": 1}, STUB_GPUS="2")
+    assert "error" not in said, said
+    assert said["runs"][0]["device"] == 1
+    said, _ = run(bundle, tmp_path, options={"device": 2}, STUB_GPUS="2")
+    assert "GPU 2 was asked for, this machine has 2; choose another" in said["text"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"plugin": "plugin.so"}, "none of its plans was built with a plugin; leave ev_options.plugin out"),
+        ({"device": -2}, "device is -2; give a GPU's number, 0 or more"),
+        ({"weight_budget_bytes": -2}, "weight_budget_bytes is -2; give 0 or more"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    options: dict[str, Any], text: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    build_plans(bundle, streaming)
+    said, _ = run(bundle, tmp_path, options=options)
+    assert text in said["text"]
+
+
+def test_a_budget_needs_plans_that_stream(bundle: Bundle, tmp_path: Path) -> None:
+    engines = build_plans(bundle)
+    write_manifest(replace(engines, plans=tuple(replace(plan, facts={}) for plan in engines.plans)))
+    said, _ = run(bundle, tmp_path, options={"weight_budget_bytes": 1})
+    assert "its plans hold all weights on the GPU; build the engines again with --weight-str" in said["text"]
+
+
+def test_a_gpu_option_passes_the_cpu_over(bundle: Bundle, tmp_path: Path) -> None:
+    said, _ = run(bundle, tmp_path, backend="ort-cpu", options={"device": 0, "cuda_graphs": True})
+    assert said["error"] == "BackendError"
+    assert "ort-cpu takes no ev_options.device and no ev_options.cuda_graphs; leave it out" in said["text"]
 
 
 def test_a_version_that_is_packed_again_is_the_same(bundle: Bundle, tmp_path: Path) -> None:
@@ -300,7 +391,7 @@ def test_a_request_beyond_the_profiles(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_a_library_that_is_not_there_or_another_one(bundle: Bundle, tmp_path: Path) -> None:
     build_plans(bundle, streaming)
-    said, _ = run(bundle, tmp_path, library="/no/such/libnvinfer.so")
+    said, _ = run(bundle, tmp_path, options={"tensorrt": "/no/such/libnvinfer.so"})
     assert "TensorRT cannot be loaded (/no/such/libnvinfer.so" in said["text"]
     said, _ = run(bundle, tmp_path, backend="tensorrt-rtx")
     assert "built without the headers of tensorrt-rtx" in said["text"]
@@ -312,7 +403,7 @@ def test_the_real_library_of_another_version_is_refused(bundle: Bundle, tmp_path
     libs = pytest.importorskip("tensorrt_rtx_libs")
     (real,) = Path(libs.__path__[0]).glob("libtensorrt_rtx.so.*")
     build_plans(bundle, streaming)
-    said, _ = run(bundle, tmp_path, library=real)
+    said, _ = run(bundle, tmp_path, options={"tensorrt": str(real)})
     assert f"{real} is version 1." in said["text"]
     assert "was built with the headers of TensorRT 10.14" in said["text"]
 

@@ -10,6 +10,7 @@ namespace {
 class NoRunner final : public Runner {
  public:
   void run(const std::string&, const NamedTensors&, NamedTensors&) override { std::abort(); }
+  void release(const std::string&) override {}
   void stop_runs() override {}
   void allow_runs() override {}
 };

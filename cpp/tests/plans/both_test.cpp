@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
     CHECK(has(text_of([&] { open("/no/such/library.so"); }), "ev_options.tensorrt"));
     CHECK(has(text_of([&] { open("libdl.so.2"); }), "has no getInferLibMajorVersion"));
     const auto library = open(stub);
-    CHECK(has(text_of([&] { library->load_plan("garbage", 7, false); }), "the magic tag does not match"));
+    CHECK(has(text_of([&] { library->load_plan("garbage", 7, {}); }), "the magic tag does not match"));
   }
   CHECK(has(text_of([&] { ev::open_tensorrt_rtx(""); }), "TensorRT for RTX cannot be loaded"));
   return check::report();

@@ -6,8 +6,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <vector>
 
 namespace {
 
@@ -15,14 +17,19 @@ struct Gpu {
   std::mutex mutex;
   std::map<CUdeviceptr, std::size_t> buffers;
   std::size_t num_bytes = 0, most_bytes = 0;
-  int retained = 0, streams = 0;
-  long allocations = 0, uploads = 0, downloads = 0;
+  int retained = 0, streams = 0, graphs = 0, device = -1;
+  long allocations = 0, uploads = 0, downloads = 0, copies = 0, launches = 0;
+  bool is_recording = false;
+  std::vector<std::function<void()>> recorded;
 };
 
 Gpu& gpu() {
   static Gpu instance;
   return instance;
 }
+
+/// What a graph of the stub holds.
+using Work = std::vector<std::function<void()>>;
 
 thread_local int current = 0;
 CUcontext const kContext = reinterpret_cast<CUcontext>(0x1000);
@@ -53,13 +60,20 @@ extern "C" std::size_t stub_bytes_at(CUdeviceptr address) {
 
 extern "C" bool stub_is_ready(CUstream stream) { return current > 0 && stream == kStream; }
 
+/// Keeps work for the graph that is being recorded; false if none is.
+extern "C" bool stub_record(const std::function<void()>* work) {
+  if (gpu().is_recording) gpu().recorded.push_back(*work);
+  return gpu().is_recording;
+}
+
 extern "C" void stub_report(char* text, std::size_t num_bytes) {
   const Gpu& it = gpu();
   std::snprintf(text, num_bytes,
-                "{\"buffers\": %zu, \"most_bytes\": %zu, \"retained\": %d, \"streams\": %d, \"current\": %d, "
-                "\"allocations\": %ld, \"uploads\": %ld, \"downloads\": %ld}",
-                it.buffers.size(), it.most_bytes, it.retained, it.streams, current, it.allocations, it.uploads,
-                it.downloads);
+                "{\"buffers\": %zu, \"most_bytes\": %zu, \"retained\": %d, \"streams\": %d, \"graphs\": %d, "
+                "\"device\": %d, \"current\": %d, \"allocations\": %ld, \"uploads\": %ld, \"downloads\": %ld, "
+                "\"copies\": %ld, \"launches\": %ld}",
+                it.buffers.size(), it.most_bytes, it.retained, it.streams, it.graphs, it.device, current,
+                it.allocations, it.uploads, it.downloads, it.copies, it.launches);
 }
 
 // Under the names of today: cuda.h gives some of them a suffix by macros.
@@ -78,8 +92,9 @@ CUresult cuDeviceGetCount(int* count) {
 }
 
 CUresult cuDeviceGet(CUdevice* device, int index) {
-  want(index == 0, "another GPU than the first");
-  *device = 0;
+  want(index >= 0 && index < static_cast<int>(setting("STUB_GPUS", 1)), "a GPU that is not there");
+  *device = index;
+  gpu().device = index;
   return CUDA_SUCCESS;
 }
 
@@ -130,12 +145,12 @@ CUresult cuStreamDestroy(CUstream stream) {
 }
 
 CUresult cuStreamSynchronize(CUstream stream) {
-  want(stub_is_ready(stream), "no context is current");
+  want(stub_is_ready(stream) && !gpu().is_recording, "no context is current, or a wait while recording");
   return CUDA_SUCCESS;
 }
 
 CUresult cuMemAlloc(CUdeviceptr* address, std::size_t num_bytes) {
-  want(current > 0 && num_bytes > 0, "no context is current, or nothing to allocate");
+  want(current > 0 && num_bytes > 0 && !gpu().is_recording, "no context is current, or nothing to allocate");
   Gpu& it = gpu();
   const std::lock_guard lock(it.mutex);
   if (it.num_bytes + num_bytes > setting("STUB_MEMORY", SIZE_MAX)) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -170,6 +185,54 @@ CUresult cuMemcpyDtoHAsync(void* host, CUdeviceptr address, std::size_t num_byte
   want(stub_is_ready(stream) && num_bytes <= stub_bytes_at(address), "a copy beyond a buffer");
   std::memcpy(host, reinterpret_cast<const void*>(address), num_bytes);
   ++gpu().downloads;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t num_bytes, CUstream stream) {
+  want(stub_is_ready(stream) && !gpu().is_recording, "a copy while recording");
+  want(num_bytes <= stub_bytes_at(to) && num_bytes <= stub_bytes_at(from), "a copy beyond a buffer");
+  std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), num_bytes);
+  ++gpu().copies;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
+  want(stub_is_ready(stream) && !gpu().is_recording, "a recording within another");
+  gpu().is_recording = true;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
+  want(stub_is_ready(stream) && gpu().is_recording, "no recording to end");
+  gpu().is_recording = false;
+  *graph = reinterpret_cast<CUgraph>(new Work(std::move(gpu().recorded)));
+  gpu().recorded.clear();
+  ++gpu().graphs;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, unsigned long long) {
+  *executable = reinterpret_cast<CUgraphExec>(new Work(*reinterpret_cast<Work*>(graph)));
+  ++gpu().graphs;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphDestroy(CUgraph graph) {
+  delete reinterpret_cast<Work*>(graph);
+  --gpu().graphs;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
+  want(stub_is_ready(stream) && !gpu().is_recording, "a launch while recording");
+  ++gpu().launches;
+  for (const auto& work : *reinterpret_cast<Work*>(executable)) work();
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphExecDestroy(CUgraphExec executable) {
+  delete reinterpret_cast<Work*>(executable);
+  --gpu().graphs;
   return CUDA_SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 // Runs requests on the plans of a bundle, over the stubs beside this file, and prints JSON of what came of it:
-// run_plans BUNDLE BACKEND ALLOW_UNVERIFIED TENSORRT_LIBRARY IN.rgb NUM_FRAMES WIDTH HEIGHT OUT.rgb REPEATS CANCEL_STEP
+// run_plans BUNDLE BACKEND OPTIONS IN.rgb NUM_FRAMES WIDTH HEIGHT OUT.rgb REPEATS CANCEL_STEP, where OPTIONS is JSON
+// by the names of editverse::Options.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -33,29 +34,35 @@ std::vector<std::uint8_t> read_file(const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 12) return 2;
-  const int cancel_step = std::atoi(argv[11]);
-  const std::vector<std::uint8_t> pixels = read_file(argv[5]);
+  if (argc != 11) return 2;
+  const int cancel_step = std::atoi(argv[10]);
+  const std::vector<std::uint8_t> pixels = read_file(argv[4]);
   Json said;
   try {
     editverse::Options options{argv[1], argv[2]};
     options.num_threads = 1;
-    options.allow_unverified = std::atoi(argv[3]) != 0;
-    options.tensorrt = argv[4];
+    const Json given = Json::parse(argv[3]);
+    options.allow_unverified = given.value("allow_unverified", true);
+    options.tensorrt = given.value("tensorrt", "");
+    options.release_graphs = given.value("release_graphs", false);
+    options.cuda_graphs = given.value("cuda_graphs", false);
+    options.plugin = given.value("plugin", "");
+    if (given.contains("device")) options.device = given["device"].get<int>();
+    if (given.contains("weight_budget_bytes")) options.weight_budget_bytes = given["weight_budget_bytes"].get<long>();
     editverse::Pipeline pipeline(options);
     said["info"] = Json::parse(pipeline.info());
     editverse::Request request("<video1> Make it night");
-    request.add_frames("video1", {pixels.data(), pixels.size(), std::atoi(argv[6]), std::atoi(argv[7]),
-                                  std::atoi(argv[8])});
+    request.add_frames("video1", {pixels.data(), pixels.size(), std::atoi(argv[5]), std::atoi(argv[6]),
+                                  std::atoi(argv[7])});
     request.num_inference_steps = 3;
     request.on_step = [&](const editverse::Step& step) {
       said["steps"].push_back(ask("libcuda.so.1", "stub_report"));
       if (step.step == cancel_step) pipeline.cancel();
       return true;
     };
-    for (int i = 0; i < std::atoi(argv[10]); ++i) {
+    for (int i = 0; i < std::atoi(argv[9]); ++i) {
       const editverse::Result result = pipeline.run(request);
-      std::ofstream(argv[9], std::ios::binary)
+      std::ofstream(argv[8], std::ios::binary)
           .write(reinterpret_cast<const char*>(result.frames().data),
                  static_cast<std::streamsize>(result.frames().num_bytes));
       said["runs"].push_back(ask("libcuda.so.1", "stub_report"));

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -20,7 +21,8 @@ namespace {
 using nvinfer1::Dims;
 
 struct Counts {
-  long plans = 0, contexts = 0, runs = 0, profiles = 0, budgets = 0;
+  long plans = 0, loads = 0, contexts = 0, runs = 0, profiles = 0, budgets = 0, plugins = 0;
+  long budget_bytes = -1;
 };
 Counts counts;
 
@@ -38,6 +40,12 @@ Function find(const char* library, const char* name) {
 std::size_t bytes_at(void* address) {
   static const auto ask = find<std::size_t (*)(CUdeviceptr)>("libcuda.so.1", "stub_bytes_at");
   return ask(reinterpret_cast<CUdeviceptr>(address));
+}
+
+/// Keeps work for the graph that is being recorded; false if none is.
+bool record(const std::function<void()>& work) {
+  static const auto ask = find<bool (*)(const std::function<void()>*)>("libcuda.so.1", "stub_record");
+  return ask(&work);
 }
 
 bool is_ready(cudaStream_t stream) {
@@ -179,34 +187,41 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
       logger_->log(nvinfer1::ILogger::Severity::kERROR, "the stub refuses\nand has more to say");
       return false;
     }
-    std::memset(scratch_, 0xee, facts_.scratch_bytes);
-    ++counts.runs;
-    compute();
+    // A graph works with what it saw when it was recorded.
+    const auto work = [graph = graph_, facts = facts_, shapes = shapes_, addresses = addresses_, scratch = scratch_] {
+      std::memset(scratch, 0xee, facts.scratch_bytes);
+      ++counts.runs;
+      compute(*graph, shapes, addresses);
+    };
+    if (!record(work)) work();
     return true;
   }
 
  private:
-  void compute() {
+  using Addresses = std::map<std::string, void*>;
+  using Shapes = std::map<std::string, std::vector<std::int64_t>>;
+
+  static void compute(const Graph& graph, const Shapes& shapes, const Addresses& addresses) {
     const Ort& ort = Ort::get();
     std::vector<const char*> input_names, output_names;
-    std::vector<OrtValue*> given, made(graph_->outputs.size());
-    for (const Port& port : graph_->inputs) {
-      const auto set = shapes_.find(port.name);
-      const std::vector<std::int64_t>& shape = set == shapes_.end() ? port.shape : set->second;
+    std::vector<OrtValue*> given, made(graph.outputs.size());
+    for (const Port& port : graph.inputs) {
+      const auto set = shapes.find(port.name);
+      const std::vector<std::int64_t>& shape = set == shapes.end() ? port.shape : set->second;
       std::size_t num_bytes = element_bytes(port.type);
       for (const std::int64_t size : shape) {
         want(size >= 0, "a run before all shapes are set");
         num_bytes *= static_cast<std::size_t>(size);
       }
-      void* const address = addresses_.at(port.name);
+      void* const address = addresses.at(port.name);
       want(num_bytes <= bytes_at(address), "an input that is larger than its buffer, or was freed");
       input_names.push_back(port.name.c_str());
       given.push_back(nullptr);
       ort.check(ort.api->CreateTensorWithDataAsOrtValue(ort.memory, address, num_bytes, shape.data(), shape.size(),
                                                         port.type, &given.back()));
     }
-    for (const Port& port : graph_->outputs) output_names.push_back(port.name.c_str());
-    ort.check(ort.api->Run(graph_->session, nullptr, input_names.data(), given.data(), given.size(),
+    for (const Port& port : graph.outputs) output_names.push_back(port.name.c_str());
+    ort.check(ort.api->Run(graph.session, nullptr, input_names.data(), given.data(), given.size(),
                            output_names.data(), output_names.size(), made.data()));
     for (std::size_t i = 0; i < made.size(); ++i) {
       OrtTensorTypeAndShapeInfo* info = nullptr;
@@ -216,8 +231,8 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
       ort.check(ort.api->GetTensorShapeElementCount(info, &count));
       ort.check(ort.api->GetTensorMutableData(made[i], &data));
       ort.api->ReleaseTensorTypeAndShapeInfo(info);
-      const std::size_t num_bytes = count * element_bytes(graph_->outputs[i].type);
-      void* const address = addresses_.at(graph_->outputs[i].name);
+      const std::size_t num_bytes = count * element_bytes(graph.outputs[i].type);
+      void* const address = addresses.at(graph.outputs[i].name);
       want(num_bytes <= bytes_at(address), "an output that is larger than its buffer, or was freed");
       std::memcpy(address, data, num_bytes);
       ort.api->ReleaseValue(made[i]);
@@ -228,8 +243,8 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
   std::shared_ptr<Graph> graph_;
   Facts facts_;
   nvinfer1::ILogger* logger_;
-  std::map<std::string, std::vector<std::int64_t>> shapes_;
-  std::map<std::string, void*> addresses_;
+  Shapes shapes_;
+  Addresses addresses_;
   void* scratch_ = nullptr;
   bool profile_is_set_ = false;
 };
@@ -240,6 +255,7 @@ class Engine final : public nvinfer1::ICudaEngine, public UnusedCudaEngine {
       : graph_(std::make_shared<Graph>(facts.file)), facts_(std::move(facts)), logger_(logger) {
     mImpl = this;
     ++counts.plans;
+    ++counts.loads;
   }
   ~Engine() noexcept override { --counts.plans; }
 
@@ -251,10 +267,11 @@ class Engine final : public nvinfer1::ICudaEngine, public UnusedCudaEngine {
     return new Context(graph_, facts_, logger_);
   }
 
+  std::int64_t getStreamableWeightsSize() const noexcept override { return 5000; }
   std::int64_t getWeightStreamingAutomaticBudget() const noexcept override { return 4321; }
 
   bool setWeightStreamingBudgetV2(std::int64_t budget) noexcept override {
-    want(budget == 4321, "another budget");
+    counts.budget_bytes = static_cast<long>(budget);
     ++counts.budgets;
     return facts_.flag == "stream";
   }
@@ -265,9 +282,29 @@ class Engine final : public nvinfer1::ICudaEngine, public UnusedCudaEngine {
   nvinfer1::ILogger* logger_;
 };
 
+/// Takes a library whose name says that it is a plugin.
+class PluginRegistry final : public UnusedPluginRegistry {
+ public:
+  explicit PluginRegistry(nvinfer1::ILogger* logger) : logger_(logger) {}
+
+  PluginLibraryHandle loadLibrary(char const* path) noexcept override {
+    if (std::string(path).find("plugin") != std::string::npos) {
+      ++counts.plugins;
+      return this;
+    }
+    logger_->log(nvinfer1::ILogger::Severity::kERROR, "no plugin creator in it");
+    return nullptr;
+  }
+
+ private:
+  nvinfer1::ILogger* logger_;
+};
+
 class Runtime final : public nvinfer1::IRuntime, public UnusedRuntime {
  public:
-  explicit Runtime(nvinfer1::ILogger* logger) : logger_(logger) { mImpl = this; }
+  explicit Runtime(nvinfer1::ILogger* logger) : logger_(logger), plugins_(logger) { mImpl = this; }
+
+  nvinfer1::IPluginRegistry& getPluginRegistry() noexcept override { return plugins_; }
 
   nvinfer1::IRuntime* getPImpl() noexcept override { return this; }
 
@@ -284,6 +321,7 @@ class Runtime final : public nvinfer1::IRuntime, public UnusedRuntime {
 
  private:
   nvinfer1::ILogger* logger_;
+  PluginRegistry plugins_;
 };
 
 }  // namespace
@@ -302,8 +340,10 @@ std::int32_t getInferLibBuildVersion() noexcept { return NV_TENSORRT_BUILD; }
 
 void stub_counts(char* text, std::size_t num_bytes) {
   std::snprintf(text, num_bytes,
-                "{\"plans\": %ld, \"contexts\": %ld, \"runs\": %ld, \"profiles\": %ld, \"budgets\": %ld}", counts.plans,
-                counts.contexts, counts.runs, counts.profiles, counts.budgets);
+                "{\"plans\": %ld, \"loads\": %ld, \"contexts\": %ld, \"runs\": %ld, \"profiles\": %ld, \"budgets\": %ld, "
+                "\"budget_bytes\": %ld, \"plugins\": %ld}",
+                counts.plans, counts.loads, counts.contexts, counts.runs, counts.profiles, counts.budgets,
+                counts.budget_bytes, counts.plugins);
 }
 
 }  // extern "C"

@@ -31,7 +31,6 @@ class UnusedRuntime : public nvinfer1::apiv::VRuntime {
       noexcept override { unexpected("setTempfileControlFlags"); }
   nvinfer1::TempfileControlFlags getTempfileControlFlags() const
       noexcept override { unexpected("getTempfileControlFlags"); }
-  nvinfer1::IPluginRegistry& getPluginRegistry() noexcept override { unexpected("getPluginRegistry"); }
   void setPluginRegistryParent(nvinfer1::IPluginRegistry*) noexcept override { unexpected("setPluginRegistryParent"); }
   nvinfer1::IRuntime* loadRuntime(char const*) noexcept override { unexpected("loadRuntime"); }
   void setEngineHostCodeAllowed(bool) noexcept override { unexpected("setEngineHostCodeAllowed"); }
@@ -100,7 +99,6 @@ class UnusedCudaEngine : public nvinfer1::apiv::VCudaEngine {
   std::int64_t getWeightStreamingBudget() const noexcept override { unexpected("getWeightStreamingBudget"); }
   std::int64_t getMinimumWeightStreamingBudget() const
       noexcept override { unexpected("getMinimumWeightStreamingBudget"); }
-  std::int64_t getStreamableWeightsSize() const noexcept override { unexpected("getStreamableWeightsSize"); }
   bool isDebugTensor(char const*) const noexcept override { unexpected("isDebugTensor"); }
   std::int64_t getWeightStreamingBudgetV2() const noexcept override { unexpected("getWeightStreamingBudgetV2"); }
   std::int64_t getWeightStreamingScratchMemorySize() const
@@ -167,3 +165,32 @@ class UnusedExecutionContext : public nvinfer1::apiv::VExecutionContext {
   bool setUnfusedTensorsDebugState(bool) noexcept override { unexpected("setUnfusedTensorsDebugState"); }
   bool getUnfusedTensorsDebugState() const noexcept override { unexpected("getUnfusedTensorsDebugState"); }
 };
+
+// Some of its functions are deprecated, and have to be there all the same.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+class UnusedPluginRegistry : public nvinfer1::IPluginRegistry {
+ public:
+  using Creator = nvinfer1::IPluginCreator;
+  using CreatorInterface = nvinfer1::IPluginCreatorInterface;
+  bool registerCreator(Creator&, char const*) noexcept override { unexpected("registerCreator"); }
+  Creator* const* getPluginCreatorList(std::int32_t*) const noexcept override { unexpected("getPluginCreatorList"); }
+  Creator* getPluginCreator(char const*, char const*, char const*)
+      noexcept override { unexpected("getPluginCreator"); }
+  void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override { unexpected("setErrorRecorder"); }
+  nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { unexpected("getErrorRecorder"); }
+  bool deregisterCreator(Creator const&) noexcept override { unexpected("deregisterCreator"); }
+  bool isParentSearchEnabled() const override { unexpected("isParentSearchEnabled"); }
+  void setParentSearchEnabled(bool) override { unexpected("setParentSearchEnabled"); }
+  void deregisterLibrary(PluginLibraryHandle) noexcept override { unexpected("deregisterLibrary"); }
+  bool registerCreator(CreatorInterface&, char const*) noexcept override { unexpected("registerCreator"); }
+  CreatorInterface* const* getAllCreators(std::int32_t*) const noexcept override { unexpected("getAllCreators"); }
+  CreatorInterface* getCreator(char const*, char const*, char const*) noexcept override { unexpected("getCreator"); }
+  bool deregisterCreator(CreatorInterface const&) noexcept override { unexpected("deregisterCreator"); }
+  nvinfer1::IPluginResource* acquirePluginResource(char const*, nvinfer1::IPluginResource*)
+      noexcept override { unexpected("acquirePluginResource"); }
+  std::int32_t releasePluginResource(char const*) noexcept override { unexpected("releasePluginResource"); }
+  CreatorInterface* const* getAllCreatorsRecursive(std::int32_t*)
+      noexcept override { unexpected("getAllCreatorsRecursive"); }
+};
+#pragma GCC diagnostic pop

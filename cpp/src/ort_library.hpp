@@ -1,0 +1,59 @@
+// What the files share that call ONNX Runtime: its library, its errors, sessions' options. ort_library.cpp and ort.cpp
+// are the only files that include its header, by this one.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "error.hpp"
+
+namespace ev::ort {
+
+constexpr const char* kCpu = "CPUExecutionProvider";
+constexpr const char* kCuda = "CUDAExecutionProvider";
+constexpr const char* kFixProvider =
+    "install the GPU's driver, CUDA and cuDNN as onnxruntime needs them, or use ort-cpu";
+
+template <typename T>
+using Handle = std::unique_ptr<T, void (*)(T*)>;
+
+struct Library {
+  const OrtApi* api;
+  std::string version;
+};
+
+/// An execution provider, and the number of the GPU that it uses.
+struct Provider {
+  std::string name;
+  int device = 0;
+};
+
+/// The interface of ONNX Runtime: of the library at `path`, or of one that the process has already, or of the one
+/// that the loader finds. It stays loaded: its threads and statics do not survive being unloaded.
+Library load_library(const std::string& path);
+
+/// The first line of a status, which is freed; "" where it says that all is well.
+std::string take_status(const OrtApi* api, OrtStatus* status);
+
+/// Throws EV_ERROR_BACKEND unless the status, which is freed, says that all is well.
+void check(const OrtApi* api, OrtStatus* status, const char* what);
+
+ONNXTensorElementDataType element_type(const std::string& dtype);
+
+std::vector<std::string> list_providers(const OrtApi* api);
+
+Handle<OrtEnv> make_env(const OrtApi* api);
+
+/// num_threads 0: one for each physical core.
+Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads);
+
+/// Whether a session of one Identity node (opset 13) runs on the provider: being built with one says nothing about
+/// the driver and the libraries that it loads.
+std::optional<std::string> find_start_problem(const OrtApi* api, const Provider& provider);
+
+}  // namespace ev::ort

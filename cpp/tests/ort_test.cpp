@@ -1,0 +1,117 @@
+// Results that stay on the provider's device, by IO binding, beside those in the host's memory: ort_test BUNDLE. The
+// provider is the CPU; what a GPU's does with the same calls has not run.
+#include <cstring>
+#include <iostream>
+
+#include "bundle.hpp"
+#include "check.hpp"
+#include "error.hpp"
+#include "ort.hpp"
+
+namespace {
+
+using namespace ev;
+
+constexpr const char* kProvider = "CPUExecutionProvider";
+
+/// Noise, a solver step on it, and two latent frames decoded, the second with the caches that the first gave.
+std::vector<Tensor> run_chain(Runner& runner, const BundleSpec& spec, bool on_device) {
+  const Geometry& geometry = spec.geometry;
+  const std::int64_t rows = geometry.default_height_px / geometry.size_multiple();
+  const std::int64_t columns = geometry.default_width_px / geometry.size_multiple();
+  const std::int64_t count = rows * columns, dim = geometry.patch_dim, ratio = geometry.temporal_ratio;
+  NamedTensors noise = {{"noise", Tensor{"float32", {}}}};
+  runner.run("noise",
+             {{"seed", make_tensor("int64", {}, std::vector<std::int64_t>{7})},
+              {"shape", make_tensor("int64", {2}, std::vector<std::int64_t>{2 * count, dim})}},
+             noise);
+  const Tensor drawn = noise[0].second;
+  CHECK(drawn.on_device == on_device && drawn.shape == (std::vector<std::int64_t>{2 * count, dim}));
+
+  const Tensor sample = make_unset_tensor("float32", drawn.shape);  // the caller's memory, on the host
+  NamedTensors step = {{"sample_next", sample}, {"velocity", Tensor{"float32", {}}}};
+  const Tensor zeros = make_tensor("float32", drawn.shape);
+  runner.run("solver_step",
+             {{"sample", drawn},
+              {"velocity_cond", drawn},
+              {"velocity_uncond", zeros},
+              {"velocity_prev1", zeros},
+              {"velocity_prev2", zeros},
+              {"guidance", make_tensor("float32", {}, std::vector<float>{2})},
+              {"coefficients", make_tensor("float32", {3}, std::vector<float>{0.25F, 0, 0})}},
+             step);
+  CHECK(!step[0].second.on_device && step[0].second.data == sample.data && step[1].second.on_device == on_device);
+
+  const Tensor frames =
+      make_unset_tensor("uint8", {1 + ratio, geometry.default_height_px, geometry.default_width_px, 3});
+  NamedTensors outputs;
+  for (std::int64_t i = 0; i < 2; ++i) {
+    const std::string graph = i == 0 ? "vae_decoder_first" : "vae_decoder_next";
+    // Of the noise, so that a part of a result on the device goes in.
+    const Tensor part = reshape(slice_rows(drawn, i * count, count), {1, rows, columns, dim});
+    NamedTensors inputs = {{"patches", part}};
+    for (const auto& [name, tensor] : outputs) {
+      if (name.rfind("next_cache_", 0) == 0) inputs.emplace_back(name.substr(5), tensor);
+    }
+    outputs.clear();
+    for (const TensorSpec& tensor : spec.find_graph(graph)->outputs) {
+      if (tensor.name.rfind("next_cache_", 0) == 0) outputs.emplace_back(tensor.name, Tensor{tensor.dtype, {}});
+    }
+    outputs.emplace_back("frames", i == 0 ? slice_rows(frames, 0, 1) : slice_rows(frames, 1, ratio));
+    runner.run(graph, inputs, outputs);
+    if (i == 0) runner.release(graph);  // its caches live on
+  }
+  return {sample, frames};
+}
+
+bool are_equal(const Tensor& one, const Tensor& other) {
+  const std::size_t num_bytes = static_cast<std::size_t>(one.num_elements()) * dtype_bytes(one.dtype);
+  return one.shape == other.shape && std::memcmp(one.data, other.data, num_bytes) == 0;
+}
+
+void check_binding(const Bundle& bundle, const BackendOptions& options) {
+  const auto host = open_ort_runner(bundle, kProvider, options);
+  const auto bound = open_bound_ort_runner(bundle, kProvider, options);
+  const std::vector<Tensor> expected = run_chain(*host, bundle.spec, false);
+  for (int i = 0; i < 2; ++i) {
+    const std::vector<Tensor> found = run_chain(*bound, bundle.spec, true);
+    CHECK(are_equal(found[0], expected[0]) && are_equal(found[1], expected[1]));
+  }
+}
+
+void check_failures(const Bundle& bundle, const BackendOptions& options) {
+  const auto bound = open_bound_ort_runner(bundle, kProvider, options);
+  const auto text_of = [&](const char* graph, const NamedTensors& inputs) -> std::string {
+    NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
+    try {
+      bound->run(graph, inputs, outputs);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const Tensor seed = make_tensor("int64", {}, std::vector<std::int64_t>{7});
+  CHECK(text_of("noise", {{"seed", seed}}).find("onnxruntime failed in") != std::string::npos);
+  CHECK(text_of("no_graph", {}).find("has no graph \"no_graph\"") != std::string::npos);
+  bound->stop_runs();
+  const NamedTensors good = {{"seed", seed},
+                             {"shape", make_tensor("int64", {2}, std::vector<std::int64_t>{64, 64})}};
+  CHECK(text_of("noise", good).find("onnxruntime failed in graph \"noise\"") != std::string::npos);
+  bound->allow_runs();
+  CHECK(text_of("noise", good).empty());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: ort_test BUNDLE\n";
+    return 2;
+  }
+  const ev::Bundle bundle = ev::load_bundle(argv[1]);
+  ev::BackendOptions options;
+  options.num_threads = 1;
+  check_binding(bundle, options);
+  check_failures(bundle, options);
+  return check::report();
+}

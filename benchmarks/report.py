@@ -248,6 +248,30 @@ def _report_soak(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{_table(head, lines)}", drawing
 
 
+def _report_native(results: Results) -> tuple[str, str]:
+    def between(row: Row, measure: str, show: Callable[[float], str]) -> str:
+        if measure not in row:
+            return ""
+        low, high = row[f"{measure}_range"]
+        return f"{show(row[measure])} ({show(low)} to {show(high)})"
+
+    measures = [
+        ("wall_s", _seconds), ("cpu_s", _seconds), ("peak_bytes", _megabytes),
+        ("first_step_wall_s", _seconds), ("first_step_cpu_s", _seconds),
+    ]  # fmt: skip
+    lines = [[row["program"], *(between(row, name, show) for name, show in measures)] for row in results.rows]
+    ratios = [
+        f"{results.facts[f'{name}_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        for name in ("wall_s", "cpu_s", "peak_bytes")
+        for low, high in [results.facts[f"{name}_ratio_range"]]
+    ]
+    lines.append(["ratio of a pair", *ratios, "", ""])
+    head = ["program", "wall clock", "CPU", "peak memory", "until the first step", "CPU until then"]
+    note = f"{results.rows[0]['repeats']} pairs in turns: medians, with the least and the largest."
+    bars = {row["program"]: {"median": row["peak_bytes"] / 1e6} for row in results.rows}
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Peak memory of one edit", bars, "MB")
+
+
 _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "throughput": _report_throughput,
     "peers": _report_peers,
@@ -255,6 +279,7 @@ _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "frontier": _report_frontier,
     "soak": _report_soak,
     "versus": _report_versus,
+    "native": _report_native,
 }
 
 

@@ -1,6 +1,5 @@
-// Edits a video with the C++ interface: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION, with <video1> in the instruction. IN: a
-// video, or PPM pictures in a row (`ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`), as OUT.ppm is (`ffmpeg -i out.ppm
-// out.mp4`). Ctrl-C stops between two steps.
+// Edits a video: edit_cpp BUNDLE IN OUT INSTRUCTION, with <video1> in the instruction. IN, OUT: videos, or PPM pictures
+// in a row for a library without FFmpeg (`ffmpeg -i in.mp4 -f image2pipe -c:v ppm in.ppm`). Ctrl-C stops it.
 #include <csignal>
 #include <fstream>
 #include <iostream>
@@ -30,7 +29,7 @@ std::pair<std::vector<std::uint8_t>, editverse::ClipSize> read_ppm(const std::st
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc != 5) throw std::invalid_argument("usage: edit_cpp BUNDLE IN OUT.ppm INSTRUCTION");
+  if (argc != 5) throw std::invalid_argument("usage: edit_cpp BUNDLE IN OUT INSTRUCTION");
   std::signal(SIGINT, [](int) { interrupted = 1; });
   const auto [pixels, size] = read_ppm(argv[2]);
   editverse::Options options{argv[1]};
@@ -45,10 +44,11 @@ int main(int argc, char** argv) try {
   };
   const editverse::Result result = pipeline.run(request);
   for (const std::string& notice : result.notices()) std::cerr << "\n" << notice;
+  const std::string path = argv[3];
+  if (path.size() < 4 || path.substr(path.size() - 4) != ".ppm") return result.save(path), 0;
   const editverse::Frames frames = result.frames();
-  std::ofstream out(argv[3], std::ios::binary);
-  const auto count = static_cast<std::size_t>(frames.num_frames);
-  for (std::size_t i = 0; i < count; ++i) {
+  std::ofstream out(path, std::ios::binary);
+  for (std::size_t i = 0, count = static_cast<std::size_t>(frames.num_frames); i < count; ++i) {
     const auto picture = frames.bytes().subspan(i * frames.num_bytes / count, frames.num_bytes / count);
     out << "P6\n" << frames.width_px << " " << frames.height_px << "\n255\n";
     out.write(reinterpret_cast<const char*>(picture.data()), static_cast<std::streamsize>(picture.size()));

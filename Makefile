@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native sanitize fuzz format clean
+.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native native-clang sanitize fuzz format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -124,14 +124,23 @@ test-native:
 	@test -z "$(CI)"
 endif
 
-# Slow, so not a part of `make test`: memory errors and leaks, undefined behaviour, races.
-sanitize: $(NATIVE_NEEDS)
+# Slow, so not a part of `make test`: memory errors and leaks, undefined behaviour, races. The tests of plans are driven
+# by Python, which runs sanitized programs beside the plain library.
+sanitize: native
 	$(NATIVE_CMAKE) -B build/asan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=address,undefined
 	cmake --build build/asan
 	ctest --test-dir build/asan --output-on-failure
+	EDITVERSE_PLANS_BUILD=build/asan $(NATIVE_RUN) .venv/bin/python -m pytest $(PYTEST) cpp/tests/test_plans.py
 	$(NATIVE_CMAKE) -B build/tsan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=thread
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
+
+# The library and its tests by another compiler, whose warnings are errors as well.
+native-clang: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang) $(NATIVE_NEEDS)
+	$(NATIVE_RUN) $(NATIVE_CMAKE) -B build/native-clang -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
+	    -DCMAKE_C_COMPILER=$(patsubst %clang++-14,%clang-14,$(patsubst %clang++,%clang,$(FUZZ_CXX)))
+	$(NATIVE_RUN) cmake --build build/native-clang
+	$(NATIVE_RUN) ctest --test-dir build/native-clang --output-on-failure
 
 # `make test` fuzzes for a few seconds with a driver of our own; this is libFuzzer, slower to compile and for longer. With
 # CMAKE_PREFIX_PATH, clang++ is the system's as well.

@@ -339,7 +339,8 @@ std::string list_suffixes() {
 void write_clip(const std::string& path, const Tensor& frames, double fps) {
   const fs::path target(path);
   if (target.filename().empty()) {
-    fail(EV_ERROR_MEDIA, "found the path \"", path, "\"; expected the name of a file, or of a folder without a / behind");
+    fail(EV_ERROR_MEDIA, "found the path \"", path, "\"; expected the name of a file, or of a folder without a / ",
+         "behind");
   }
   std::string suffix = target.extension().string();
   std::transform(suffix.begin(), suffix.end(), suffix.begin(),

@@ -244,7 +244,8 @@ class BoundOrtRunner final : public OrtRunner {
 
 Availability probe_ort(const std::string& name, const std::string& provider, const BackendOptions& options) {
   try {
-    const std::vector<std::string> taken = provider == kCpu ? std::vector<std::string>{} : std::vector<std::string>{"device"};
+    std::vector<std::string> taken;
+    if (provider != kCpu) taken.push_back("device");
     if (const auto reason = refuse_gpu_options(name, options.gpu, taken)) return {name, reason, ""};
     const Library loaded = load_library(options.onnxruntime);
     const std::vector<std::string> providers = list_providers(loaded.api);

@@ -52,18 +52,19 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
     child inherits until it has grown beyond it.
     """
     begin = time.perf_counter()
+    reader, writer = os.pipe()
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=writer,
         env=None if environment is None else {**os.environ, **environment},
     )
+    os.close(writer)
     said = bytearray()
     first: list[tuple[float, float]] = []
 
     def listen() -> None:
-        assert process.stderr is not None
-        while chunk := os.read(process.stderr.fileno(), 65536):
+        while chunk := os.read(reader, 65536):
             if not first:
                 first.append((time.perf_counter() - begin, _cpu_s_of(process.pid)))
             said.extend(chunk)
@@ -73,6 +74,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
     _, status, usage = os.wait4(process.pid, 0)
     wall_s = time.perf_counter() - begin
     listener.join()
+    os.close(reader)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"`{' '.join(command)}` failed: {said.decode(errors='replace').strip()[-500:]}")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from editverse_rt.backends.cuda import Gpu
-from editverse_rt.backends.trt import TrtRunner
+from editverse_rt.backends.trt_runner import TrtRunner
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest
 

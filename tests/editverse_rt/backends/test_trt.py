@@ -12,7 +12,8 @@ import pytest
 
 from editverse_rt.backends import GpuOptions, list_backends, select_backend
 from editverse_rt.backends.cuda import DeviceTensor
-from editverse_rt.backends.trt import TrtBackend, TrtRunner
+from editverse_rt.backends.trt import TrtBackend
+from editverse_rt.backends.trt_runner import TrtRunner
 from editverse_rt.bundle import Bundle
 from editverse_rt.cli import main
 from editverse_rt.engine import EngineSet, write_stamp

@@ -34,7 +34,7 @@ from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled, 
 from editverse_rt.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
-from export.lower import keeps_plugin, load_standard
+from export.lower import check_source, keeps_plugin, load_standard
 from export.orders import BUILT_GRAPHS, Order, describe_order, plan_orders
 from export.precision import count_types, save_typed, set_precision
 from export.precision_error import measure_error
@@ -302,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt = _Interrupt()
     try:
         bundle = load_bundle(args.bundle)
+        check_source(bundle)
         orders = plan_orders(args)
         if args.plugin is not None and not keeps_plugin(bundle, "transformer"):
             raise RequestError(

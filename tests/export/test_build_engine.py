@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,40 @@ def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.Captur
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            {"weights": "int8"},
+            "multiplies in 8-bit integers, .* the bundle that export.integers made it from",
+        ),
+        ({"emulates": {"transformer": "bf16"}}, "emulates the rounding .* that export.emulate made it from"),
+    ],
+)
+def test_a_bundle_that_is_not_the_models_own_is_refused_in_one_line(
+    made: dict[str, object],
+    said: str,
+    nano: Bundle,
+    order: Order,
+    no_building: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    copy = Bundle(nano.root, replace(nano.spec, made={**nano.spec.made, **made}))
+    monkeypatch.setattr(build_engine, "load_bundle", lambda _: copy)
+    for dry in ([], ["--dry-run"]):
+        assert main(["nano-int8", "--target", "l4", "--output", str(tmp_path), *dry]) == 2
+        captured = capsys.readouterr()
+        assert re.search(said, captured.err)
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+    # A caller of the function is refused, too, and nothing was built.
+    with pytest.raises(RequestError, match=said):
+        build_engines(copy, order, tmp_path, Builder("tensorrt-rtx"))
+    assert no_building == []
+    assert not list(tmp_path.rglob("*.plan"))
 
 
 def test_a_bfloat16_bundle_is_built_in_bfloat16_alone(nano: Bundle, order: Order, tmp_path: Path) -> None:

@@ -154,6 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="solver steps (default: the schedule's; 4 for a bundle without held-out edits)",
     )
+    verify.add_argument(
+        "--reference",
+        metavar="BUNDLE",
+        help="another export of the checkpoint, for ort-cpu where it cannot run this one (plugin, bfloat16)",
+    )
     add_gpu_options(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object")
 

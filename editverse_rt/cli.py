@@ -274,7 +274,13 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    report = verify_backend(args.bundle, args.backend, args.num_inference_steps, **gpu_options(args))
+    report = verify_backend(
+        args.bundle,
+        args.backend,
+        args.num_inference_steps,
+        reference=args.reference,
+        **gpu_options(args),
+    )
     facts = report.report()
     if args.json:
         print_json(facts)

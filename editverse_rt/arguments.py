@@ -64,6 +64,7 @@ VERIFY_HELP = """\
 examples:
   editverse-rt verify --backend ort-cuda
   editverse-rt verify BUNDLE --backend tensorrt-rtx
+  editverse-rt verify nano-plugin --backend tensorrt --plugin LIB --reference nano
 
 The held-out edits that the bundle carries, or a few made-up ones, on the backend and on ort-cpu, from the
 same seed: how many come out right on each, and how near the results are. Plans that pass get a stamp, and are

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from editverse_rt.errors import BundleError
 from editverse_rt.fields import EXPORT_AGAIN, Fields, read_json
+from editverse_rt.files import hash_file
 from editverse_rt.interface import check_interfaces
 from editverse_rt.spec import (
     FORMAT_VERSION,
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 BUNDLE_JSON = "bundle.json"
-_CHUNK_BYTES = 1 << 20
 # Far above what any bundle states, and low enough that no host's sums of them can overflow.
 _MAX_SIDE_PX = 16384
 _MAX_COUNT = 1 << 24
@@ -107,7 +106,7 @@ def file_specs(root: str | os.PathLike[str]) -> tuple[FileSpec, ...]:
     """Size and sha256 of every file under root but bundle.json, in the order of their paths."""
     folder = Path(root)
     paths = [(path, folder / path) for path in _list_files(folder)]
-    return tuple(FileSpec(path, full.stat().st_size, _hash_file(full)) for path, full in paths)
+    return tuple(FileSpec(path, full.stat().st_size, hash_file(full)) for path, full in paths)
 
 
 def write_bundle_json(root: str | os.PathLike[str], spec: BundleSpec) -> Path:
@@ -323,7 +322,7 @@ def _verify_file(root: Path, file: FileSpec) -> None:
     num_bytes = path.stat().st_size
     if num_bytes != file.num_bytes:
         raise BundleError(f"{path} has {num_bytes} bytes, expected {file.num_bytes}; fetch or {EXPORT_AGAIN}")
-    digest = _hash_file(path)
+    digest = hash_file(path)
     if digest != file.sha256:
         raise BundleError(
             f"{path} was altered: sha256 {digest}, expected {file.sha256}; fetch or {EXPORT_AGAIN}"
@@ -354,11 +353,3 @@ def _refuse_unlisted_weights(root: Path, spec: BundleSpec) -> None:
 def _list_files(root: Path) -> list[str]:
     paths = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != BUNDLE_JSON)
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -19,6 +19,7 @@ from pathlib import Path
 from editverse_rt.bundle import Bundle
 from editverse_rt.errors import BackendError, BundleError
 from editverse_rt.fields import EXPORT_AGAIN, LARGEST, Fields, read_json
+from editverse_rt.files import hash_file
 from editverse_rt.spec import GraphSpec, TensorSpec
 
 __all__ = [
@@ -215,11 +216,7 @@ def verify_plan_file(engines: EngineSet, plan: PlanSpec) -> Path:
     path = engines.folder / plan.file
     if not path.is_file():
         raise BackendError(f"{path} is missing; {BUILD_AGAIN}")
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != plan.sha256:
+    if hash_file(path) != plan.sha256:
         raise BackendError(f"{path} was altered: its sha256 is not the manifest's; {BUILD_AGAIN}")
     return path
 

@@ -31,6 +31,7 @@ from editverse_rt.engine import (
     write_manifest,
 )
 from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled, RequestError
+from editverse_rt.files import hash_file
 from editverse_rt.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
@@ -154,7 +155,7 @@ def _build_graph(
     del model
     options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming, plugin)
     # The graph and its weights, before the builder: what the plan is made from, to the byte.
-    typed_files = {path.name: _digest(path) for path in sorted(scratch.iterdir())}
+    typed_files = {path.name: hash_file(path) for path in sorted(scratch.iterdir())}
     built = builder.build(onnx_file, profiles, options, progress)
     for path in scratch.iterdir():
         path.unlink()
@@ -177,7 +178,7 @@ def _build_graph(
         "relative_error": errors,
         "weight_streaming": order.weight_streaming,
         "workspace_bytes": order.smallest.workspace_bytes,
-        "plugin": None if plugin is None else {"file": plugin.name, "sha256": _digest(plugin)},
+        "plugin": None if plugin is None else {"file": plugin.name, "sha256": hash_file(plugin)},
     }
     digest = hashlib.sha256(built.plan).hexdigest()
     return PlanSpec(graph, precision, file, built.plan.nbytes, digest, source, key, profiles, facts)
@@ -194,7 +195,7 @@ def _build_key(
     facts = [
         source, order.backend, version, list(order.capabilities), graph, precision, order.weight_streaming,
         order.smallest.workspace_bytes, [[p.name, p.shapes] for p in profiles], _typing_digest(),
-        None if order.plugin is None else _digest(order.plugin),
+        None if order.plugin is None else hash_file(order.plugin),
     ]  # fmt: skip
     return _hash_facts(facts)
 
@@ -216,11 +217,6 @@ def _gpu_here(order: Order) -> str:
             f"compute capability {target.compute_capability}: build on such a machine"
         )
     return gpu.name
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _typing_digest() -> str:

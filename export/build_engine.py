@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -70,7 +71,7 @@ def build_engines(
     notes: to stand in the manifest beside what it notes already.
     Raises BackendError where the builder fails, RequestCancelled, BundleError.
     """
-    gpu = "" if order.backend == "tensorrt-rtx" else _gpu_here(order)
+    gpu = _gpu_here(order)
     folder = _engine_folder(order, output, builder)
     folder.mkdir(parents=True, exist_ok=True)
     engines = _existing(folder) or EngineSet(
@@ -205,11 +206,19 @@ def _hash_facts(facts: list[Any]) -> str:
 
 
 def _engine_folder(order: Order, output: Path, builder: Builder) -> Path:
-    return output / order.folder / f"{order.backend}-{builder.version}"
+    """Plans for one GPU alone lie under its name: another of the same architecture has plans of its own."""
+    gpu = _gpu_here(order)
+    target = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else order.folder
+    return output / target / f"{order.backend}-{builder.version}"
 
 
 def _gpu_here(order: Order) -> str:
-    """The name of this machine's GPU, as CUDA says it: TensorRT builds for that one, and for no other."""
+    """The only GPU that the plans will run on, "" if they run on all of an architecture.
+
+    TensorRT builds for the GPU of this machine, whose name is CUDA's.
+    """
+    if order.backend == "tensorrt-rtx":
+        return ""
     gpu, target = Cuda().gpu, order.targets[0]
     if gpu.capability != target.compute_capability:
         raise RequestError(

@@ -258,10 +258,19 @@ class TrtRunner:
     def _set_shapes(
         self, context: Any, plan: PlanSpec, shapes: Mapping[str, Shape], new_profile: int | None
     ) -> None:
-        if new_profile is not None:
-            context.set_optimization_profile_async(new_profile, self._cuda.stream)
+        if new_profile is not None and not context.set_optimization_profile_async(
+            new_profile, self._cuda.stream
+        ):
+            raise BackendError(
+                f'the plan of graph "{plan.graph}" has no profile {new_profile}, as its manifest says; '
+                f"{BUILD_AGAIN}"
+            )
         for name in plan.profiles[0].shapes:
-            context.set_input_shape(name, shapes[name])
+            if not context.set_input_shape(name, shapes[name]):
+                raise BackendError(
+                    f'the plan of graph "{plan.graph}" does not take {name} {list(shapes[name])}, as its '
+                    f"manifest says; {BUILD_AGAIN}"
+                )
 
     def _execute(self, context: Any, spec: GraphSpec, shapes: Mapping[str, Shape]) -> None:
         if not context.execute_async_v3(self._cuda.stream):
@@ -330,4 +339,5 @@ def _write_kernels(kernels: bytes, file: Path) -> None:
 
 def _bind(context: Any, tensors: Mapping[str, DeviceTensor]) -> None:
     for name, tensor in tensors.items():
-        context.set_tensor_address(name, tensor.address)
+        if not context.set_tensor_address(name, tensor.address):
+            raise BackendError(f'a plan has no input or output "{name}"; {BUILD_AGAIN}')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from editverse_rt.backends import trt_runner
 from editverse_rt.backends.cuda import Gpu
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import choose_plans, read_manifest
@@ -159,6 +162,31 @@ def test_what_the_builder_refuses_is_one_line(
     with pytest.raises(BackendError, match="cannot read solver_step") as error:
         build_engines(nano, replace(order, graphs=("solver_step",)), tmp_path, Builder("tensorrt-rtx"))
     assert "\n" not in str(error.value)
+
+
+def test_the_runner_calls_what_the_module_has() -> None:
+    """A false module plays TensorRT to the runner's own tests; each name that it calls is of the real one."""
+    trt = importlib.import_module("tensorrt_rtx")
+    owners = {
+        "context": trt.IExecutionContext,
+        "engine": trt.ICudaEngine,
+        "config": trt.IRuntimeConfig,
+        "kernels": trt.IRuntimeCache,
+        "_kernels": trt.IRuntimeCache,
+        "_runtime": trt.Runtime,
+        "_trt": trt,
+        "ExecutionContextAllocationStrategy": trt.ExecutionContextAllocationStrategy,
+        "CudaGraphStrategy": trt.CudaGraphStrategy,
+        "Logger": trt.Logger,
+    }
+    called = set()
+    for node in ast.walk(ast.parse(Path(trt_runner.__file__).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Attribute, ast.Name)):
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else node.value.id
+            called.add((owner, node.attr))
+    used = {(owner, name) for owner, name in called if owner in owners}
+    assert {owner for owner, _ in used} == set(owners), "a name of this table is no longer used"
+    assert [(o, name) for o, name in sorted(used) if not hasattr(owners[o], name)] == []
 
 
 def test_kernels_are_read_from_the_builders_words() -> None:

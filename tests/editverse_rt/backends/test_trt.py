@@ -125,6 +125,23 @@ def test_nothing_runs_outside_of_the_block(
         runner.run("solver_step", solver_inputs(3))
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("profile", 'graph "solver_step" has no profile 0, as its manifest says; build'),
+        ("shape", r'graph "solver_step" does not take sample \[99, 64\], as its manifest says; build'),
+        ("address", 'no input or output "sample"; build the engines again'),
+    ],
+)
+def test_what_a_context_refuses_is_said(
+    runner: TrtRunner, contexts: Any, solver_inputs: Inputs, what: str, said: str
+) -> None:
+    runner.run("solver_step", solver_inputs(3))
+    contexts["solver_step"].refused = {what}
+    with pytest.raises(BackendError, match=said):
+        runner.run("solver_step", solver_inputs(99))
+
+
 def test_the_backend_asks_for_plans_and_for_a_stamp(
     bundle: Bundle,
     fake_trt: Any,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +14,6 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from editverse_rt.backends import trt_runner
 from editverse_rt.backends.cuda import Gpu
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import choose_plans, read_manifest
@@ -24,7 +21,7 @@ from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.targets import load_target
 from export import build_engine
 from export.build_engine import build_engines, main
-from export.builder import Builder, Built, list_kernels
+from export.builder import Builder, Built
 from export.orders import Order
 from export.precision import save_typed, set_precision, use_standard_attention
 
@@ -162,44 +159,6 @@ def test_what_the_builder_refuses_is_one_line(
     with pytest.raises(BackendError, match="cannot read solver_step") as error:
         build_engines(nano, replace(order, graphs=("solver_step",)), tmp_path, Builder("tensorrt-rtx"))
     assert "\n" not in str(error.value)
-
-
-def test_the_runner_calls_what_the_module_has() -> None:
-    """A false module plays TensorRT to the runner's own tests; each name that it calls is of the real one."""
-    trt = importlib.import_module("tensorrt_rtx")
-    owners = {
-        "context": trt.IExecutionContext,
-        "engine": trt.ICudaEngine,
-        "config": trt.IRuntimeConfig,
-        "kernels": trt.IRuntimeCache,
-        "_kernels": trt.IRuntimeCache,
-        "_runtime": trt.Runtime,
-        "_trt": trt,
-        "ExecutionContextAllocationStrategy": trt.ExecutionContextAllocationStrategy,
-        "CudaGraphStrategy": trt.CudaGraphStrategy,
-        "Logger": trt.Logger,
-    }
-    called = set()
-    for node in ast.walk(ast.parse(Path(trt_runner.__file__).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Attribute, ast.Name)):
-            owner = node.value.attr if isinstance(node.value, ast.Attribute) else node.value.id
-            called.add((owner, node.attr))
-    used = {(owner, name) for owner, name in called if owner in owners}
-    assert {owner for owner, _ in used} == set(owners), "a name of this table is no longer used"
-    assert [(o, name) for o, name in sorted(used) if not hasattr(owners[o], name)] == []
-
-
-def test_kernels_are_read_from_the_builders_words() -> None:
-    listing = """Layers:
-Name: __mye1_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , Metadata:
-Name: Gemm_1+Gemm_2, LayerType: gemm, Inputs: [ { Name: a, Datatype: Half }], Outputs: [ { Name: b, \
-Dimensions: [-1,4], Datatype: BFloat16, Format: x }, { Name: c, Datatype: Int64 }], TacticName:
-
-I/O Tensors:
- Name: sample, IOMode: Input, DataType: Float"""
-    found = [(kernel.name, kernel.kind, kernel.type) for kernel in list_kernels(listing)]
-    assert found == [("__mye1_myl0_0", "shape_call", ""), ("Gemm_1+Gemm_2", "gemm", "BFloat16")]
-    assert list_kernels("") == ()
 
 
 class OtherBuilder:

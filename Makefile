@@ -69,10 +69,16 @@ wheel: .venv/ready
 	@rm -rf dist
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+# Where there are wheels of it; elsewhere the tests of its calls are skipped, and say so.
+ifeq ($(shell uname -s)-$(shell uname -m),Linux-x86_64)
+CUDA_BINDINGS := 'cuda-bindings>=13,<14'
+endif
+
 .venv-wheel/ready: pyproject.toml
 	@test -x .venv-wheel/bin/python && .venv-wheel/bin/python -m pip --version >/dev/null 2>&1 \
 	    || { rm -rf .venv-wheel; $(PYTHON) -m venv .venv-wheel; }
-	.venv-wheel/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video
+	.venv-wheel/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
+	    $(CUDA_BINDINGS)
 	@touch $@
 
 # The tests are copied away, so that nothing can import the source tree in place of the wheel.

@@ -64,6 +64,7 @@ VERIFY_HELP = """\
 examples:
   editverse-rt verify --backend ort-cuda
   editverse-rt verify BUNDLE --backend tensorrt-rtx
+  editverse-rt verify nano-plugin --backend tensorrt --plugin LIB --reference nano
 
 The held-out edits that the bundle carries, or a few made-up ones, on the backend and on ort-cpu, from the
 same seed: how many come out right on each, and how near the results are. Plans that pass get a stamp, and are
@@ -153,6 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_int,
         metavar="N",
         help="solver steps (default: the schedule's; 4 for a bundle without held-out edits)",
+    )
+    verify.add_argument(
+        "--reference",
+        metavar="BUNDLE",
+        help="another export of the checkpoint, for ort-cpu where it cannot run this one (plugin, bfloat16)",
     )
     add_gpu_options(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object")

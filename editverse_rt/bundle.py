@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -10,10 +9,11 @@ import re
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from editverse_rt.errors import BundleError
-from editverse_rt.fields import EXPORT_AGAIN, Fields
+from editverse_rt.fields import EXPORT_AGAIN, Fields, read_json
+from editverse_rt.files import hash_file
+from editverse_rt.interface import check_interfaces
 from editverse_rt.spec import (
     FORMAT_VERSION,
     BundleSpec,
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 BUNDLE_JSON = "bundle.json"
-_CHUNK_BYTES = 1 << 20
 # Far above what any bundle states, and low enough that no host's sums of them can overflow.
 _MAX_SIDE_PX = 16384
 _MAX_COUNT = 1 << 24
@@ -91,7 +90,7 @@ def load_bundle(path_or_name: str | os.PathLike[str]) -> Bundle:
 def load_spec(path_or_name: str | os.PathLike[str]) -> BundleSpec:
     """What `bundle.json` says, without the files beside it. Raises BundleError as `load_bundle` does."""
     path = _find_root(path_or_name) / BUNDLE_JSON
-    return spec_from_json(_read_json(path), where=str(path))
+    return spec_from_json(read_json(path), where=str(path))
 
 
 def tokenizer_file(path_or_name: str | os.PathLike[str], spec: BundleSpec) -> Path:
@@ -107,7 +106,7 @@ def file_specs(root: str | os.PathLike[str]) -> tuple[FileSpec, ...]:
     """Size and sha256 of every file under root but bundle.json, in the order of their paths."""
     folder = Path(root)
     paths = [(path, folder / path) for path in _list_files(folder)]
-    return tuple(FileSpec(path, full.stat().st_size, _hash_file(full)) for path, full in paths)
+    return tuple(FileSpec(path, full.stat().st_size, hash_file(full)) for path, full in paths)
 
 
 def write_bundle_json(root: str | os.PathLike[str], spec: BundleSpec) -> Path:
@@ -205,7 +204,7 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
     ]:
         if path not in listed:
             fields.refuse(field, path, "a path that the list of files has, with its sha256")
-    _check_interfaces(spec, fields)
+    check_interfaces(spec, fields)
     return spec
 
 
@@ -295,101 +294,6 @@ def _read_schedule(name: str, fields: Fields) -> Schedule:
     )
 
 
-# What the runtime calls, as "name dtype axes": r, P and Dt stand for the bundle's temporal_ratio, patch_dim
-# and text width, other letters for dynamic axes. "caches" are the VAE's own, as many as it needs.
-_INTERFACE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "text_encoder": (("ids int64 Lt",), ("text float32 Lt Dt",)),
-    "vae_encoder_first": (("frames uint8 1 H W 3",), ("patches float32 1 h w P", "caches")),
-    "vae_encoder_next": (("frames uint8 r H W 3", "caches"), ("patches float32 1 h w P", "caches")),
-    "transformer": (
-        (
-            "text float32 Lt Dt",
-            "clean float32 Lc P",
-            "noisy float32 Lg P",
-            "layout int64 L",
-            "positions int64 L 4",
-            "timestep float32",
-        ),
-        ("velocity float32 Lg P",),
-    ),
-    "solver_step": (
-        (
-            "sample float32 Lg P",
-            "velocity_cond float32 Lg P",
-            "velocity_uncond float32 Lg P",
-            "velocity_prev1 float32 Lg P",
-            "velocity_prev2 float32 Lg P",
-            "guidance float32",
-            "coefficients float32 3",
-        ),
-        ("sample_next float32 Lg P", "velocity float32 Lg P"),
-    ),
-    "noise": (("seed int64", "shape int64 2"), ("noise float32 N P",)),
-    "vae_decoder_first": (("patches float32 1 h w P",), ("frames uint8 1 H W 3", "caches")),
-    "vae_decoder_next": (("patches float32 1 h w P", "caches"), ("frames uint8 r H W 3", "caches")),
-}
-
-
-def _check_interfaces(spec: BundleSpec, fields: Fields) -> None:
-    for name in _INTERFACE:
-        if name not in spec.graphs:
-            fields.refuse("graphs", list(spec.graphs), f'a graph "{name}" among them')
-    text = {tensor.name: tensor for tensor in spec.graphs["transformer"].inputs}.get("text")
-    text_dim = text.shape[-1] if text is not None and text.shape else None
-    if not isinstance(text_dim, int):
-        fields.refuse("graphs.transformer.inputs", None, 'an input "text" whose last axis is a whole number')
-    sizes = {"r": spec.geometry.temporal_ratio, "P": spec.geometry.patch_dim, "Dt": text_dim}
-    for name, (inputs, outputs) in _INTERFACE.items():
-        graph = spec.graphs[name]
-        for side, expected, found, prefix in (
-            ("inputs", inputs, graph.inputs, "cache_"),
-            ("outputs", outputs, graph.outputs, "next_cache_"),
-        ):
-            caches = [tensor.name for tensor in found if tensor.name.startswith(prefix)]
-            others = [tensor for tensor in found if tensor.name not in caches]
-            wanted = [_parse_tensor(line, sizes) for line in expected if line != "caches"]
-            if not _match_tensors(others, wanted):
-                shown = [f"{t.name} {t.dtype} {list(t.shape)}" for t in others]
-                fields.refuse(f"graphs.{name}.{side}", shown, f"{', '.join(expected)} with {sizes}")
-            if "caches" in expected and caches != [f"{prefix}{i}" for i in range(len(caches))]:
-                fields.refuse(f"graphs.{name}.{side}", caches, f"{prefix}0, {prefix}1 ... in this order")
-            if "caches" not in expected and caches:
-                fields.refuse(f"graphs.{name}.{side}", caches, "no caches")
-    for vae in ("vae_encoder", "vae_decoder"):
-        first, following = spec.graphs[f"{vae}_first"], spec.graphs[f"{vae}_next"]
-        taken = _cache_kinds(following.inputs)
-        if any(_cache_kinds(given) != taken for given in (first.outputs, following.outputs)):
-            fields.refuse(f"graphs.{vae}_next.inputs", [k[0] for k in taken], "the caches that both give")
-
-
-def _parse_tensor(line: str, sizes: dict[str, int]) -> TensorSpec:
-    name, dtype, *axes = line.split()
-    return TensorSpec(name, dtype, tuple(int(a) if a.isdigit() else sizes.get(a, a) for a in axes))
-
-
-def _match_tensors(found: list[TensorSpec], wanted: list[TensorSpec]) -> bool:
-    """Same names, dtypes and ranks; a size where one is wanted (or left open), a dynamic axis elsewhere."""
-    by_name = {tensor.name: tensor for tensor in found}
-    return len(by_name) == len(found) == len(wanted) and all(
-        tensor.name in by_name
-        and by_name[tensor.name].dtype == tensor.dtype
-        and len(by_name[tensor.name].shape) == len(tensor.shape)
-        and all(
-            have == want or isinstance(have, str)
-            for have, want in zip(by_name[tensor.name].shape, tensor.shape, strict=True)
-        )
-        for tensor in wanted
-    )
-
-
-def _cache_kinds(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, str, int]]:
-    return [
-        (tensor.name.removeprefix("next_"), tensor.dtype, len(tensor.shape))
-        for tensor in tensors
-        if tensor.name.removeprefix("next_").startswith("cache_")
-    ]
-
-
 def _find_root(path_or_name: str | os.PathLike[str]) -> Path:
     shipped = shipped_bundles()
     if isinstance(path_or_name, str) and path_or_name in shipped:
@@ -409,26 +313,6 @@ def _find_root(path_or_name: str | os.PathLike[str]) -> Path:
     return root
 
 
-def _read_json(path: Path) -> object:
-    def refuse_constant(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            raise ValueError(f"a field stands twice among {', '.join(names)}")
-        return dict(pairs)
-
-    try:
-        value: object = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique
-        )
-    except (OSError, ValueError, RecursionError) as error:
-        line = str(error).splitlines()[0]
-        raise BundleError(f"{path} cannot be read as UTF-8 JSON: {line}; fetch or {EXPORT_AGAIN}") from error
-    return value
-
-
 def _verify_file(root: Path, file: FileSpec) -> None:
     path = root / file.path
     if not path.resolve().is_relative_to(root.resolve()):
@@ -438,7 +322,7 @@ def _verify_file(root: Path, file: FileSpec) -> None:
     num_bytes = path.stat().st_size
     if num_bytes != file.num_bytes:
         raise BundleError(f"{path} has {num_bytes} bytes, expected {file.num_bytes}; fetch or {EXPORT_AGAIN}")
-    digest = _hash_file(path)
+    digest = hash_file(path)
     if digest != file.sha256:
         raise BundleError(
             f"{path} was altered: sha256 {digest}, expected {file.sha256}; fetch or {EXPORT_AGAIN}"
@@ -469,11 +353,3 @@ def _refuse_unlisted_weights(root: Path, spec: BundleSpec) -> None:
 def _list_files(root: Path) -> list[str]:
     paths = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != BUNDLE_JSON)
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

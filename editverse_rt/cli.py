@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -19,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from editverse_rt import video
-from editverse_rt.arguments import parse_arguments, version_of
-from editverse_rt.backends import list_backends
-from editverse_rt.backends.plugin import PLUGIN, probe_plugin
+from editverse_rt.arguments import parse_arguments
 from editverse_rt.bundle import json_from_spec, load_bundle
+from editverse_rt.doctor import describe_machine, examine_machine
 from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
 from editverse_rt.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
@@ -276,7 +274,13 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    report = verify_backend(args.bundle, args.backend, args.num_inference_steps, **gpu_options(args))
+    report = verify_backend(
+        args.bundle,
+        args.backend,
+        args.num_inference_steps,
+        reference=args.reference,
+        **gpu_options(args),
+    )
     facts = report.report()
     if args.json:
         print_json(facts)
@@ -345,59 +349,15 @@ def describe_quality(quality: dict[str, Any]) -> list[str]:
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    packages = ("editverse-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "av", "sentencepiece")
-    backends, plugin = list_backends(), probe_plugin(args.plugin)
-    problem: str | None = None
-    try:
-        load_bundle(args.bundle)
-    except EditVerseError as error:
-        problem = str(error)
-    if problem is None and all(not backend.available for backend in backends):
-        problem = "no backend is available; install onnxruntime"
-    facts = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "packages": {name: version_of(name) for name in packages},
-        "backends": [
-            {
-                "name": backend.name,
-                "available": backend.available,
-                "version": backend.version,
-                "reason": backend.reason,
-            }
-            for backend in backends
-        ],
-        "plugin": {"available": plugin.available, "reason": plugin.reason},
-        "bundle": args.bundle,
-        "problem": problem,
-    }
+    facts = examine_machine(args.bundle, args.plugin)
     if args.json:
         print_json(facts)
     else:
         print("\n".join(describe_machine(facts)))
-    if problem is not None:
-        print_error(problem)
+    if facts["problem"] is not None:
+        print_error(facts["problem"])
         return EXIT_BAD_INPUT
     return EXIT_OK
-
-
-def describe_machine(facts: dict[str, Any]) -> list[str]:
-    """Return the lines that `doctor` prints for a person."""
-    lines = [f"Python {facts['python']} on {facts['platform']}, {facts['cores']} cores"]
-    lines += [f"  {name:<18}{version or 'not installed'}" for name, version in facts["packages"].items()]
-    lines.append("backends")
-    for backend in facts["backends"]:
-        state = (
-            f"available ({backend['version']})" if backend["available"] else f"not here: {backend['reason']}"
-        )
-        lines.append(f"  {backend['name']:<18}{state}")
-    plugin = facts["plugin"]
-    state = "can be loaded; it has never run on a GPU" if plugin["available"] else plugin["reason"]
-    lines.append(f"{PLUGIN}: {state}")
-    state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
-    lines.append(f"bundle {facts['bundle']}: {state}")
-    return lines
 
 
 def print_json(facts: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
     BUNDLE/engines/<targets>/<backend>-<version>/manifest.json, <graph>-<precision>.plan, verified.json
 
-Nothing here needs a GPU: what does is in `backends/trt.py`.
+Nothing here needs a GPU: what does is in `backends/trt_runner.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from editverse_rt.bundle import Bundle
-from editverse_rt.errors import BackendError
-from editverse_rt.fields import Fields
+from editverse_rt.errors import BackendError, BundleError
+from editverse_rt.fields import EXPORT_AGAIN, LARGEST, Fields, read_json
+from editverse_rt.files import hash_file
 from editverse_rt.spec import GraphSpec, TensorSpec
 
 __all__ = [
+    "BUILD_AGAIN",
     "ENGINES_FOLDER",
+    "HOST_GRAPHS",
     "EngineSet",
     "PlanSpec",
     "ShapeProfile",
@@ -46,6 +49,9 @@ ENGINES_FOLDER = "engines"
 MANIFEST = "manifest.json"
 STAMP = "verified.json"
 FORMAT_VERSION = 1
+BUILD_AGAIN = "build the engines again"
+HOST_GRAPHS = frozenset({"noise"})
+"""Graphs without plans, which run on the CPU: noise needs 64-bit shifts, and is drawn once a request."""
 _ITEM_BYTES = {"float32": 4, "int64": 8, "uint8": 1}
 Shape = tuple[int, ...]
 
@@ -57,12 +63,14 @@ class ShapeProfile:
     name: str
     shapes: dict[str, tuple[Shape, Shape, Shape]]
 
-    def holds(self, shapes: Mapping[str, Shape]) -> bool:
-        return all(
-            len(shapes[name]) == len(low)
-            and all(a <= b <= c for a, b, c in zip(low, shapes[name], high, strict=True))
+    def find_misfits(self, shapes: Mapping[str, Shape]) -> list[str]:
+        """Those inputs of the profile whose shapes here are outside of it, by rank or by size."""
+        return [
+            name
             for name, (low, _, high) in self.shapes.items()
-        )
+            if not len(low) == len(shapes[name]) == len(high)
+            or not all(a <= b <= c for a, b, c in zip(low, shapes[name], high, strict=True))
+        ]
 
     @property
     def num_largest(self) -> int:
@@ -139,11 +147,8 @@ def write_manifest(engines: EngineSet) -> Path:
 
 def read_manifest(path: Path) -> EngineSet:
     """Read and check one manifest. Raises BackendError that names the field, and tells to build again."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackendError(f"{path} cannot be read ({error}); build the engines again") from error
-    fields = Fields(value, str(path), "", error=BackendError, fix="build the engines again")
+    value = read_json(path, error=BackendError, fix=BUILD_AGAIN)
+    fields = Fields(value, str(path), "", error=BackendError, fix=BUILD_AGAIN)
     version = fields.integer("format_version", 1)
     if version != FORMAT_VERSION:
         fields.refuse("format_version", version, str(FORMAT_VERSION))
@@ -184,9 +189,10 @@ def choose_plans(
         elif engines.backend_version != version:
             reasons.append(f"{where} is of {backend} {engines.backend_version}, here is {version}")
         else:
+            # Of one graph's plans in several precisions, the last was built last.
             chosen = {plan.graph: plan for plan in engines.plans if plan.graph in graphs}
-            stale = [g for g, plan in chosen.items() if plan.source_sha256 != source_digest(bundle, g)]
             missing = [g for g in graphs if g not in chosen]
+            stale = [g for g in graphs if g in chosen and chosen[g].source_sha256 != source_digest(bundle, g)]
             if stale:
                 reasons.append(f"{where} was built from another state of {', '.join(stale)}")
             elif missing:
@@ -209,34 +215,38 @@ def verify_plan_file(engines: EngineSet, plan: PlanSpec) -> Path:
     """The plan's file, of the size and hash that the manifest says. Raises BackendError."""
     path = engines.folder / plan.file
     if not path.is_file():
-        raise BackendError(f"{path} is missing; build the engines again")
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != plan.sha256:
-        raise BackendError(f"{path} was altered: its sha256 is not the manifest's; build the engines again")
+        raise BackendError(f"{path} is missing; {BUILD_AGAIN}")
+    if hash_file(path) != plan.sha256:
+        raise BackendError(f"{path} was altered: its sha256 is not the manifest's; {BUILD_AGAIN}")
     return path
 
 
 def choose_profile(plan: PlanSpec, shapes: Mapping[str, Shape]) -> int:
     """The number of the smallest profile that holds the shapes of these inputs.
 
-    Raises BackendError with what the profiles reach, and the option that reaches further.
+    Raises BackendError with what the profiles reach, and the option that reaches further; and for a plan
+    without profiles, or with one of an input that is not given.
     """
+    if not plan.profiles:
+        raise BackendError(f'the plan of graph "{plan.graph}" has no profile; {BUILD_AGAIN}')
+    for profile in plan.profiles:
+        for name in profile.shapes:
+            if name not in shapes:
+                raise BackendError(
+                    f'the plan of graph "{plan.graph}" has a profile of "{name}", which the graph does not '
+                    f"take; {BUILD_AGAIN}"
+                )
     order = sorted(range(len(plan.profiles)), key=lambda index: plan.profiles[index].num_largest)
     for index in order:
-        if plan.profiles[index].holds(shapes):
+        misfits = plan.profiles[index].find_misfits(shapes)
+        if not misfits:
             return index
-    found, reach = [], []
-    for name, (low, _, high) in plan.profiles[order[-1]].shapes.items():
-        if not all(a <= b <= c for a, b, c in zip(low, shapes[name], high, strict=True)):
-            found.append(f"{name} {list(shapes[name])}")
-            reach.append(f"{name} {list(low)} to {list(high)}")
+    largest = plan.profiles[order[-1]].shapes
+    found = ", ".join(f"{name} {list(shapes[name])}" for name in misfits)
+    reach = ", ".join(f"{name} {list(largest[name][0])} to {list(largest[name][2])}" for name in misfits)
     raise BackendError(
-        f'graph "{plan.graph}" was asked for {", ".join(found) or "shapes between its profiles"}, its plan '
-        f"reaches {', '.join(reach) or 'neither'}; ask for less, or build with a larger --max-tokens "
-        "or --maxShapes"
+        f'graph "{plan.graph}" was asked for {found}, its plan reaches {reach}; ask for less, or build with '
+        "a larger --max-tokens or --maxShapes"
     )
 
 
@@ -263,31 +273,27 @@ def choose_weight_budget(asked_bytes: int | None, streamable_bytes: int, automat
 def output_shapes(graph: GraphSpec, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """Shapes of a graph's outputs from those of its inputs, by the names of their axes.
 
-    Raises BackendError for inputs that contradict each other or the graph table.
+    Raises BackendError for inputs that are missing, or contradict each other or the graph table.
     """
     sizes: dict[str, int] = {}
     for tensor in graph.inputs:
-        shape = shapes[tensor.name]
-        if len(shape) != len(tensor.shape):
+        shape = shapes.get(tensor.name)
+        if shape is None or not _fits_axes(tensor, shape, sizes):
+            found = "is missing" if shape is None else f"has shape {list(shape)}"
             raise BackendError(
-                f'graph "{graph.name}": {tensor.name} has shape {list(shape)}, expected '
-                f"{list(tensor.shape)}; give inputs as the bundle's graph table has them"
+                f'graph "{graph.name}": {tensor.name} {found}, expected {list(tensor.shape)}'
+                f"{f' with {sizes}' if sizes else ''}; give inputs as the bundle's graph table has them"
             )
-        for axis, size in zip(tensor.shape, shape, strict=True):
-            factor, name = (axis, "") if isinstance(axis, int) else _split_axis(axis)
-            value, rest = divmod(size, factor) if name else (size, size - factor)
-            if rest or (name and sizes.setdefault(name, value) != value):
+    results: dict[str, Shape] = {}
+    for tensor in graph.outputs:
+        axes = [_split_axis(axis) for axis in tensor.shape]
+        for _, name in axes:
+            if name and name not in sizes:
                 raise BackendError(
-                    f'graph "{graph.name}": {tensor.name} has shape {list(shape)}, expected '
-                    f"{list(tensor.shape)} with {sizes}; give inputs as the bundle's graph table has them"
+                    f'graph "{graph.name}": no input has the axis {name} of {tensor.name}; {EXPORT_AGAIN}'
                 )
-    return {
-        tensor.name: tuple(
-            axis if isinstance(axis, int) else _split_axis(axis)[0] * sizes[_split_axis(axis)[1]]
-            for axis in tensor.shape
-        )
-        for tensor in graph.outputs
-    }
+        results[tensor.name] = tuple(factor * sizes[name] if name else factor for factor, name in axes)
+    return results
 
 
 def count_bytes(tensor: TensorSpec, shape: Shape) -> int:
@@ -303,18 +309,37 @@ def write_stamp(engines: EngineSet, gpu: str, quality: Mapping[str, object]) -> 
 
 def is_verified(engines: EngineSet, gpu: str) -> bool:
     """Whether a stamp says that just these plans were verified on that GPU."""
+    plans = {plan.file: plan.sha256 for plan in engines.plans}
     try:
-        stamp = json.loads((engines.folder / STAMP).read_text(encoding="utf-8"))
-        plans = {plan.file: plan.sha256 for plan in engines.plans}
-        return bool(stamp["gpu"] == gpu and stamp["plans"] == plans)
-    except (OSError, ValueError, KeyError, TypeError):
+        stamp = read_json(engines.folder / STAMP, error=BackendError, fix=BUILD_AGAIN)
+    except BackendError:
         return False
+    return isinstance(stamp, dict) and stamp.get("gpu") == gpu and stamp.get("plans") == plans
 
 
-def _split_axis(axis: str) -> tuple[int, str]:
-    """`16*h` -> (16, `h`); `Lt` -> (1, `Lt`)."""
-    factor, _, name = axis.rpartition("*")
-    return int(factor or 1), name
+def _fits_axes(tensor: TensorSpec, shape: Shape, sizes: dict[str, int]) -> bool:
+    """Whether a shape has the axes of a tensor; sizes takes those of the axes that are named first here."""
+    if len(shape) != len(tensor.shape):
+        return False
+    for axis, size in zip(tensor.shape, shape, strict=True):
+        factor, name = _split_axis(axis)
+        if not name and size != factor:
+            return False
+        if name and (size % factor or sizes.setdefault(name, size // factor) != size // factor):
+            return False
+    return True
+
+
+def _split_axis(axis: int | str) -> tuple[int, str]:
+    """`16*h` -> (16, `h`); `Lt` -> (1, `Lt`); 64 -> (64, ``). Raises BundleError for another factor."""
+    if isinstance(axis, int):
+        return axis, ""
+    factor, star, name = axis.rpartition("*")
+    if not star:
+        return 1, name
+    if not re.fullmatch("[0-9]{1,9}", factor) or int(factor) == 0:
+        raise BundleError(f'a graph has the axis "{axis}"; expected a name, or 16*name; {EXPORT_AGAIN}')
+    return int(factor), name
 
 
 def _read_plan(fields: Fields) -> PlanSpec:
@@ -340,7 +365,7 @@ def _read_profile(fields: Fields) -> ShapeProfile:
     for name, value in fields.mapping("shapes").items():
         rows = value if isinstance(value, list) else []
         good = len(rows) == 3 and all(
-            isinstance(row, list) and all(type(x) is int and x >= 0 for x in row) for row in rows
+            isinstance(row, list) and all(type(x) is int and 0 <= x <= LARGEST for x in row) for row in rows
         )
         if not good or not len(rows[0]) == len(rows[1]) == len(rows[2]):
             fields.refuse("shapes", value, "three shapes of the same rank: least, tuned, largest")

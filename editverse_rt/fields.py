@@ -1,4 +1,4 @@
-"""Reading an object of JSON or TOML field by field, each with its type, so that an error names the field."""
+"""Reading JSON, and objects of JSON or TOML field by field, so that an error names file and field."""
 
 from __future__ import annotations
 
@@ -6,15 +6,40 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from editverse_rt.errors import BundleError, EditVerseError
 
-__all__ = ["EXPORT_AGAIN", "Fields"]
+__all__ = ["EXPORT_AGAIN", "LARGEST", "Fields", "read_json"]
 
 EXPORT_AGAIN = "export the bundle again"
-_LARGEST = 2**63 - 1  # what a host in another language can hold
+LARGEST = 2**63 - 1  # what a host in another language can hold
+
+
+def read_json(path: Path, *, error: type[EditVerseError] = BundleError, fix: str = EXPORT_AGAIN) -> object:
+    """The value of a JSON file, as strict as every host has to be: UTF-8, no field twice, no NaN.
+
+    error, fix: what is raised, and what its message tells to do. Raises it for a file that cannot be read.
+    """
+
+    def refuse_constant(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a field stands twice among {', '.join(names)}")
+        return dict(pairs)
+
+    try:
+        value: object = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique
+        )
+    except (OSError, ValueError, RecursionError) as cause:
+        line = str(cause).splitlines()[0]
+        raise error(f"{path} cannot be read as UTF-8 JSON: {line}; fetch or {fix}") from cause
+    return value
 
 
 class Fields:
@@ -93,10 +118,10 @@ class Fields:
             self.refuse(field, value, "a relative path with forward slashes that stays inside the bundle")
         return value
 
-    def integer(self, field: str, minimum: int, maximum: int = _LARGEST) -> int:
+    def integer(self, field: str, minimum: int, maximum: int = LARGEST) -> int:
         value = self._take(field)
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-            limits = f"of at least {minimum}" if maximum == _LARGEST else f"from {minimum} to {maximum}"
+            limits = f"of at least {minimum}" if maximum == LARGEST else f"from {minimum} to {maximum}"
             self.refuse(field, value, f"a whole number {limits}")
         return value
 

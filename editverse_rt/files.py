@@ -1,8 +1,9 @@
-"""Files as such: checks before they are opened, outputs that appear whole or not at all, EXIF orientation."""
+"""Files as such: hashes, checks before they are opened, outputs that appear whole or not at all, EXIF."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -13,7 +14,26 @@ from pathlib import Path
 
 from editverse_rt.errors import MediaError
 
-__all__ = ["check_input_file", "exif_orientation", "move_files", "reason", "replacing", "working_folder"]
+__all__ = [
+    "check_input_file",
+    "exif_orientation",
+    "hash_file",
+    "move_files",
+    "reason",
+    "replacing",
+    "working_folder",
+]
+
+_CHUNK_BYTES = 1 << 20
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file of any size, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_input_file(name: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import EngineSet, write_stamp
-from editverse_rt.errors import BackendError
+from editverse_rt.errors import BackendError, RequestError
 from editverse_rt.frames import Frames
 from editverse_rt.heldout import HeldoutEdit, Rule, is_right, load_heldout, measure_psnr_db
 from editverse_rt.pipeline import Pipeline
@@ -59,7 +59,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verification:
-    """What the comparison found. stamps: written for plans that passed."""
+    """What the comparison found.
+
+    stamps: written for plans that passed. reference: the bundle that ort-cpu ran, None for the same one.
+    """
 
     backend: str
     precision: str
@@ -67,6 +70,7 @@ class Verification:
     limits: Limits
     edits: tuple[Compared, ...]
     stamps: tuple[str, ...] = ()
+    reference: str | None = None
 
     @property
     def median_db(self) -> float:
@@ -111,16 +115,22 @@ def verify_backend(
     bundle: str | os.PathLike[str],
     backend: str,
     num_inference_steps: int | None = None,
+    *,
+    reference: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Verification:
     """Run the bundle's held-out edits on a backend and on ort-cpu, and note plans that pass as verified.
 
-    num_inference_steps: None for the schedule's own; for made-up requests, which nobody judges, 4. options:
-    of the GPU, as `Pipeline.open` takes them.
-    Raises BackendError if the backend cannot be used, or is beyond the limits of its precision.
+    num_inference_steps: None for the schedule's own; for made-up requests, which nobody judges, 4.
+    reference: another export of the same checkpoint for ort-cpu to run, where it cannot run this one.
+    options: of the GPU, as `Pipeline.open` takes them.
+    Raises BackendError if the backend cannot be used, or is beyond the limits of its precision; RequestError
+    if ort-cpu cannot run the bundle, or the reference is of another model.
     """
     loaded = load_bundle(bundle)
-    heldout = load_heldout(loaded)
+    standard = loaded if reference is None else load_bundle(reference)
+    _check_standard(loaded, standard)
+    heldout = load_heldout(loaded) or load_heldout(standard)
     edits, rule = ([*_make_edits(loaded)], None) if heldout is None else heldout
     schedule = loaded.spec.schedules[loaded.spec.default_schedule]
     if num_inference_steps is None and rule is None and schedule.kind == "euler":
@@ -128,7 +138,7 @@ def verify_backend(
     with Pipeline.open(bundle, backend, allow_unverified=True, **options) as pipeline:
         found = [_run(pipeline, edit, num_inference_steps) for edit in edits]
         used, gpu = pipeline.engines, pipeline.gpu
-    with Pipeline.open(bundle, "ort-cpu") as pipeline:
+    with Pipeline.open(bundle if reference is None else reference, "ort-cpu") as pipeline:
         expected = [_run(pipeline, edit, num_inference_steps) for edit in edits]
     precision = _least_exact(used)
     report = Verification(
@@ -137,6 +147,7 @@ def verify_backend(
         num_inference_steps=num_inference_steps or schedule.num_inference_steps,
         limits=LIMITS[precision],
         edits=tuple(_compare(*three, rule) for three in zip(edits, found, expected, strict=True)),
+        reference=None if reference is None else standard.spec.name,
     )
     if report.failure is not None:
         raise BackendError(
@@ -179,6 +190,28 @@ def make_clip(num_frames: int, height_px: int, width_px: int) -> Frames:
         inside = (rows - height_px // 2) ** 2 + (columns - radius - 2 * index) ** 2 < radius**2
         frame[inside] = (230, 60, 40)
     return frames
+
+
+def _check_standard(bundle: Bundle, standard: Bundle) -> None:
+    """Refuse what ort-cpu cannot run, before a GPU has run it, and a standard that is another model."""
+    made = standard.spec.made
+    if made.get("attention") == "plugin" or made.get("dtype", "float32") != "float32":
+        raise RequestError(
+            f'ort-cpu cannot run bundle "{standard.spec.name}", exported with attention '
+            f"{made.get('attention')} in {made.get('dtype', 'float32')}; export the same checkpoint with "
+            "--attention fused in float32, and name that bundle with --reference"
+        )
+    own, other = bundle.spec, standard.spec
+    for part, is_same in (
+        ("model", own.model == other.model),
+        ("geometry", own.geometry == other.geometry),
+        ("schedule", own.schedules[own.default_schedule] == other.schedules[other.default_schedule]),
+    ):
+        if not is_same:
+            raise RequestError(
+                f'bundle "{other.name}" has another {part} than "{own.name}"; name an export of the same '
+                "checkpoint with --reference"
+            )
 
 
 def _make_edits(bundle: Bundle) -> Iterator[HeldoutEdit]:

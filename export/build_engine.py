@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -31,10 +32,11 @@ from editverse_rt.engine import (
     write_manifest,
 )
 from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled, RequestError
+from editverse_rt.files import hash_file
 from editverse_rt.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
-from export.lower import keeps_plugin, load_standard
+from export.lower import check_source, keeps_plugin, load_standard
 from export.orders import BUILT_GRAPHS, Order, describe_order, plan_orders
 from export.precision import count_types, save_typed, set_precision
 from export.precision_error import measure_error
@@ -69,7 +71,7 @@ def build_engines(
     notes: to stand in the manifest beside what it notes already.
     Raises BackendError where the builder fails, RequestCancelled, BundleError.
     """
-    gpu = "" if order.backend == "tensorrt-rtx" else _gpu_here(order)
+    gpu = _gpu_here(order)
     folder = _engine_folder(order, output, builder)
     folder.mkdir(parents=True, exist_ok=True)
     engines = _existing(folder) or EngineSet(
@@ -154,7 +156,7 @@ def _build_graph(
     del model
     options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming, plugin)
     # The graph and its weights, before the builder: what the plan is made from, to the byte.
-    typed_files = {path.name: _digest(path) for path in sorted(scratch.iterdir())}
+    typed_files = {path.name: hash_file(path) for path in sorted(scratch.iterdir())}
     built = builder.build(onnx_file, profiles, options, progress)
     for path in scratch.iterdir():
         path.unlink()
@@ -177,7 +179,7 @@ def _build_graph(
         "relative_error": errors,
         "weight_streaming": order.weight_streaming,
         "workspace_bytes": order.smallest.workspace_bytes,
-        "plugin": None if plugin is None else {"file": plugin.name, "sha256": _digest(plugin)},
+        "plugin": None if plugin is None else {"file": plugin.name, "sha256": hash_file(plugin)},
     }
     digest = hashlib.sha256(built.plan).hexdigest()
     return PlanSpec(graph, precision, file, built.plan.nbytes, digest, source, key, profiles, facts)
@@ -194,7 +196,7 @@ def _build_key(
     facts = [
         source, order.backend, version, list(order.capabilities), graph, precision, order.weight_streaming,
         order.smallest.workspace_bytes, [[p.name, p.shapes] for p in profiles], _typing_digest(),
-        None if order.plugin is None else _digest(order.plugin),
+        None if order.plugin is None else hash_file(order.plugin),
     ]  # fmt: skip
     return _hash_facts(facts)
 
@@ -204,11 +206,19 @@ def _hash_facts(facts: list[Any]) -> str:
 
 
 def _engine_folder(order: Order, output: Path, builder: Builder) -> Path:
-    return output / order.folder / f"{order.backend}-{builder.version}"
+    """Plans for one GPU alone lie under its name: another of the same architecture has plans of its own."""
+    gpu = _gpu_here(order)
+    target = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") if gpu else order.folder
+    return output / target / f"{order.backend}-{builder.version}"
 
 
 def _gpu_here(order: Order) -> str:
-    """The name of this machine's GPU, as CUDA says it: TensorRT builds for that one, and for no other."""
+    """The only GPU that the plans will run on, "" if they run on all of an architecture.
+
+    TensorRT builds for the GPU of this machine, whose name is CUDA's.
+    """
+    if order.backend == "tensorrt-rtx":
+        return ""
     gpu, target = Cuda().gpu, order.targets[0]
     if gpu.capability != target.compute_capability:
         raise RequestError(
@@ -216,11 +226,6 @@ def _gpu_here(order: Order) -> str:
             f"compute capability {target.compute_capability}: build on such a machine"
         )
     return gpu.name
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _typing_digest() -> str:
@@ -302,6 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt = _Interrupt()
     try:
         bundle = load_bundle(args.bundle)
+        check_source(bundle)
         orders = plan_orders(args)
         if args.plugin is not None and not keeps_plugin(bundle, "transformer"):
             raise RequestError(

@@ -27,8 +27,10 @@ Progress = Callable[[str, int, int], bool]
 
 _MODULES = {
     "tensorrt-rtx": ("tensorrt_rtx", "pip install tensorrt-rtx-cu13"),
-    "tensorrt": ("tensorrt", "install NVIDIA's TensorRT and its Python bindings"),
+    "tensorrt": ("tensorrt", "pip install 'tensorrt-cu13>=10.15', or NVIDIA's own package with its bindings"),
 }
+# The first whose parser knows all operators: Attention came with 10.14, RotaryEmbedding with 10.15.
+_OLDEST_TENSORRT = (10, 15)
 # How the verbose message begins that lists a plan's kernels.
 _LISTING = "Layers:"
 
@@ -77,7 +79,7 @@ class Kernel:
 class Builder:
     """One vendor module, and the timing cache that goes from graph to graph.
 
-    Raises BackendError if the module cannot be imported.
+    Raises BackendError if the module cannot be imported, or is too old to read the graphs.
     """
 
     def __init__(self, backend: str, timing_cache: bytes = b"") -> None:
@@ -86,6 +88,9 @@ class Builder:
             self._trt: Any = importlib.import_module(name)
         except (ImportError, OSError) as error:
             raise BackendError(f"{name} cannot be imported ({str(error).splitlines()[0]}); {fix}") from error
+        version = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
+        if backend == "tensorrt" and version < _OLDEST_TENSORRT:
+            raise BackendError(f"tensorrt is {self.version}, its parser does not know RotaryEmbedding; {fix}")
         self._backend = backend
         self._timing_cache = timing_cache
         self._messages: list[str] = []

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from editverse_rt.backends.trt import HOST_GRAPHS
 from editverse_rt.bundle import Bundle, file_specs, load_bundle, write_bundle_json
+from editverse_rt.engine import HOST_GRAPHS
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.heldout import measure_psnr_db
 from editverse_rt.pipeline import Pipeline

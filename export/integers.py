@@ -21,9 +21,11 @@ from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
 from editverse_rt.errors import EditVerseError
 from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out
 
-__all__ = ["quantize_bundle", "quantize_products", "round_columns"]
+__all__ = ["INTEGERS", "quantize_bundle", "quantize_products", "round_columns"]
 
 OP_TYPE, DOMAIN = "DynamicQuantizeMatMul", "com.microsoft"
+INTEGERS = "int8"
+"""What such a bundle says of its weights, in `made.weights`."""
 LARGEST = 127
 """Of a weight; -128 is left out, so that the scale is the same on both sides of zero."""
 PART = ".blocks."
@@ -55,7 +57,7 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
             move_weights_out([model], weights)
         ir.save(model, partial / file)
         onnx.checker.check_model(partial / file)
-        made = {**bundle.spec.made, "weights": "int8"}
+        made = {**bundle.spec.made, "weights": INTEGERS}
         spec = dataclasses.replace(
             bundle.spec, name=target.name, files=file_specs(partial), made=made, quality={}
         )

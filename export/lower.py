@@ -25,6 +25,8 @@ from torch import Tensor
 
 import reference.model
 from editverse_rt.bundle import Bundle
+from editverse_rt.errors import RequestError
+from export.integers import INTEGERS
 from export.precision import use_standard_attention
 from reference.model import TransformerConfig
 
@@ -33,6 +35,7 @@ __all__ = [
     "OP_TYPE",
     "TABLES_OP_TYPE",
     "Lowering",
+    "check_source",
     "keeps_plugin",
     "load_standard",
     "lower_attention",
@@ -204,12 +207,30 @@ def keeps_plugin(bundle: Bundle, graph: str) -> bool:
     return graph == "transformer" and bundle.spec.made.get("attention") == "plugin"
 
 
+def check_source(bundle: Bundle) -> None:
+    """Refuse a bundle whose graphs are not in standard operators, or not the model's own any more.
+
+    Raises RequestError that says what to take instead.
+    """
+    if bundle.spec.made.get("weights") == INTEGERS:
+        raise RequestError(
+            f'bundle "{bundle.spec.name}" multiplies in 8-bit integers, which only ONNX Runtime reads; give '
+            "the bundle that export.integers made it from"
+        )
+    if "emulates" in bundle.spec.made:
+        raise RequestError(
+            f'bundle "{bundle.spec.name}" emulates the rounding of plans; give the bundle that '
+            "export.emulate made it from"
+        )
+
+
 def load_standard(bundle: Bundle, graph: str, *, keep_plugin: bool = False) -> ir.Model:
     """A bundle's graph with its functions inlined, in standard operators whatever it was exported for.
 
     keep_plugin: leave `RopeAttention` as it is where the bundle was exported for the plugin; else it gets the
-    body that the export left out.
+    body that the export left out. Raises RequestError as `check_source` does.
     """
+    check_source(bundle)
     model = ir.load(bundle.graph_path(graph))
     if keeps_plugin(bundle, graph) and not keep_plugin:
         for node in model.graph:

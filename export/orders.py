@@ -99,6 +99,11 @@ def plan_orders(args: argparse.Namespace) -> list[Order]:
         )
     if args.plugin is not None:
         _check_plugin(args.plugin, backend, default_precisions(targets[0], args.precision)["transformer"])
+    if args.timingCacheFile is not None and backend == "tensorrt-rtx":
+        raise RequestError(
+            "TensorRT for RTX times no kernels while it builds, it chooses them on the user's machine; leave "
+            "--timingCacheFile out"
+        )
     bounds = {"min": args.minShapes, "opt": args.optShapes, "max": args.maxShapes}
     overrides = {bound: parse_shapes(text) for bound, text in bounds.items()}
     return [

@@ -129,13 +129,15 @@ std::optional<std::string> find_obstacle(const EngineSet& engines, const Bundle&
     return join_text(where, " is of ", engines.backend, " ", engines.backend_version, ", here is ", version);
   }
   std::vector<std::string> stale, missing;
-  for (const PlanSpec& plan : engines.plans) {
-    const bool wanted = std::find(graphs.begin(), graphs.end(), plan.graph) != graphs.end();
-    if (wanted && plan.source_sha256 != source_digest(bundle.spec, plan.graph)) stale.push_back(plan.graph);
-  }
   for (const std::string& graph : graphs) {
     const auto is_of_graph = [&](const PlanSpec& plan) { return plan.graph == graph; };
-    if (std::none_of(engines.plans.begin(), engines.plans.end(), is_of_graph)) missing.push_back(graph);
+    // Of one graph's plans in several precisions, the last was built last.
+    const auto plan = std::find_if(engines.plans.rbegin(), engines.plans.rend(), is_of_graph);
+    if (plan == engines.plans.rend()) {
+      missing.push_back(graph);
+    } else if (plan->source_sha256 != source_digest(bundle.spec, graph)) {
+      stale.push_back(graph);
+    }
   }
   if (!stale.empty()) return join_text(where, " was built from another state of ", join(stale, ", "));
   if (!missing.empty()) return join_text(where, " lacks ", join(missing, ", "));
@@ -257,6 +259,16 @@ MappedFile map_plan_file(const EngineSet& engines, const PlanSpec& plan) {
 }
 
 std::size_t choose_profile(const PlanSpec& plan, const Shapes& shapes) {
+  if (plan.profiles.empty()) {
+    fail(EV_ERROR_BACKEND, "the plan of graph \"", plan.graph, "\" has no profile; ", kBuildAgain);
+  }
+  for (const ShapeProfile& profile : plan.profiles) {
+    for (const auto& [name, range] : profile.shapes) {
+      if (shapes.count(name) != 0) continue;
+      fail(EV_ERROR_BACKEND, "the plan of graph \"", plan.graph, "\" has a profile of \"", name,
+           "\", which the graph does not take; ", kBuildAgain);
+    }
+  }
   // Values of all inputs at their largest, for the order only: far more than 64 bits hold.
   const auto count_largest = [&](std::size_t index) {
     double sum = 0;
@@ -274,18 +286,13 @@ std::size_t choose_profile(const PlanSpec& plan, const Shapes& shapes) {
   for (const std::size_t index : order) {
     found.clear(), reach.clear();
     for (const auto& [name, range] : plan.profiles[index].shapes) {
-      const auto shape = shapes.find(name);
-      if (shape == shapes.end()) {
-        fail(EV_ERROR_BACKEND, "the plan of graph \"", plan.graph, "\" has a profile of \"", name,
-             "\", which the graph does not take; ", kBuildAgain);
-      }
-      if (range.holds(shape->second)) continue;
-      found.push_back(name + " " + show(shape->second));
+      const Shape& shape = shapes.at(name);
+      if (range.holds(shape)) continue;
+      found.push_back(name + " " + show(shape));
       reach.push_back(join_text(name, " ", show(range.least), " to ", show(range.largest)));
     }
     if (found.empty()) return index;
   }
-  if (order.empty()) fail(EV_ERROR_BACKEND, "the plan of graph \"", plan.graph, "\" has no profile; ", kBuildAgain);
   fail(EV_ERROR_BACKEND, "graph \"", plan.graph, "\" was asked for ", join(found, ", "), ", its plan reaches ",
        join(reach, ", "), "; ask for less, or build with a larger --max-tokens or --maxShapes");
 }

@@ -17,6 +17,7 @@ __all__ = [
     "GpuOptions",
     "Runner",
     "Selection",
+    "find_obstacle",
     "list_backends",
     "select_backend",
 ]
@@ -42,6 +43,12 @@ class Selection:
 def list_backends() -> tuple[Availability, ...]:
     """All backends in the order of preference, each with the reason why it cannot be used here, or None."""
     return tuple(backend.probe() for backend in _BACKENDS)
+
+
+def find_obstacle(name: str, bundle: Bundle) -> str | None:
+    """Why a backend that is available here would not take a bundle, and what to do; None if it would."""
+    backend = next(backend for backend in _BACKENDS if backend.name == name)
+    return backend.refuse(bundle, NO_GPU_OPTIONS) or backend.unverified(bundle, NO_GPU_OPTIONS)
 
 
 def select_backend(

@@ -21,6 +21,14 @@ from editverse_rt.errors import BackendError
 __all__ = ["Cuda", "DeviceTensor", "Gpu", "Pool"]
 
 
+_CHECK = "check the driver and the GPU with nvidia-smi"
+_FIXES = {
+    "cudaErrorInsufficientDriver": "install NVIDIA's driver, or a newer one",
+    "cudaErrorNoDevice": "the driver finds no NVIDIA GPU; nvidia-smi lists them",
+    "cudaErrorMemoryAllocation": "ask for fewer frames or a smaller size, or stop what else is on the GPU",
+}
+
+
 @dataclass(frozen=True)
 class Gpu:
     """The GPU that is used: its number, name and compute capability ("8.9")."""
@@ -112,10 +120,8 @@ class Cuda:
         except RuntimeError as error:  # the bindings find no driver when they are first called
             raise BackendError(f"CUDA's {name}: {first_line(error)}; install NVIDIA's driver") from error
         if int(status) != 0:
-            raise BackendError(
-                f"CUDA's {name} failed: {getattr(status, 'name', status)}; check the driver with nvidia-smi, "
-                "or ask for less if memory ran out"
-            )
+            found = str(getattr(status, "name", status))
+            raise BackendError(f"CUDA's {name} failed: {found}; {_FIXES.get(found, _CHECK)}")
         return values[0] if values else None
 
 

@@ -58,7 +58,7 @@ def test_file_specs_lists_every_file_but_bundle_json(fake_bundle: Any) -> None:
 
 
 def test_hashes_of_files_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_module, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr("editverse_rt.files._CHUNK_BYTES", 7)
     content = bytes(range(256))
     (tmp_path / "weights").write_bytes(content)
     assert file_specs(tmp_path)[0].sha256 == hashlib.sha256(content).hexdigest()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editverse_rt import arguments, cli, video
+from editverse_rt import arguments, cli, doctor, video
 from editverse_rt.backends import Availability
 from editverse_rt.errors import BackendError, BundleError, RequestCancelled
 
@@ -298,23 +298,33 @@ def test_doctor_says_why_a_backend_is_not_here(
 ) -> None:
     states = (
         Availability("tensorrt", "no driver was found; install it"),
+        Availability("tensorrt-rtx", None, "1.7.1"),
         Availability("ort-cpu", None, "1.31"),
     )
-    monkeypatch.setattr(cli, "list_backends", lambda: states)
+    monkeypatch.setattr(doctor, "list_backends", lambda: states)
     assert cli.main(["doctor", "--bundle", str(fake_bundle.root)]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert ["tensorrt", "not here: no driver was found; install it"] in lines
+    # One that works here, and that the bundle has nothing for, or nothing that was verified.
+    (rtx,) = (line[1] for line in lines if line[0] == "tensorrt-rtx")
+    assert rtx.startswith("here (1.7.1), but: ")
     assert ["ort-cpu", "available (1.31)"] in lines
 
 
 def test_doctor_without_any_backend_is_exit_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "list_backends", lambda: (Availability("ort-cpu", "onnxruntime is missing"),))
+    monkeypatch.setattr(doctor, "list_backends", lambda: (Availability("ort-cpu", "onnxruntime is missing"),))
     assert cli.main(["doctor", "--json"]) == 2
     stdout, stderr = capsys.readouterr()
     assert json.loads(stdout)["backends"] == [
-        {"name": "ort-cpu", "available": False, "version": None, "reason": "onnxruntime is missing"}
+        {
+            "name": "ort-cpu",
+            "available": False,
+            "version": None,
+            "reason": "onnxruntime is missing",
+            "missing": None,
+        }
     ]
     assert len(stderr.splitlines()) == 1
 

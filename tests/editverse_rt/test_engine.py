@@ -26,7 +26,7 @@ from editverse_rt.engine import (
     write_manifest,
     write_stamp,
 )
-from editverse_rt.errors import BackendError
+from editverse_rt.errors import BackendError, BundleError
 from editverse_rt.spec import GraphSpec, TensorSpec
 
 GPU = "NVIDIA GeForce RTX 4090"
@@ -178,10 +178,21 @@ def test_a_damaged_manifest_is_refused_by_the_name_of_its_field(
         choose(bundle)
 
 
-def test_a_manifest_that_is_not_json(bundle: Bundle) -> None:
-    (make_engines(bundle).folder / "manifest.json").write_text("{")
-    with pytest.raises(BackendError, match="cannot be read"):
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"", b"\xff\xfe{}", b'{"gpu": NaN}', b'{"gpu": "", "gpu": ""}', b"[" * 100_000],
+    ids=["cut", "empty", "not UTF-8", "NaN", "twice", "deep"],
+)
+def test_a_manifest_that_is_not_json(bundle: Bundle, content: bytes) -> None:
+    engines = make_engines(bundle)
+    (engines.folder / "manifest.json").write_bytes(content)
+    with pytest.raises(
+        BackendError, match=r"manifest.json cannot be read .*build the engines again"
+    ) as error:
         choose(bundle)
+    assert "\n" not in str(error.value)
+    (engines.folder / "verified.json").write_bytes(content)
+    assert not is_verified(engines, GPU)
 
 
 def test_the_smallest_profile_that_holds_the_shapes_is_taken(bundle: Bundle) -> None:
@@ -194,6 +205,22 @@ def test_the_smallest_profile_that_holds_the_shapes_is_taken(bundle: Bundle) -> 
         BackendError, match=r"noisy \[161, 64\], its plan reaches noisy \[1, 64\] to \[160, 64\]"
     ):
         choose_profile(plan, {"noisy": (161, 64), "layout": (40,)})
+
+
+def test_a_plan_without_a_profile_that_could_hold_the_shapes_says_what_to_do(bundle: Bundle) -> None:
+    plan = make_engines(bundle).plans[0]
+    inputs = {"noisy": (16, 64), "layout": (40,)}
+    with pytest.raises(BackendError, match="has no profile; build the engines again"):
+        choose_profile(replace(plan, profiles=()), inputs)
+    # Said of every profile, not only of those that were tried: the runner sets shapes by their names.
+    surplus = ShapeProfile("last", {**plan.profiles[1].shapes, "text": ((0,), (1,), (999,))})
+    with pytest.raises(
+        BackendError, match='of "text", which the graph does not take; build the engines again'
+    ):
+        choose_profile(replace(plan, profiles=(plan.profiles[0], surplus)), inputs)
+    for noisy in ((16,), (16, 64, 1), ()):
+        with pytest.raises(BackendError, match=r"asked for noisy \[.*, its plan reaches noisy \[1, 64\]"):
+            choose_profile(plan, {**inputs, "noisy": noisy})
 
 
 @settings(deadline=None, max_examples=60)
@@ -221,6 +248,18 @@ def test_shapes_that_contradict_each_other_are_refused() -> None:
     for shapes in ({"a": (3, 4), "b": (2, 4)}, {"a": (3, 5), "b": (3, 4)}, {"a": (3,), "b": (3, 4)}):
         with pytest.raises(BackendError, match="graph table"):
             output_shapes(graph, shapes)
+
+
+def test_shapes_that_are_missing_or_named_by_no_input_are_refused() -> None:
+    rows = TensorSpec("a", "float32", ("L", 4))
+    with pytest.raises(BackendError, match=r"a is missing, expected \['L', 4\]; give inputs"):
+        output_shapes(GraphSpec("solve", "s.onnx", (rows,), ()), {"b": (3, 4)})
+    graph = GraphSpec("solve", "s.onnx", (rows,), (TensorSpec("b", "float32", ("M",)),))
+    with pytest.raises(BackendError, match="no input has the axis M of b; export the bundle again"):
+        output_shapes(graph, {"a": (3, 4)})
+    graph = GraphSpec("solve", "s.onnx", (TensorSpec("a", "float32", ("x*L",)),), ())
+    with pytest.raises(BundleError, match=r'the axis "x\*L"; expected a name, or 16\*name; export'):
+        output_shapes(graph, {"a": (3,)})
 
 
 def test_an_empty_tensor_still_has_an_address() -> None:

@@ -17,7 +17,7 @@ from editverse_rt import verify
 from editverse_rt.bundle import Bundle, file_specs, load_bundle, write_bundle_json
 from editverse_rt.cli import main
 from editverse_rt.engine import EngineSet, PlanSpec, is_verified
-from editverse_rt.errors import BackendError
+from editverse_rt.errors import BackendError, RequestError
 from editverse_rt.heldout import HELDOUT_FILE
 from editverse_rt.verify import make_clip, verify_backend
 
@@ -39,6 +39,7 @@ def test_ort_cpu_is_what_it_is_held_to(capsys: pytest.CaptureFixture[str]) -> No
         (["--backend", "none"], "there is no backend"),
         (["absent", "--backend", "ort-cpu"], "no such folder"),
         ([], "--backend"),
+        (["--backend", "ort-cpu", "--reference", "absent"], "no such folder"),
         (["--backend", "ort-cpu", "--cuda-graphs"], "ort-cpu takes no --cuda-graphs"),
         (["--backend", "ort-cpu", "--device", "0", "--plugin", "x.so"], "no --device and no --plugin"),
         (["--backend", "ort-cpu", "--device", "-1"], "a GPU's number of 0 or more is expected"),
@@ -135,6 +136,50 @@ def test_plans_get_their_stamp_only_when_they_come_close(
     assert {options["num_inference_steps"] for _, options in asked} == {4}
     assert found.success() == {}
     assert {edit.task for edit in found.edits} == {"video", "image", "both"}
+
+
+@pytest.mark.parametrize("made", [{"attention": "plugin"}, {"dtype": "bfloat16"}])
+def test_a_bundle_that_ort_cpu_cannot_run_is_held_to_another_export(
+    made: dict[str, object],
+    fake_bundle: Bundle,
+    judged: Bundle,
+    engines: EngineSet,
+    play: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = play(lambda number, source: TARGET, lambda number, source: TARGET)
+    special = Bundle(fake_bundle.root, replace(judged.spec, made={**judged.spec.made, **made}, files=()))
+    bundles = {"special": special, "standard": judged}
+    monkeypatch.setattr(verify, "load_bundle", lambda name: bundles[name])
+    with pytest.raises(RequestError, match=r"ort-cpu cannot run .* name that bundle with --reference"):
+        verify_backend("special", "tensorrt-rtx")
+    assert asked == [], "refused before anything ran"
+    found = verify_backend("special", "tensorrt-rtx", reference="standard")
+    assert found.report()["reference"] == judged.spec.name
+    # The right answers come with the reference where the bundle has none.
+    assert found.success()["success_rate_on_cpu"] == 1.0
+    assert is_verified(engines, "a GPU")
+
+
+@pytest.mark.parametrize("part", ["model", "geometry", "schedule"])
+def test_a_reference_of_another_model_is_refused(
+    part: str, judged: Bundle, play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = play(lambda number, source: TARGET, lambda number, source: TARGET)
+    name = judged.spec.default_schedule
+    timesteps = judged.spec.schedules[name].timesteps[::2]
+    changes: dict[str, Any] = {
+        "model": {**judged.spec.model, "parameters": 1},
+        "geometry": replace(judged.spec.geometry, default_fps=7.0),
+        "schedules": {name: replace(judged.spec.schedules[name], timesteps=timesteps)},
+    }
+    (field,) = (field for field in changes if field.startswith(part))
+    other = Bundle(judged.root, replace(judged.spec, **{field: changes[field]}))
+    monkeypatch.setattr(verify, "load_bundle", lambda name: {"own": judged, "other": other}[name])
+    said = rf"has another {part} than .*; name an export of the same checkpoint"
+    with pytest.raises(RequestError, match=said):
+        verify_backend("own", "tensorrt-rtx", reference="other")
+    assert asked == []
 
 
 def test_the_quality_report_of_held_out_edits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.targets import load_target
 from export import build_engine
 from export.build_engine import build_engines, main
-from export.builder import Builder, Built, list_kernels
+from export.builder import Builder, Built
 from export.orders import Order
 from export.precision import save_typed, set_precision, use_standard_attention
 
@@ -160,19 +161,6 @@ def test_what_the_builder_refuses_is_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_kernels_are_read_from_the_builders_words() -> None:
-    listing = """Layers:
-Name: __mye1_myl0_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , Metadata:
-Name: Gemm_1+Gemm_2, LayerType: gemm, Inputs: [ { Name: a, Datatype: Half }], Outputs: [ { Name: b, \
-Dimensions: [-1,4], Datatype: BFloat16, Format: x }, { Name: c, Datatype: Int64 }], TacticName:
-
-I/O Tensors:
- Name: sample, IOMode: Input, DataType: Float"""
-    found = [(kernel.name, kernel.kind, kernel.type) for kernel in list_kernels(listing)]
-    assert found == [("__mye1_myl0_0", "shape_call", ""), ("Gemm_1+Gemm_2", "gemm", "BFloat16")]
-    assert list_kernels("") == ()
-
-
 class OtherBuilder:
     """In the place of a builder for this machine's GPU: it keeps what it is asked to build."""
 
@@ -195,14 +183,22 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_tensorrt_plans_are_for_the_gpu_that_is_here(nano: Bundle, order: Order, tmp_path: Path) -> None:
+def test_tensorrt_plans_are_for_the_gpu_that_is_here(
+    nano: Bundle, order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = load_target("a100")
     here = replace(order, backend="tensorrt", targets=(target,), graphs=("solver_step",))
     engines = build_engines(nano, here, tmp_path, OtherBuilder())  # type: ignore[arg-type]
     # The name is CUDA's, which is what the runtime compares with; the recipe's is the data sheet's.
     assert engines.gpu == "NVIDIA A100-SXM4-80GB" != target.gpu
+    assert engines.folder == tmp_path / "nvidia-a100-sxm4-80gb" / "tensorrt-11.0"
+    # Another GPU of the same architecture does not take them for its own, nor overwrite them.
+    monkeypatch.setattr(build_engine, "Cuda", lambda: SimpleNamespace(gpu=Gpu(0, "NVIDIA A30", "8.0")))
+    beside = build_engines(nano, here, tmp_path, OtherBuilder())  # type: ignore[arg-type]
+    assert (beside.gpu, beside.folder.parent.name) == ("NVIDIA A30", "nvidia-a30")
+    assert read_manifest(engines.folder / "manifest.json") == engines
     other = replace(here, targets=(load_target("h100"),))
-    with pytest.raises(RequestError, match=r"NVIDIA A100-SXM4-80GB \(8.0\); h100 has compute capability 9.0"):
+    with pytest.raises(RequestError, match=r"NVIDIA A30 \(8.0\); h100 has compute capability 9.0"):
         build_engines(nano, other, tmp_path, OtherBuilder())  # type: ignore[arg-type]
 
 
@@ -288,6 +284,7 @@ def test_a_dry_run_says_what_and_builds_nothing(
         (["--recipe", "absent.toml"], "cannot be read"),
         (["--target", "l4", "--maxShapes", "noisy"], "expected name:1x2x3"),
         (["--target", "l4", "--quality", "absent.json"], "cannot be read"),
+        (["--target", "l4", "--timingCacheFile", "x"], "times no kernels .* leave --timingCacheFile out"),
         (["--target", "l4", "--plugin", "absent.so"], "TensorRT for RTX loads no plugins"),
         (["--target", "a100", "--plugin", "absent.so"], "absent.so is not there; build it"),
         (["--target", "a100", "--plugin", "absent.so", "--precision", "fp32"], "computes in fp16 and bf16"),
@@ -297,8 +294,42 @@ def test_a_dry_run_says_what_and_builds_nothing(
 def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nano", *argv]) == 2
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert re.search(said, captured.err)
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            {"weights": "int8"},
+            "multiplies in 8-bit integers, .* the bundle that export.integers made it from",
+        ),
+        ({"emulates": {"transformer": "bf16"}}, "emulates the rounding .* that export.emulate made it from"),
+    ],
+)
+def test_a_bundle_that_is_not_the_models_own_is_refused_in_one_line(
+    made: dict[str, object],
+    said: str,
+    nano: Bundle,
+    order: Order,
+    no_building: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    copy = Bundle(nano.root, replace(nano.spec, made={**nano.spec.made, **made}))
+    monkeypatch.setattr(build_engine, "load_bundle", lambda _: copy)
+    for dry in ([], ["--dry-run"]):
+        assert main(["nano-int8", "--target", "l4", "--output", str(tmp_path), *dry]) == 2
+        captured = capsys.readouterr()
+        assert re.search(said, captured.err)
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+    # A caller of the function is refused, too, and nothing was built.
+    with pytest.raises(RequestError, match=said):
+        build_engines(copy, order, tmp_path, Builder("tensorrt-rtx"))
+    assert no_building == []
+    assert not list(tmp_path.rglob("*.plan"))
 
 
 def test_a_bfloat16_bundle_is_built_in_bfloat16_alone(nano: Bundle, order: Order, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from editverse_rt.bundle import load_bundle
+from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
 from export.integers import quantize_bundle, quantize_products, round_columns
+from export.lower import load_standard
 
 # Weights are off by up to 1/254 of their column's largest, 3 times the typical one; activations by 1/510 of
 # their tensor's range, which is 6 times.
@@ -90,6 +92,8 @@ def test_a_bundle_in_integers_edits_and_says_what_it_is(tmp_path: Path):
             frames.append(pipeline("A red circle", num_inference_steps=1, num_frames=1).frames.astype(int))
     assert np.array_equal(frames[0], frames[1]), "threads change no byte"
     assert 0 < np.abs(frames[0] - frames[2]).mean() < 16
+    with pytest.raises(RequestError, match="multiplies in 8-bit integers"):
+        load_standard(load_bundle(folder), "transformer")
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path):

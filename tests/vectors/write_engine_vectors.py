@@ -37,6 +37,9 @@ GPU = "NVIDIA GeForce RTX 4090"
 ROOT = "ROOT"
 """Stands for the bundle's folder in texts."""
 
+ODD_AXES = ("16*h", "016*h", "16*", "*h", "0*h", "-2*h", "1.5*h", "x*h", "2*16*h", "9999999999*h")
+"""Names of axes, of which only the first three say something."""
+
 FILES = [
     ["transformer.onnx", "1" * 64],
     ["vae_encoder_first.onnx", "2" * 64],
@@ -158,6 +161,8 @@ def manifest_cases() -> list[dict[str, Any]]:
                 [[1], [2], [-1]],
                 [[1], [2], [True]],
                 [[1], [2], [3.0]],
+                [[1], [2], [2**63 - 1]],
+                [[1], [2], [2**63]],
                 [1, 2, 3],
                 [[], [], []],
                 "x",
@@ -195,6 +200,18 @@ def profile_cases() -> list[dict[str, Any]]:
         (two, {"noisy": [16, 65], "layout": [40]}),
         ([{}], {"guidance": []}),
         ([{"noisy": [[0, 64], [1, 64], [2**40, 64]]}, two[0]], {"noisy": [9, 64], "layout": [9]}),
+        # What no builder writes: no profile, an input that is not given, in the first or in the last profile,
+        # shapes of another rank, none that is between its bounds, a gap between two profiles.
+        ([], {"noisy": [9, 64]}),
+        (two, {"noisy": [16, 64]}),
+        (two, {}),
+        ([two[0], {**two[1], "text": [[0], [1], [2]]}], {"noisy": [16, 64], "layout": [40]}),
+        (two, {"noisy": [16], "layout": [40]}),
+        (two, {"noisy": [16, 64, 1], "layout": []}),
+        ([{"noisy": [[], [], []]}], {"noisy": [1]}),
+        ([{"noisy": [[8], [8], [4]]}], {"noisy": [6]}),
+        ([{"noisy": [[1], [2], [3]]}, {"noisy": [[6], [7], [8]]}], {"noisy": [5]}),
+        ([{"noisy": [[0], [1], [2**63 - 1]]}], {"noisy": [2**63 - 1]}),
     ]
     for _ in range(60):
         profiles = []
@@ -238,6 +255,10 @@ def shape_cases() -> list[dict[str, Any]]:
         (rows, rows, {**given, "ids": []}),
         ([["s", "float32", []]], [["s2", "float32", []]], {"s": []}),
         (rows, rows, {"a": [0, 4], "b": [0, 4], "ids": [7]}),
+        (rows, rows, {"a": [3, 4], "ids": [7]}),
+        (rows, [], {}),
+        (rows[:1], rows, {"a": [3, 4]}),
+        *(([["a", "uint8", [axis]]], [["b", "uint8", [axis]]], {"a": [32]}) for axis in ODD_AXES),
     ]
     return [
         {"inputs": i, "outputs": o, "shapes": s, **outcome(lambda i=i, o=o, s=s: shapes_result(i, o, s))}
@@ -279,6 +300,12 @@ def choice_cases() -> list[dict[str, Any]]:
     here = "1.7.1.116"
     one: dict[str, Any] = {first: []}
 
+    old = base_manifest()["plans"][0] | {
+        "precision": "fp32",
+        "file": "transformer-fp32.plan",
+        "source_sha256": "0" * 64,
+    }
+
     def with_one(field: str, value: Any) -> dict[str, Any]:
         return {first: [["set", [field], value]]}
 
@@ -305,6 +332,9 @@ def choice_cases() -> list[dict[str, Any]]:
         (both, {second: '{"gpu": 3}'}, FILES, ada, here),
         (both, {first: wrong, second: stamp}, FILES, ada, here),
         ({**with_one("backend_version", "1.6"), second: []}, {}, FILES, turing, here),
+        # One graph in two precisions: the last was built last, whatever state the other is of.
+        (with_one("plans", [old, *base_manifest()["plans"]]), {}, FILES, ada, here),
+        (with_one("plans", [*base_manifest()["plans"], old]), {}, FILES, ada, here),
     ]
     return [
         {

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from editverse_rt.backends.cuda import Gpu
-from editverse_rt.backends.trt import TrtRunner
+from editverse_rt.backends.trt_runner import TrtRunner
 from editverse_rt.bundle import Bundle, load_bundle
 from editverse_rt.engine import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest
 
@@ -97,21 +97,25 @@ class HostContext:
     def __init__(self, cuda: HostCuda, function: Callable[[HostContext], None], scratch: int) -> None:
         self.cuda, self.function, self.scratch = cuda, function, scratch
         self.capturable = True
+        self.refused: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.profiles: list[int] = []
         self.memory: tuple[int, int] | None = None
 
-    def set_optimization_profile_async(self, profile: int, stream: int) -> None:
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         assert stream == self.cuda.stream
         self.profiles.append(profile)
+        return "profile" not in self.refused
 
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = tuple(shape)
+        return "shape" not in self.refused
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         assert address in self.cuda.buffers, "a buffer that was freed"
         self.addresses[name] = address
+        return "address" not in self.refused
 
     def update_device_memory_size_for_shapes(self) -> int:
         return self.scratch

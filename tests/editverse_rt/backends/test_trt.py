@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editverse_rt.backends import GpuOptions, list_backends, select_backend
+from editverse_rt.backends import GpuOptions, find_obstacle, list_backends, select_backend
 from editverse_rt.backends.cuda import DeviceTensor
-from editverse_rt.backends.trt import TrtBackend, TrtRunner
+from editverse_rt.backends.trt import TrtBackend
+from editverse_rt.backends.trt_runner import TrtRunner
 from editverse_rt.bundle import Bundle
 from editverse_rt.cli import main
 from editverse_rt.engine import EngineSet, write_stamp
@@ -124,12 +125,30 @@ def test_nothing_runs_outside_of_the_block(
         runner.run("solver_step", solver_inputs(3))
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("profile", 'graph "solver_step" has no profile 0, as its manifest says; build'),
+        ("shape", r'graph "solver_step" does not take sample \[99, 64\], as its manifest says; build'),
+        ("address", 'no input or output "sample"; build the engines again'),
+    ],
+)
+def test_what_a_context_refuses_is_said(
+    runner: TrtRunner, contexts: Any, solver_inputs: Inputs, what: str, said: str
+) -> None:
+    runner.run("solver_step", solver_inputs(3))
+    contexts["solver_step"].refused = {what}
+    with pytest.raises(BackendError, match=said):
+        runner.run("solver_step", solver_inputs(99))
+
+
 def test_the_backend_asks_for_plans_and_for_a_stamp(
     bundle: Bundle,
     fake_trt: Any,
     cuda: Any,
     engines: EngineSet,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     solver_inputs: Inputs,
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_trt)
@@ -142,16 +161,23 @@ def test_the_backend_asks_for_plans_and_for_a_stamp(
     assert reason is not None
     assert "never verified on a GPU of the test; run `editverse-rt verify" in reason
     monkeypatch.setattr("editverse_rt.backends._BACKENDS", (backend,))
+    assert find_obstacle("tensorrt-rtx", bundle) == reason
     with pytest.raises(BackendError, match="give --allow-unverified"):
         select_backend("tensorrt-rtx", bundle)
     assert select_backend("auto", bundle, allow_unverified=True).backend is backend
     write_stamp(engines, cuda.gpu.name, {})
     assert backend.unverified(bundle, GpuOptions()) is None
     assert select_backend("tensorrt-rtx", bundle).backend is backend
+    assert find_obstacle("tensorrt-rtx", bundle) is None
     with backend.open_runner(bundle, None) as runner:
         assert runner.run("solver_step", solver_inputs(3))["velocity"].shape == (3, P)
     (engines.folder / "manifest.json").unlink()
     assert "build it with: python -m export.build_engine" in str(backend.refuse(bundle, GpuOptions()))
+    assert main(["doctor", "--bundle", str(bundle.root)]) == 0
+    said = (
+        f'here ({fake_trt.__version__}), but: bundle "{bundle.spec.name}" has no plan of tensorrt-rtx; build'
+    )
+    assert said in capsys.readouterr().out
 
 
 # --- where there is no GPU --------------------------------------------------------------------------------
@@ -161,9 +187,7 @@ def test_the_backend_asks_for_plans_and_for_a_stamp(
 def test_without_a_gpu_the_backend_says_what_to_install(bundle: Bundle, name: str) -> None:
     (state,) = [state for state in list_backends() if state.name == name]
     if state.available:
-        pytest.fail(
-            "these tests were written for machines without a GPU; test the backend itself on this one"
-        )
+        pytest.skip(f"there is a GPU here: `editverse-rt verify BUNDLE --backend {name}` tests the backend")
     assert "install" in str(state.reason)
     with pytest.raises(BackendError, match=f'backend "{name}" cannot be used'):
         select_backend(name, bundle)

@@ -188,7 +188,7 @@ class TrtRunner:
             self._cuda.replay(call.graph)
         else:
             self._lend_scratch(call.context)
-            if is_new or not call.context.is_stream_capturable(self._cuda.stream):
+            if is_new:
                 # The first time TensorRT still settles what the shapes decide, which cannot be recorded.
                 self._execute(call.context, spec, shapes)
             else:

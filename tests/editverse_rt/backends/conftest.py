@@ -96,7 +96,6 @@ class HostContext:
 
     def __init__(self, cuda: HostCuda, function: Callable[[HostContext], None], scratch: int) -> None:
         self.cuda, self.function, self.scratch = cuda, function, scratch
-        self.capturable = True
         self.refused: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -124,16 +123,11 @@ class HostContext:
         assert len(self.cuda.buffers[address]) == size >= self.scratch
         self.memory = (address, size)
 
-    def is_stream_capturable(self, stream: int) -> bool:
-        assert stream == self.cuda.stream
-        return self.capturable
-
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == self.cuda.stream
         if not self.cuda.recording:
             self.function(self)
             return True
-        assert self.capturable
         frozen = copy.copy(self)
         frozen.shapes, frozen.addresses = dict(self.shapes), dict(self.addresses)
         memory, scratch = self.memory, self.scratch

@@ -101,21 +101,6 @@ def test_few_shapes_are_kept_and_a_larger_scratch_records_anew(
         np.testing.assert_allclose(np.asarray(found), velocity, rtol=1e-5)
 
 
-def test_what_cannot_be_recorded_runs_as_it_is(
-    bundle: Bundle,
-    fake_trt: Any,
-    cuda: Any,
-    tensorrt_engines: EngineSet,
-    contexts: dict[str, Any],
-    solver_inputs: Inputs,
-) -> None:
-    with open_recording(bundle, fake_trt, cuda, tensorrt_engines) as runner:
-        runner.run("solver_step", solver_inputs(4))
-        contexts["solver_step"].capturable = False
-        runner.run("solver_step", solver_inputs(4))
-    assert cuda.replays == 0
-
-
 def test_tensorrt_for_rtx_records_its_own_graphs(
     bundle: Bundle, fake_trt: Any, cuda: Any, engines: EngineSet, solver_inputs: Inputs
 ) -> None:

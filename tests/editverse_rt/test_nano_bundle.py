@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from editverse_rt import Pipeline, RequestCancelled, video
+from editverse_rt import Pipeline, RequestCancelled, stages, video
 from editverse_rt.backends.ort import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
@@ -108,7 +108,8 @@ def test_the_vae_carries_what_it_is_given(pipeline: Pipeline) -> None:
     """Encode and decode without the transformer, in chunks: the caches have to be right."""
     source = draw_clip(9)
     plan = pipeline("<video1> Go", video1=source, num_inference_steps=1).plan
-    decoded = pipeline._decode_patches(plan, pipeline._encode_clip(source))
+    patches = stages.encode_clip(pipeline.run_graph, pipeline.bundle.spec.geometry, source)
+    decoded = stages.decode_patches(pipeline.run_graph, plan.target, patches)
     error = ((decoded.astype(float) - source) ** 2).mean()
     assert 10 * np.log10(255**2 / error) > 22
 

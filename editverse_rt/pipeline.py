@@ -77,7 +77,9 @@ class Pipeline:
         self._runner: Runner | None = runner
         self.runs_concurrently = bool(getattr(runner, "runs_concurrently", False))
         # Reentrant: a request's callback may call the pipeline.
-        self._turn: AbstractContextManager[Any] = nullcontext() if self.runs_concurrently else threading.RLock()
+        self._turn: AbstractContextManager[Any] = (
+            nullcontext() if self.runs_concurrently else threading.RLock()
+        )
         runner.__enter__()
 
     @classmethod

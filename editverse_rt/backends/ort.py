@@ -106,9 +106,10 @@ class OrtBackend:
 class OrtRunner:
     """Runs a bundle's ONNX files; a session is created when its graph is first run, or asked for ahead.
 
-    Several threads may run graphs at once, the same one too. The same inputs give the same bytes on every run and, on the CPU, on every number of threads: sequential
-    execution, deterministic kernels, and threads only where they change nothing. A GPU provider leaves
-    single nodes that it does not have to the CPU, as ONNX Runtime does by itself.
+    Several threads may run graphs at once, the same one too. The same inputs give the same bytes on every run
+    and, on the CPU, on every number of threads: sequential execution, deterministic kernels, and threads only
+    where they change nothing. A GPU provider leaves single nodes that it does not have to the CPU, as ONNX
+    Runtime does by itself.
     """
 
     runs_concurrently = True

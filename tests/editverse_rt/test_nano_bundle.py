@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from editverse_rt import Pipeline, RequestCancelled, stages, video
+from editverse_rt import Pipeline, RequestCancelled, RequestQueue, stages, video
 from editverse_rt.backends.ort import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
@@ -124,6 +124,24 @@ def test_the_same_seed_gives_the_same_bytes_on_any_thread_count() -> None:
             frames.append(result.frames)
     for other in frames[1:]:
         np.testing.assert_array_equal(other, frames[0])
+
+
+def test_requests_at_once_give_the_bytes_of_each_alone() -> None:
+    """Unequal lengths, on sessions that all of them share."""
+    requests = [
+        {"video1": draw_clip(frames), "num_inference_steps": steps, "seed": seed}
+        for seed, (frames, steps) in enumerate([(9, 2), (1, 3), (5, 1), (1, 1), (9, 1), (5, 2)])
+    ]
+    prompt = "<video1> Turn the circle green"
+    with Pipeline.open("nano", "ort-cpu", num_threads=1) as opened:
+        alone = [opened(prompt, **options).frames for options in requests]
+    with (
+        Pipeline.open("nano", "ort-cpu", num_threads=1) as opened,
+        RequestQueue(opened, num_workers=3, memory_budget_bytes=10**9) as queue,
+    ):
+        handles = [queue.submit(prompt, **options) for options in requests]
+        for handle, expected in zip(handles, alone, strict=True):
+            np.testing.assert_array_equal(handle.result(300).frames, expected)
 
 
 def test_io_binding_changes_no_byte_and_reads_nothing_back_while_it_solves() -> None:

@@ -146,7 +146,9 @@ def test_a_graph_is_loaded_when_it_is_first_run(bundle: Bundle) -> None:
         runner.run("product", matrices(2, 2, 2))
 
 
-def test_graphs_are_loaded_ahead_side_by_side_and_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_are_loaded_ahead_side_by_side_and_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two graphs are in the making at the same time, or the barrier breaks; `run` waits for its own."""
     both, made, create = threading.Barrier(2, timeout=60), [], OrtRunner._create_session
 

@@ -77,6 +77,15 @@ def test_this_project_is_measured_beside_the_reference():
     assert by_name[REFERENCE]["peak_bytes"] > by_name[OURS]["peak_bytes"] > 10_000_000
 
 
+def test_work_that_needs_the_memory_runs_one_process_at_a_time():
+    rows = peers.measure_work(TEXT, FORMS, [REFERENCE, OURS], threads=1, repeats=2, max_s=0, apart=True)
+    assert [row["repeats"] for row in rows] == [1, 1], "max_s ends it after the first turn"
+    assert all(row["agrees"] and row["first_wall_s"] > row["wall_s"] > 0 for row in rows)
+    bad = Work("w", "nano", "vae_encoder", frames=2, height_px=32, width_px=32)
+    with pytest.raises(WorkerError, match="pytorch failed to open"):
+        peers.measure_work(bad, FORMS, [REFERENCE], threads=1, repeats=1, apart=True)
+
+
 def test_a_bundle_is_as_fast_as_itself_and_gives_the_same_bytes():
     row = versus.measure_versus(TEXT, ("nano", str(NANO.root)), 1, 1)
     assert row["is_equal"]

@@ -63,6 +63,18 @@ def test_schedules_are_measured_through_the_runtime():
     assert first["cpu_s"] > 0
 
 
+def test_processes_that_share_the_edits_find_the_same(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frontier, "EDITS_A_PART", 1)
+    recipes = {"euler-2": Recipe("euler", 2), "euler-1": Recipe("euler", 1)}
+    samples = list(itertools.islice(heldout_samples(1), 2))
+    alone, shared = (
+        frontier.measure_schedules(load_bundle("nano"), recipes, samples, samples[:1], workers=workers)
+        for workers in (1, 2)
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert {**one, "cpu_s": None} == {**other, "cpu_s": None}
+
+
 def test_a_bundle_may_be_held_to_another(tmp_path: Path):
     nano = load_bundle("nano")
     recipes = {"euler-1 of nano": Recipe("euler", 1), "euler-1": Recipe("euler", 1)}

@@ -95,7 +95,7 @@ def measure_schedules(
     parts = [marked[start : start + EDITS_A_PART] for start in range(0, len(marked), EDITS_A_PART)]
     measure = partial(_measure_part, bundle, standard, schedules, threads)
     with ExitStack() as stack:
-        found = map(measure, parts)
+        found: Iterable[dict[str, _Tally]] = map(measure, parts)
         if workers > 1:
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))

@@ -1,7 +1,7 @@
 """The models that are measured: checkpoint, bundle and plain export of each, made once and kept.
 
-They lie under `build/benchmarks/`; remove that folder to have them made again, after a change of the export
-for one. `python -m benchmarks.artifacts [MODEL ...]` makes them before a benchmark asks for them.
+They lie under `build/benchmarks/`, or `--cache`; remove that folder to have them made again, after a change
+of the export for one. `python -m benchmarks.artifacts [MODEL ...]` makes them before a benchmark asks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,13 @@ def _is_fresh(plain: Path, bundle: Path) -> bool:
     return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.artifacts", description=__doc__)
-    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
-    for name in parser.parse_args().models:
-        model = make_model(name)
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL", help=f"(default: {MODELS})")
+    parser.add_argument("--cache", type=Path, default=CACHE, help=f"where they are kept (default: {CACHE})")
+    args = parser.parse_args(arguments)
+    for name in args.models:
+        model = make_model(name, args.cache)
         print(f"{model.name}: {model.checkpoint}, {model.bundle}, {model.plain}")
     return 0
 

@@ -228,6 +228,7 @@ def _report_soak(results: Results) -> tuple[str, str]:
     lines = [
         [
             str(row["concurrency"]),
+            str(row["threads"]),
             rate(row, "requests_per_s"),
             rate(row, "requests_per_cpu_s"),
             f"{row['slope_bytes'] / 1e3:+.1f} kB",
@@ -236,10 +237,13 @@ def _report_soak(results: Results) -> tuple[str, str]:
         ]
         for row in results.rows
     ]
-    head = ["at once", "requests/s", "requests a CPU second", "growth a request", "peak memory", "failures"]
+    head = [
+        "at once", "threads each", "requests/s", "requests a CPU second", "growth a request", "peak memory",
+        "failures",
+    ]  # fmt: skip
     note = f"{results.facts['requests']} mixed requests of {results.facts['bundle']}."
     curves = {
-        f"{row['concurrency']} at once": [
+        f"{row['concurrency']} at once, threads: {row['threads']}": [
             Point(index + 1, value / 1e6) for index, value in enumerate(row["resident_bytes"])
         ]
         for row in results.rows

@@ -1,21 +1,24 @@
 """`python -m benchmarks.soak`: many mixed requests at once in one process, and what its memory does.
 
-Requests of unequal size and length wait in a bounded queue; each of the lanes takes the next one. The same
-requests run one at a time before, in a process of their own, for the throughput to compare with. Memory must
-not grow: the slope is that of a line through the resident memory after each request of the second half.
+Requests of unequal size and length go through a `RequestQueue` on one pipeline, and wait for a place in it.
+The same requests run one at a time before, in processes of their own, on as many threads as each has at
+concurrency and on all cores, for the throughput to compare with. Memory must not grow: the slope is that of a
+line through the resident memory after each request of the second half.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import queue
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from benchmarks import memory
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from benchmarks.work import INSTRUCTION, draw_clip
-from editverse_rt.pipeline import Pipeline
+from editverse_rt import EditVerseError, Pipeline, QueueFull, RequestHandle, RequestQueue
 
 __all__ = ["Outcome", "draw_requests", "fit_slope", "serve"]
 
@@ -42,6 +45,10 @@ class Request:
     width_px: int
     steps: int
     seed: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.frames, self.height_px, self.width_px, 3
 
 
 @dataclass
@@ -66,47 +73,67 @@ def draw_requests(count: int, steps: int, seed: int = 0) -> list[Request]:
     return requests
 
 
-def serve(bundle: str, requests: Sequence[Request], lanes: int, threads: int) -> Outcome:
-    """Serve the requests by so many lanes at once, each with a pipeline of its own; failures are counted."""
-    waiting: queue.Queue[Request | None] = queue.Queue(maxsize=2 * lanes)
+def serve(
+    bundle: str,
+    requests: Sequence[Request],
+    concurrency: int,
+    threads: int,
+    memory_budget_bytes: int | None = None,
+) -> Outcome:
+    """Serve the requests, so many at once on one pipeline of so many threads; failures are counted."""
     outcome, lock = Outcome(), threading.Lock()
 
-    def work(pipeline: Pipeline) -> None:
-        while (request := waiting.get()) is not None:
-            failure = _edit(pipeline, request)
-            with lock:
-                outcome.resident_bytes.append(memory.current_bytes())
-                if failure is not None:
-                    outcome.failures.append(failure)
+    def note(request: Request, handle: RequestHandle) -> None:
+        error = handle.exception()
+        failure = None if error is None else f"{request}: {type(error).__name__}: {error}"
+        if error is None and handle.result().frames.shape != request.shape:
+            failure = f"{request}: the result is {handle.result().frames.shape}"
+        with lock:
+            outcome.resident_bytes.append(memory.current_bytes())
+            if failure is not None:
+                outcome.failures.append(failure)
 
-    pipelines = [Pipeline.open(bundle, "ort-cpu", num_threads=threads) for _ in range(lanes)]
-    workers = [threading.Thread(target=work, args=(pipeline,)) for pipeline in pipelines]
-    wall, cpu = time.perf_counter(), time.process_time()
-    for worker in workers:
-        worker.start()
-    for item in (*requests, *[None] * lanes):
-        waiting.put(item)
-    for worker in workers:
-        worker.join()
-    outcome.wall_s, outcome.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
-    outcome.peak_bytes = memory.peak_bytes()
-    for pipeline in pipelines:
-        pipeline.close()
+    with Pipeline.open(bundle, "ort-cpu", num_threads=threads) as pipeline:
+        wall, cpu = time.perf_counter(), time.process_time()
+        with RequestQueue(
+            pipeline,
+            num_workers=concurrency,
+            max_queue=concurrency,
+            memory_budget_bytes=memory_budget_bytes,
+        ) as queue:
+            unfinished: set[RequestHandle] = set()
+            for request in requests:
+                try:
+                    handle = _submit(queue, request, unfinished)
+                except EditVerseError as error:
+                    with lock:
+                        outcome.resident_bytes.append(memory.current_bytes())
+                        outcome.failures.append(f"{request}: {type(error).__name__}: {error}")
+                    continue
+                handle.add_done_callback(partial(note, request))
+                unfinished = {other for other in unfinished if not other.done()} | {handle}
+        outcome.wall_s, outcome.cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+        outcome.peak_bytes = memory.peak_bytes()
     return outcome
 
 
-def _edit(pipeline: Pipeline, request: Request) -> str | None:
-    """One request; what went wrong, or None."""
-    size = (request.height_px, request.width_px)
-    clip = draw_clip(request.frames, *size, seed=request.seed)
-    source = {"video1": clip} if request.frames > 1 else {"image1": clip[0]}
+def _submit(queue: RequestQueue, request: Request, unfinished: set[RequestHandle]) -> RequestHandle:
+    """Put one request into the queue, as soon as there is a place in it."""
+    clip = draw_clip(*request.shape[:3], seed=request.seed)
+    source: dict[str, Any] = {"video1": clip} if request.frames > 1 else {"image1": clip[0]}
     prompt = INSTRUCTION if request.frames > 1 else INSTRUCTION.replace("video1", "image1")
-    options: dict[str, Any] = {"num_inference_steps": request.steps, "size": size, "seed": request.seed}
-    try:
-        frames = pipeline(prompt, num_frames=request.frames, **options, **source).frames
-    except Exception as error:
-        return f"{request}: {type(error).__name__}: {error}"
-    return None if frames.shape == clip.shape else f"{request}: the result is {frames.shape}"
+    while True:
+        try:
+            return queue.submit(
+                prompt,
+                num_inference_steps=request.steps,
+                size=(request.height_px, request.width_px),
+                num_frames=request.frames,
+                seed=request.seed,
+                **source,
+            )
+        except QueueFull:  # noqa: PERF203 - once a request
+            wait(unfinished, return_when=FIRST_COMPLETED)
 
 
 def fit_slope(resident_bytes: Sequence[int]) -> float:
@@ -117,8 +144,11 @@ def fit_slope(resident_bytes: Sequence[int]) -> float:
     return float(np.polyfit(np.arange(len(second)), second, 1)[0])
 
 
-def _serve_apart(arguments: Sequence[str], lanes: int) -> Outcome:
-    command = [sys.executable, "-m", "benchmarks.soak", *arguments, "--lanes", str(lanes)]
+def _serve_apart(arguments: Sequence[str], concurrency: int, threads: int) -> Outcome:
+    command = [
+        sys.executable, "-m", "benchmarks.soak", *arguments,
+        "--serve", str(concurrency), "--threads", str(threads),
+    ]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Outcome(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -131,20 +161,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--requests", type=int, default=200, help="(default: 200)")
     add("--concurrency", type=int, default=4, help="requests at once (default: 4)")
     add("--steps", type=int, default=6, help="at most, of a request (default: 6)")
-    add("--threads", type=int, default=1, help="of each request (default: 1)")
-    add("--lanes", type=int, help="serve in this process, print the outcome as JSON, and write nothing")
+    add("--threads", type=int, default=1, help="of each request, where they run at once (default: 1)")
+    add("--memory-budget-mb", type=float, help="for weights and running requests (default: no limit)")
+    add("--serve", type=int, help="so many at once in this process; prints JSON and writes nothing")
     add("--out", type=Path, default=FOLDER / "soak.json")
     args = parser.parse_args(arguments)
-    if args.lanes is not None:
+    if args.serve is not None:
+        budget = None if args.memory_budget_mb is None else round(args.memory_budget_mb * 1e6)
         requests = draw_requests(args.requests, args.steps)
-        print(json.dumps(asdict(serve(args.bundle, requests, args.lanes, args.threads))))
+        print(json.dumps(asdict(serve(args.bundle, requests, args.serve, args.threads, budget))))
         return 0
     rows = []
-    for lanes in dict.fromkeys((1, args.concurrency)):
-        outcome = _serve_apart(arguments, lanes)
+    # One at a time on as many threads as a request has at concurrency, and on all cores.
+    ways = ((1, args.threads), (1, os.cpu_count() or 1), (args.concurrency, args.threads))
+    for concurrency, threads in dict.fromkeys(ways):
+        outcome = _serve_apart(arguments, concurrency, threads)
         rows.append(
             {
-                "concurrency": lanes,
+                "concurrency": concurrency,
+                "threads": threads,
                 "requests_per_s": args.requests / outcome.wall_s,
                 "requests_per_cpu_s": args.requests / outcome.cpu_s,
                 "slope_bytes": fit_slope(outcome.resident_bytes),

@@ -45,7 +45,8 @@ class Work:
     """One piece of work on the graphs of `model` (a name of `artifacts.MODELS`, or a bundle's folder).
 
     tokens: the whole sequence of one transformer evaluation, or those of the text encoder. frames, height_px,
-    width_px: of the clip that the VAE or the edit takes. steps: of the edit.
+    width_px: of the clip that the VAE or the edit takes. steps: Euler steps of the edit. schedule: the one of
+    the bundle that this project takes instead.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Work:
     height_px: int = 0
     width_px: int = 0
     steps: int = 50
+    schedule: str | None = None
 
 
 def draw_clip(frames: int, height_px: int, width_px: int, seed: int = 0) -> Array:
@@ -138,7 +140,7 @@ def prepare_work(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Arr
 
 
 def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Array]:
-    """The demonstration's edit, from frames in memory to frames in memory, at uniform Euler steps."""
+    """The demonstration's edit, from frames in memory to frames in memory."""
     size = (work.height_px, work.width_px)
     clip = video.read_clip(SAMPLE, num_frames=work.frames, height_px=size[0], width_px=size[1]).frames
     # A runner that brings the reference's own loop is measured with that.
@@ -146,9 +148,15 @@ def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Ar
     if own_loop is not None:
         return lambda: np.asarray(own_loop(INSTRUCTION, clip, work.steps))
     pipeline = Pipeline(bundle, runner)
+    steps = work.steps if work.schedule is None else None
     return lambda: (
         pipeline(
-            INSTRUCTION, video1=clip, size=size, num_frames=len(clip), num_inference_steps=work.steps
+            INSTRUCTION,
+            video1=clip,
+            size=size,
+            num_frames=len(clip),
+            num_inference_steps=steps,
+            schedule=work.schedule,
         ).frames
     )
 

@@ -6,10 +6,12 @@ from editverse_rt.errors import (
     BundleError,
     EditVerseError,
     MediaError,
+    QueueFull,
     RequestCancelled,
     RequestError,
 )
 from editverse_rt.pipeline import Pipeline, Plan, Result
+from editverse_rt.request_queue import RequestHandle, RequestQueue
 
 __all__ = [
     "BackendError",
@@ -18,8 +20,11 @@ __all__ = [
     "MediaError",
     "Pipeline",
     "Plan",
+    "QueueFull",
     "RequestCancelled",
     "RequestError",
+    "RequestHandle",
+    "RequestQueue",
     "Result",
     "load_bundle",
 ]

@@ -5,7 +5,15 @@ Each message is one line that says what was found, what was expected, and what t
 
 from __future__ import annotations
 
-__all__ = ["BackendError", "BundleError", "EditVerseError", "MediaError", "RequestCancelled", "RequestError"]
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "EditVerseError",
+    "MediaError",
+    "QueueFull",
+    "RequestCancelled",
+    "RequestError",
+]
 
 
 class EditVerseError(Exception):
@@ -29,4 +37,9 @@ class BackendError(EditVerseError):
 
 
 class RequestCancelled(EditVerseError):  # noqa: N818 - the caller asked for it; nothing went wrong
-    """A request was stopped by its callback or by Ctrl-C; nothing was written, the pipeline stays usable."""
+    """A request was stopped by its callback, its handle or Ctrl-C; nothing was written, the pipeline stays
+    usable."""
+
+
+class QueueFull(EditVerseError):  # noqa: N818 - as queue.Full of the standard library
+    """As many requests wait as may; the same one may be submitted again later."""

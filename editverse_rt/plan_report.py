@@ -18,6 +18,7 @@ from editverse_rt.planner import (
     check_fit,
     estimate_work,
 )
+from editverse_rt.request import choose_schedule, expect_work
 from editverse_rt.sequence import parse_prompt
 from editverse_rt.spec import BundleSpec
 from editverse_rt.targets import (
@@ -77,8 +78,6 @@ def _estimate_all(spec: BundleSpec, work: Work, precision: str | None) -> tuple[
 def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]) -> tuple[Work, str]:
     """The integers of the request that the arguments describe, and a line on how long its text is."""
     sources = Inputs(inputs, spec.geometry, args.size, args.frames, None, 0.0)
-    shapes = sources.expected_shapes()
-    frames = shapes[sources.main][0] if sources.main is not None and sources.has_video else sources.num_frames
     most = spec.tokenizer.max_tokens
     num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"
     if args.prompt is not None:
@@ -87,16 +86,8 @@ def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]
         words = [s.text for s in parse_prompt(tags + args.prompt, inputs) if hasattr(s, "text")]
         num_text = sum(len(ids) for ids in tokenizer.encode_segments(words))
         note = f"text: {num_text} tokens"
-    name = spec.default_schedule if args.schedule is None else args.schedule
-    if name not in spec.schedules:
-        raise RequestError(f'schedule is "{name}"; this bundle has {", ".join(spec.schedules)}')
-    schedule = spec.schedules[name]
-    if args.num_inference_steps is not None:
-        schedule = schedule.with_steps(args.num_inference_steps)
-    if args.guidance_scale is not None:
-        schedule = schedule.with_guidance(args.guidance_scale)
-    clips = tuple(shapes[clip] for clip in sources.names)
-    return Work(num_text, clips, (frames, *sources.size), schedule), note
+    schedule = choose_schedule(spec, args.schedule, args.num_inference_steps, args.guidance_scale)
+    return expect_work(sources, num_text, schedule), note
 
 
 def estimate_facts(spec: BundleSpec, work: Work, estimate: Estimate) -> dict[str, Any]:

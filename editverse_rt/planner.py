@@ -16,6 +16,7 @@ from editverse_rt.targets import Target, check_build, default_precisions
 
 __all__ = [
     "COMPUTE_SHARE",
+    "CPU_PRECISION",
     "RESERVED_BYTES",
     "Estimate",
     "Stage",
@@ -30,6 +31,8 @@ COMPUTE_SHARE = 0.5
 BANDWIDTH_SHARE = 0.8
 RESERVED_BYTES = 10**9
 """What the driver, the CUDA context and the libraries are assumed to take of the GPU's memory."""
+CPU_PRECISION = {"transformer": "fp32", "text_encoder": "fp32", "vae": "fp32"}
+"""Of each part, without a target."""
 
 Shape = tuple[int, int, int]
 """Frames, height and width of a clip in pixels."""
@@ -105,7 +108,7 @@ def estimate_work(
     cannot build, BundleError for a bundle that does not say how its parts are built.
     """
     if target is None:
-        chosen = {"transformer": "fp32", "text_encoder": "fp32", "vae": "fp32"}
+        chosen = dict(CPU_PRECISION)
         holds_scores = spec.made.get("attention") == "inline"
     else:
         chosen = default_precisions(target, precision)

@@ -53,9 +53,9 @@ _Basis = tuple[Callable[[float], np.ndarray], Callable[[float], np.ndarray]]
 class Recipe:
     """What a schedule is built from.
 
-    shift: 1 for uniform times; s > 1 moves them towards the noise, 1 - t becomes s (1 - t) / (1 + (s - 1)
-    (1 - t)). guided_from, guided_until: guidance applies to the steps that begin in [from, until); elsewhere
-    there is no second branch.
+    shift: 1 for uniform times; s > 1 moves them towards the noise and s < 1 towards the data, 1 - t becomes
+    s (1 - t) / (1 + (s - 1) (1 - t)). guided_from, guided_until: guidance applies to the steps that begin in
+    [from, until); elsewhere there is no second branch.
     """
 
     solver: Solver = "euler"
@@ -156,8 +156,8 @@ def count_evaluations(schedule: Schedule) -> int:
 
 
 def _shifted(t: float, shift: float) -> float:
-    noise = 1.0 - t
-    return 1.0 - shift * noise / (1.0 + (shift - 1.0) * noise) if shift != 1 else t
+    # Not by way of 1 - t, whose rounding would put the first time beside 0, and out of an interval from 0 on.
+    return t / (1.0 + (shift - 1.0) * (1.0 - t)) if shift != 1 else t
 
 
 def _solve_rows(solver: Solver, times: Sequence[float]) -> list[tuple[float, float, float]]:

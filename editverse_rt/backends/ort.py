@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, cast
 
@@ -101,18 +104,23 @@ class OrtBackend:
 
 
 class OrtRunner:
-    """Runs a bundle's ONNX files; a session is created when its graph is first run.
+    """Runs a bundle's ONNX files; a session is created when its graph is first run, or asked for ahead.
 
-    The same inputs give the same bytes on every run and, on the CPU, on every number of threads: sequential
-    execution, deterministic kernels, and threads only where they change nothing. A GPU provider leaves
-    single nodes that it does not have to the CPU, as ONNX Runtime does by itself.
+    Several threads may run graphs at once, the same one too. The same inputs give the same bytes on every run
+    and, on the CPU, on every number of threads: sequential execution, deterministic kernels, and threads only
+    where they change nothing. A GPU provider leaves single nodes that it does not have to the CPU, as ONNX
+    Runtime does by itself.
     """
+
+    runs_concurrently = True
 
     def __init__(self, bundle: Bundle, provider: str, num_threads: int | None) -> None:
         self._bundle = bundle
         self._provider = provider
         self._num_threads = num_threads
         self._sessions: dict[str, Any] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._openers: ThreadPoolExecutor | None = None
         self._entered = False
 
     def __enter__(self) -> OrtRunner:
@@ -126,7 +134,23 @@ class OrtRunner:
         traceback: TracebackType | None,
     ) -> None:
         self._entered = False
+        openers, self._openers = self._openers, None
+        if openers is not None:
+            openers.shutdown(cancel_futures=True)
         self._sessions.clear()
+
+    def preload(self, graphs: Sequence[str]) -> None:
+        """Open sessions in this order, side by side, while the caller goes on: as many at once as there are
+        threads, and none ahead on one. What goes wrong is raised when the graph is run.
+        """
+        missing = [graph for graph in graphs if graph not in self._sessions]
+        num_threads = self._num_threads or os.cpu_count() or 1
+        if not self._entered or not missing or num_threads < 2:
+            return
+        if self._openers is None:
+            self._openers = ThreadPoolExecutor(num_threads, thread_name_prefix="editverse-rt open")
+        for graph in missing:
+            self._openers.submit(self._session, graph)
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""
@@ -134,16 +158,22 @@ class OrtRunner:
             raise BackendError(
                 f'graph "{graph}" was asked for outside of the runner\'s `with` block; enter it'
             )
-        if graph not in self._sessions:
-            self._sessions[graph] = self._create_session(graph)
+        session = self._session(graph)
         try:
-            return self._execute(self._sessions[graph], self._bundle.spec.graphs[graph], inputs)
+            return self._execute(session, self._bundle.spec.graphs[graph], inputs)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise BackendError(
                 f'onnxruntime failed in graph "{graph}" with {shapes}: {first_line(error)}; '
                 "try a smaller size or fewer frames if memory ran out, else export the bundle again"
             ) from error
+
+    def _session(self, graph: str) -> Any:
+        """The graph's session, made by whoever comes first."""
+        with self._locks.setdefault(graph, threading.Lock()):
+            if graph not in self._sessions:
+                self._sessions[graph] = self._create_session(graph)
+            return self._sessions[graph]
 
     def _execute(
         self, session: Any, spec: GraphSpec, inputs: Mapping[str, Tensor]
@@ -216,7 +246,10 @@ class BoundOrtRunner(OrtRunner):
     """Runs a bundle's ONNX files with results that stay on the provider's device, by IO binding.
 
     What one graph gave goes into the next without a copy; arrays of the host are copied in by ONNX Runtime.
+    One thread at a time: that is all that was tried.
     """
+
+    runs_concurrently = False
 
     def __init__(self, bundle: Bundle, provider: str, num_threads: int | None, index: int = 0) -> None:
         super().__init__(bundle, provider, num_threads)

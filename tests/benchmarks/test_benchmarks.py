@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,30 @@ def test_a_result_is_held_to_pytorchs():
     assert peers.compare_results(rows[:2], rows)[0] == float("inf")
 
 
+@pytest.mark.parametrize(("decibels", "agrees"), [(30.2, True), (29.8, False)])
+def test_another_schedule_is_held_to_30_db(decibels: float, agrees: bool):
+    rng = np.random.default_rng(0)
+    expected = rng.integers(60, 190, (4, 32, 32, 3), dtype=np.uint8)
+    off = 255 * 10 ** (-decibels / 20)
+    signs = rng.choice([-1, 1], expected.shape)
+    # Of whole grey levels, mixed so that the mean square is that of `off`.
+    low = int(off)
+    share = (off**2 - low**2) / ((low + 1) ** 2 - low**2)
+    size = low + (rng.random(expected.shape) < share)
+    distance, tolerance = peers.compare_results(
+        (expected + signs * size).astype(np.uint8), expected, by_other_schedule=True
+    )
+    assert (distance <= tolerance) is agrees
+    assert -20 * np.log10(distance) == pytest.approx(decibels, abs=0.05)
+
+
+def test_the_fast_schedule_is_set_against_the_references_own_loop():
+    work = replace(next(work for work in peers.WORKS if work.name == "edit-fast"), frames=1, steps=2)
+    rows = peers.measure_work(work, FORMS, [REFERENCE, "onnxruntime", OURS], threads=1, repeats=1)
+    assert [row["contender"] for row in rows] == [REFERENCE, OURS]
+    assert {row["tolerance"] for row in rows if row["contender"] == OURS} == {peers.MAX_DISTANCE}
+
+
 def test_what_is_not_installed_is_named():
     missing = {name: why_missing(name) for name in CONTENDERS}
     assert missing[REFERENCE] is None
@@ -75,6 +100,15 @@ def test_this_project_is_measured_beside_the_reference():
     assert by_name[OURS]["agrees"]
     assert by_name[OURS]["error"] > 0, "two programs, not one twice"
     assert by_name[REFERENCE]["peak_bytes"] > by_name[OURS]["peak_bytes"] > 10_000_000
+
+
+def test_work_that_needs_the_memory_runs_one_process_at_a_time():
+    rows = peers.measure_work(TEXT, FORMS, [REFERENCE, OURS], threads=1, repeats=2, max_s=0, apart=True)
+    assert [row["repeats"] for row in rows] == [1, 1], "max_s ends it after the first turn"
+    assert all(row["agrees"] and row["first_wall_s"] > row["wall_s"] > 0 for row in rows)
+    bad = Work("w", "nano", "vae_encoder", frames=2, height_px=32, width_px=32)
+    with pytest.raises(WorkerError, match="pytorch failed to open"):
+        peers.measure_work(bad, FORMS, [REFERENCE], threads=1, repeats=1, apart=True)
 
 
 def test_a_bundle_is_as_fast_as_itself_and_gives_the_same_bytes():

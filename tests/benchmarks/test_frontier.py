@@ -35,12 +35,18 @@ def test_the_cheapest_that_keeps_the_quality_is_chosen():
         row("ab3-8", 16, 0.80, 25.0),
         row("ab2-4", 8, 0.78, 35.0),
     ]
-    assert frontier.choose_named(rows) == {"paper": "euler-50", "balanced": "ab2-10", "fast": "ab2-8"}
+    assert frontier.choose_named(rows) == {"paper": "euler-50", "balanced": "ab2-20", "fast": "ab2-10"}
+
+
+def test_of_equal_cost_the_nearer_one_is_chosen():
+    rows = [PAPER, row("euler-4", 8, 0.80, 41.0), row("ab2-4", 8, 0.80, 42.0), row("ab3-4", 8, 0.80, 39.0)]
+    assert frontier.choose_named(rows) == {"paper": "euler-50", "balanced": "ab2-4", "fast": "ab2-4"}
 
 
 def test_a_schedule_that_loses_more_than_a_point_is_not_offered():
     assert frontier.choose_named([PAPER, row("ab2-4", 8, 0.78, 35.0)]) == {"paper": "euler-50"}
-    assert frontier.choose_named([PAPER, row("ab2-8", 16, 0.80, 20.0)]) == {
+    assert frontier.choose_named([PAPER, row("ab2-8", 16, 0.80, 29.9)]) == {"paper": "euler-50"}
+    assert frontier.choose_named([PAPER, row("ab2-8", 16, 0.80, 39.9)]) == {
         "paper": "euler-50",
         "fast": "ab2-8",
     }
@@ -55,6 +61,18 @@ def test_schedules_are_measured_through_the_runtime():
     assert second["psnr_db"] < 99.0
     assert first["success_rate"] == first["success_rate_real"] in (0.0, 1.0)
     assert first["cpu_s"] > 0
+
+
+def test_processes_that_share_the_edits_find_the_same(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frontier, "EDITS_A_PART", 1)
+    recipes = {"euler-2": Recipe("euler", 2), "euler-1": Recipe("euler", 1)}
+    samples = list(itertools.islice(heldout_samples(1), 2))
+    alone, shared = (
+        frontier.measure_schedules(load_bundle("nano"), recipes, samples, samples[:1], workers=workers)
+        for workers in (1, 2)
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert {**one, "cpu_s": None} == {**other, "cpu_s": None}
 
 
 def test_a_bundle_may_be_held_to_another(tmp_path: Path):

@@ -1,16 +1,26 @@
-"""A bundle on disk whose graphs are empty files: enough for all that happens around the graphs."""
+"""A bundle on disk whose graphs are empty files, and a runner in numpy that checks how it is called.
+
+The runner's VAE keeps the mean colour of each patch's pixels, and its transformer points from the noise to
+the clean rows (or, without any, to grey): an edit must give back its source, blurred to patches.
+"""
 
 from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
+from numpy.typing import NDArray
 
-from editverse_rt.bundle import file_specs, write_bundle_json
+from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
+from editverse_rt.pipeline import Pipeline
 from editverse_rt.spec import (
     FORMAT_VERSION,
     BundleSpec,
@@ -35,7 +45,10 @@ GEOMETRY = Geometry(
     default_frames=5,
     default_fps=8.0,
 )
+Array = NDArray[Any]
 TEXT_DIM = 6
+GREY = 100
+PATCH = 16
 MAX_TOKENS = 24
 
 # Written out once more, on purpose: the contract between export and runtime, not what bundle.py thinks of it.
@@ -166,3 +179,128 @@ def fake_template(tmp_path_factory: pytest.TempPathFactory, tokenizer_bytes: byt
     )
     write_bundle_json(root, spec)
     return FakeBundle(root, spec)
+
+
+class FakeRunner:
+    """Implements the graph contract in numpy and records every call."""
+
+    def __init__(self, spec: BundleSpec) -> None:
+        self.spec = spec
+        self.calls: list[tuple[str, dict[str, Array]]] = []
+        self.depth = 0
+
+    def __enter__(self) -> FakeRunner:
+        self.depth += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.depth -= 1
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert self.depth == 1
+        axes: dict[str, int] = {}
+        declared = self.spec.graphs[graph].inputs
+        assert set(inputs) == {tensor.name for tensor in declared}
+        for tensor in declared:
+            value = inputs[tensor.name]
+            assert value.dtype == tensor.dtype, (graph, tensor.name)
+            assert len(value.shape) == len(tensor.shape), (graph, tensor.name)
+            for axis, size in zip(tensor.shape, value.shape, strict=True):
+                assert size == (axis if isinstance(axis, int) else axes.setdefault(axis, size))
+        self.calls.append((graph, dict(inputs)))
+        return getattr(self, graph)(**inputs)
+
+    def count(self, graph: str) -> int:
+        return sum(name == graph for name, _ in self.calls)
+
+    def inputs_of(self, graph: str) -> list[dict[str, Array]]:
+        return [inputs for name, inputs in self.calls if name == graph]
+
+    def text_encoder(self, ids: Array) -> dict[str, Array]:
+        return {"text": np.repeat(ids[:, None], 6, axis=1).astype(np.float32)}
+
+    def vae_encoder_first(self, frames: Array) -> dict[str, Array]:
+        return self._encode(frames, 1)
+
+    def vae_encoder_next(self, frames: Array, cache_0: Array, cache_1: Array) -> dict[str, Array]:
+        return self._encode(frames, int(cache_1[0]) + 1)
+
+    def _encode(self, frames: Array, chunk: int) -> dict[str, Array]:
+        _, height, width, _ = frames.shape
+        last = frames[-1].reshape(height // PATCH, PATCH, width // PATCH, PATCH, 3).mean((1, 3))
+        patches = np.zeros((1, height // PATCH, width // PATCH, 64), np.float32)
+        patches[0, ..., :3] = last
+        patches[..., 3] = chunk
+        return {"patches": patches, **self._caches(frames, chunk)}
+
+    def _caches(self, frames: Array, chunk: int) -> dict[str, Array]:
+        return {
+            "next_cache_0": frames[-1:].astype(np.float32),
+            "next_cache_1": np.array([chunk], np.float32),
+        }
+
+    def transformer(
+        self, text: Array, clean: Array, noisy: Array, layout: Array, positions: Array, timestep: Array
+    ) -> dict[str, Array]:
+        assert sorted(set(layout.tolist())) == list(range(len(text) + len(clean) + len(noisy) + 2))
+        assert positions.shape == (len(layout), 4)
+        target = clean[: len(noisy)] if len(clean) >= len(noisy) else np.full_like(noisy, GREY)
+        return {"velocity": ((target - noisy) / (1 - timestep)).astype(np.float32)}
+
+    def solver_step(
+        self,
+        sample: Array,
+        velocity_cond: Array,
+        velocity_uncond: Array,
+        velocity_prev1: Array,
+        velocity_prev2: Array,
+        guidance: Array,
+        coefficients: Array,
+    ) -> dict[str, Array]:
+        velocity = velocity_uncond + guidance * (velocity_cond - velocity_uncond)
+        moved = sum(
+            c * v for c, v in zip(coefficients, (velocity, velocity_prev1, velocity_prev2), strict=True)
+        )
+        return {"sample_next": (sample + moved).astype(np.float32), "velocity": velocity}
+
+    def noise(self, seed: Array, shape: Array) -> dict[str, Array]:
+        rng = np.random.default_rng(int(seed))
+        return {"noise": rng.standard_normal(tuple(shape), dtype=np.float32)}
+
+    def vae_decoder_first(self, patches: Array) -> dict[str, Array]:
+        return self._decode(patches, 1, 1)
+
+    def vae_decoder_next(self, patches: Array, cache_0: Array, cache_1: Array) -> dict[str, Array]:
+        return self._decode(patches, 4, int(cache_1[0]) + 1)
+
+    def _decode(self, patches: Array, num_frames: int, chunk: int) -> dict[str, Array]:
+        picture = patches[0, ..., :3].repeat(PATCH, axis=0).repeat(PATCH, axis=1)
+        frames = np.repeat(picture[None].round().clip(0, 255).astype(np.uint8), num_frames, axis=0)
+        return {"frames": frames, **self._caches(frames, chunk)}
+
+
+@pytest.fixture
+def runner(fake_bundle: Any) -> FakeRunner:
+    return FakeRunner(fake_bundle.spec)
+
+
+@pytest.fixture
+def pipeline(fake_bundle: Any, runner: FakeRunner) -> Pipeline:
+    return Pipeline(load_bundle(fake_bundle.root), runner)
+
+
+@pytest.fixture
+def blocky_clip() -> Callable[..., NDArray[np.uint8]]:
+    """blocky_clip(num_frames, height, width, seed): random colours, constant over each patch and over the
+    frames of each latent frame, which the runner's VAE carries without loss."""
+    return draw_blocky_clip
+
+
+def draw_blocky_clip(num_frames: int, height: int = 48, width: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    chunks = 1 + -(-(num_frames - 1) // 4)
+    colors = rng.integers(0, 256, (chunks, height // PATCH, width // PATCH, 3), dtype=np.uint8)
+    chunk_of_frame = [(i + 3) // 4 for i in range(num_frames)]
+    return colors.repeat(PATCH, axis=1).repeat(PATCH, axis=2)[chunk_of_frame]

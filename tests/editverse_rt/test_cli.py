@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editverse_rt import arguments, cli, doctor, video
+from editverse_rt import arguments, cli, descriptions, doctor, video
 from editverse_rt.backends import Availability
 from editverse_rt.errors import BackendError, BundleError, RequestCancelled
 
@@ -346,7 +346,7 @@ def test_info_tells_a_person_the_success_of_each_task(capsys: pytest.CaptureFixt
     "quality", [{"success_rate": 0.5}, {"note": "by eye"}, {"success_rate": "good", "edits": 3}]
 )
 def test_a_quality_report_of_another_form_is_shown_as_it_is(quality: dict[str, object]) -> None:
-    assert cli.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
+    assert descriptions.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
 
 
 def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from editverse_rt import Pipeline, RequestCancelled, video
+from editverse_rt import Pipeline, RequestCancelled, RequestQueue, stages, video
 from editverse_rt.backends.ort import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
@@ -108,7 +108,8 @@ def test_the_vae_carries_what_it_is_given(pipeline: Pipeline) -> None:
     """Encode and decode without the transformer, in chunks: the caches have to be right."""
     source = draw_clip(9)
     plan = pipeline("<video1> Go", video1=source, num_inference_steps=1).plan
-    decoded = pipeline._decode_patches(plan, pipeline._encode_clip(source))
+    patches = stages.encode_clip(pipeline.run_graph, pipeline.bundle.spec.geometry, source)
+    decoded = stages.decode_patches(pipeline.run_graph, plan.target, patches)
     error = ((decoded.astype(float) - source) ** 2).mean()
     assert 10 * np.log10(255**2 / error) > 22
 
@@ -123,6 +124,24 @@ def test_the_same_seed_gives_the_same_bytes_on_any_thread_count() -> None:
             frames.append(result.frames)
     for other in frames[1:]:
         np.testing.assert_array_equal(other, frames[0])
+
+
+def test_requests_at_once_give_the_bytes_of_each_alone() -> None:
+    """Unequal lengths, on sessions that all of them share."""
+    requests = [
+        {"video1": draw_clip(frames), "num_inference_steps": steps, "seed": seed}
+        for seed, (frames, steps) in enumerate([(9, 2), (1, 3), (5, 1), (1, 1), (9, 1), (5, 2)])
+    ]
+    prompt = "<video1> Turn the circle green"
+    with Pipeline.open("nano", "ort-cpu", num_threads=1) as opened:
+        alone = [opened(prompt, **options).frames for options in requests]
+    with (
+        Pipeline.open("nano", "ort-cpu", num_threads=1) as opened,
+        RequestQueue(opened, num_workers=3, memory_budget_bytes=10**9) as queue,
+    ):
+        handles = [queue.submit(prompt, **options) for options in requests]
+        for handle, expected in zip(handles, alone, strict=True):
+            np.testing.assert_array_equal(handle.result(300).frames, expected)
 
 
 def test_io_binding_changes_no_byte_and_reads_nothing_back_while_it_solves() -> None:

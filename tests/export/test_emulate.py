@@ -33,7 +33,7 @@ def emulated(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 def run(bundle: Bundle, graph: str, inputs: dict[str, Any]) -> np.ndarray:
     with Pipeline.open(bundle.root, "ort-cpu") as pipeline:
-        outputs = pipeline._run(graph, **inputs)
+        outputs = pipeline.run_graph(graph, **inputs)
     return next(iter(outputs.values()))
 
 

@@ -136,6 +136,19 @@ def test_a_constant_velocity_arrives(solver, steps: int, shift: float):
     assert np.isfinite(schedule.coefficients).all()
 
 
+@pytest.mark.parametrize("shift", [0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 2.0, 3.0, 7.0])
+def test_time_begins_at_the_noise_and_is_guided_from_there(shift: float):
+    for steps in range(1, 30):
+        schedule = build_schedule("x", Recipe("ab2", steps, shift))
+        assert schedule.timesteps[0] == 0
+        assert set(schedule.guidance_scale) == {5.0}
+
+
+def test_a_shift_below_one_moves_times_towards_the_data():
+    times = build_schedule("x", Recipe("euler", 4, shift=0.25)).timesteps
+    assert times == pytest.approx([0, 1 - 3 / 7, 1 - 1 / 5, 1 - 1 / 13])
+
+
 def test_a_shift_moves_times_towards_the_noise():
     schedule = build_schedule("x", Recipe("euler", 4, shift=3.0))
     # sigma = 1, 3/4, 1/2, 1/4 -> 3 sigma / (1 + 2 sigma)

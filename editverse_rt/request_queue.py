@@ -1,0 +1,262 @@
+"""Many requests on one pipeline: a bounded queue, workers, cancelling, and admission by memory.
+
+Each running request calls graphs with its own lengths, so requests of unequal length share the processor
+graph by graph and none is padded to another's length.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from editverse_rt.costs import weight_bytes
+from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, RequestError
+from editverse_rt.pipeline import Pipeline, Result, StepCallback
+from editverse_rt.planner import CPU_PRECISION, Work, estimate_work, find_largest
+
+__all__ = ["RequestHandle", "RequestQueue"]
+
+
+class RequestHandle(Future[Result]):
+    """One submitted request: a `concurrent.futures.Future` of its Result, so `wait`, `as_completed` and
+    `asyncio.wrap_future` take it.
+
+    result() raises what the request raised, and RequestCancelled after cancel(). num_steps_done of
+    num_inference_steps: how far it is. memory_bytes: what it is estimated to hold beside the weights, 0 for a
+    queue without a memory budget.
+    """
+
+    def __init__(self, queue: RequestQueue, num_inference_steps: int, memory_bytes: int) -> None:
+        """Prefer `RequestQueue.submit`."""
+        super().__init__()
+        self.num_steps_done = 0
+        self.num_inference_steps = num_inference_steps
+        self.memory_bytes = memory_bytes
+        self._queue = queue
+        self._stop = threading.Event()
+        # Only the queue decides what becomes of it: Future's own cancelling is for futures not yet running.
+        self.set_running_or_notify_cancel()
+
+    def cancel(self) -> bool:
+        """Stop the request: at once where it waits, before its next graph where it runs.
+
+        False if it is done already; after True, result() raises RequestCancelled.
+        """
+        return self._queue._cancel(self)
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled and is over."""
+        return self.done() and isinstance(self.exception(), RequestCancelled)
+
+
+class RequestQueue:
+    """Serves requests on a pipeline, first come, first served; a context manager.
+
+    Leaving the `with` block waits for all that was submitted; an exception cancels it instead. The pipeline
+    is the caller's to close, afterwards. Give it one thread (`num_threads=1`) and a worker for each core: two
+    requests at once do more than one on two threads.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        num_workers: int = 1,
+        max_queue: int = 64,
+        memory_budget_bytes: int | None = None,
+    ) -> None:
+        """num_workers: requests at once. max_queue: how many more may wait.
+
+        memory_budget_bytes: for the weights, and for what the running requests hold beside them, by the
+        planner's estimate (float32 on a CPU); the next request waits until it fits, and those behind it with
+        it, so that none waits for ever. None admits all.
+        Raises RequestError for numbers below 1, for several workers on a pipeline that runs one request at a
+        time, and for a budget that not even the weights fit.
+        """
+        for name, number in (("num_workers", num_workers), ("max_queue", max_queue)):
+            if number < 1:
+                raise RequestError(f"{name} is {number}; give at least 1")
+        if num_workers > 1 and not pipeline.runs_concurrently:
+            raise RequestError(
+                f"num_workers is {num_workers}, but this backend runs one request at a time; give 1"
+            )
+        self._pipeline = pipeline
+        self._num_workers, self._max_queue = num_workers, max_queue
+        self._budget_bytes = memory_budget_bytes
+        # What the running requests may hold and hold, beside the weights.
+        self._free_bytes = None if memory_budget_bytes is None else self._leave_weights(memory_budget_bytes)
+        self._held_bytes = 0
+        self._waiting: dict[RequestHandle, Callable[[], Result]] = {}
+        self._running: set[RequestHandle] = set()
+        self._is_closed = False
+        self._changed = threading.Condition()
+        # Daemons: a program that ends without close() is not held up by what it left waiting.
+        self._workers = [
+            threading.Thread(target=self._work, name=f"editverse-rt worker {index}", daemon=True)
+            for index in range(num_workers)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def __enter__(self) -> RequestQueue:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(cancel=error is not None)
+
+    def submit(
+        self, prompt: str, *, callback_on_step_end: StepCallback | None = None, **options: Any
+    ) -> RequestHandle:
+        """Put a request in the queue; prompt and options as of a call of the pipeline.
+
+        It is checked now, and its files are opened and read when it runs; arrays are not copied, so leave
+        them alone until then. The callback is called from a worker's thread.
+        Raises RequestError and MediaError for a request that cannot be served, among them one that the memory
+        budget can never hold, QueueFull if max_queue requests wait, BackendError after close().
+        """
+        with self._changed:
+            self._check_room()
+        request = self._pipeline.prepare(prompt, **options)
+        memory_bytes = self._estimate(request.expected_work)
+        handle = RequestHandle(self, request.schedule.num_inference_steps, memory_bytes)
+
+        def on_step_end(pipeline: Pipeline, step: int, timestep: float, facts: dict[str, Any]) -> Any:
+            handle.num_steps_done = step + 1
+            if callback_on_step_end is not None:
+                return callback_on_step_end(pipeline, step, timestep, facts)
+            return None
+
+        job = partial(
+            self._pipeline.run,
+            request,
+            callback_on_step_end=on_step_end,
+            is_cancelled=handle._stop.is_set,
+        )
+        with self._changed:
+            self._check_room()
+            self._waiting[handle] = job
+            self._changed.notify_all()
+        return handle
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Take no more requests, and return when all are done and every worker has ended; safe to call twice.
+
+        cancel: cancel those that wait or run. Not to be called from a callback.
+        """
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            left = [*self._running, *self._waiting] if cancel else []
+        for handle in left:
+            handle.cancel()
+        for worker in self._workers:
+            worker.join()
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def _check_room(self) -> None:
+        if self._is_closed:
+            raise BackendError("the queue is closed; make a new RequestQueue")
+        there, most = len(self._waiting) + len(self._running), self._num_workers + self._max_queue
+        if there >= most:
+            raise QueueFull(
+                f"{there} requests run or wait, and {self._num_workers} may run and {self._max_queue} wait; "
+                "submit again when one of them is done, or give a larger max_queue"
+            )
+
+    def _leave_weights(self, budget_bytes: int) -> int:
+        """What the budget leaves beside the weights. Raises RequestError if that is nothing."""
+        weights = sum(weight_bytes(self._pipeline.bundle.spec, CPU_PRECISION).values())
+        if budget_bytes <= weights:
+            raise RequestError(
+                f"memory_budget_bytes is {budget_bytes}, and the weights alone take {weights}; give more"
+            )
+        return budget_bytes - weights
+
+    def _estimate(self, work: Work) -> int:
+        """Bytes that the work holds beside the weights. Raises RequestError where that never fits."""
+        if self._budget_bytes is None:
+            return 0
+        budget, spec = self._budget_bytes, self._pipeline.bundle.spec
+        estimate = estimate_work(spec, work)
+        if estimate.peak_bytes <= budget:
+            return estimate.peak_bytes - estimate.weight_bytes
+        frames, height, width = work.result
+        need = (
+            f"{width}x{height} with {frames} frames needs {estimate.peak_bytes / 1e6:.1f} MB with the "
+            f"weights, memory_budget_bytes gives {budget / 1e6:.1f} MB"
+        )
+        largest = find_largest(lambda w: estimate_work(spec, w).peak_bytes <= budget, spec, work)
+        if largest is None:
+            raise RequestError(f"{need}; not even one frame fits: take a smaller size or a larger budget")
+        raise RequestError(f"{need}; the largest that fits at this size is {largest} frames")
+
+    def _work(self) -> None:
+        while (taken := self._take()) is not None:
+            handle, job = taken
+            result, error = None, None
+            try:
+                result = job()
+            except BaseException as raised:
+                error = raised
+            self._finish(handle, result, error)
+            # Not kept while the next one is waited for: they hold the frames.
+            del taken, handle, job, result, error
+
+    def _take(self) -> tuple[RequestHandle, Callable[[], Result]] | None:
+        """The next request, once it is its turn and it fits; None when there will be no more."""
+        with self._changed:
+            while (handle := next(iter(self._waiting), None)) is None or not self._fits(handle):
+                if handle is None and self._is_closed:
+                    return None
+                self._changed.wait()
+            self._running.add(handle)
+            self._held_bytes += handle.memory_bytes
+            # The one behind it may fit as well.
+            self._changed.notify_all()
+            return handle, self._waiting.pop(handle)
+
+    def _fits(self, handle: RequestHandle) -> bool:
+        """Whether it may run beside those that run; alone it may, as `submit` has seen to."""
+        return self._free_bytes is None or self._held_bytes + handle.memory_bytes <= self._free_bytes
+
+    def _finish(self, handle: RequestHandle, result: Result | None, error: BaseException | None) -> None:
+        with self._changed:
+            self._running.remove(handle)
+            self._held_bytes -= handle.memory_bytes
+            self._changed.notify_all()
+            is_stopped = handle._stop.is_set()
+        # Outside of the lock, because a future calls its callbacks here.
+        if is_stopped and not isinstance(error, RequestCancelled):
+            error = RequestCancelled("cancelled by its caller; nothing was written")
+        if error is not None:
+            handle.set_exception(error)
+        elif result is not None:
+            handle.set_result(result)
+
+    def _cancel(self, handle: RequestHandle) -> bool:
+        with self._changed:
+            if handle in self._running:
+                handle._stop.set()
+                return True
+            if handle not in self._waiting:
+                return handle.cancelled()
+            del self._waiting[handle]
+            self._changed.notify_all()
+        handle.set_exception(RequestCancelled("cancelled by its caller before it began; nothing was written"))
+        return True

@@ -1,0 +1,131 @@
+"""The stages of a request that run graphs: encode, draw noise, solve, decode. They only move arrays.
+
+`Run` runs one graph by its name, run("noise", seed=..., shape=...), and gives its outputs by name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editverse_rt.frames import Frames
+from editverse_rt.request import Plan
+from editverse_rt.sequence import Grid, Layout
+from editverse_rt.spec import Geometry
+
+__all__ = ["Run", "StageClock", "decode_patches", "draw_noise", "encode_clip", "encode_text", "solve"]
+
+Array = NDArray[Any]
+Run = Callable[..., dict[str, Array]]
+
+
+class StageClock:
+    """Adds up seconds by stage; `with clock("read"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+
+
+def encode_text(run: Run, ids: Sequence[Sequence[int]]) -> Array:
+    """Text rows float32 [Lt, Dt] of all segments' ids in one call."""
+    return run("text_encoder", ids=np.concatenate(ids).astype(np.int64))["text"]
+
+
+def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> Array:
+    """Clean patches float32 [latent frames * rows * columns, P] of frames uint8 [1 + r k, H, W, 3]."""
+    ratio = geometry.temporal_ratio
+    outputs = run("vae_encoder_first", frames=frames[:1])
+    patches = [outputs["patches"]]
+    for i in range(1, len(frames), ratio):
+        outputs = run("vae_encoder_next", frames=frames[i : i + ratio], **_caches_from(outputs))
+        patches.append(outputs["patches"])
+    return np.concatenate(patches).reshape(-1, geometry.patch_dim)
+
+
+def draw_noise(run: Run, geometry: Geometry, plan: Plan) -> Array:
+    """Noise float32 [Lg, P] of the plan's seed."""
+    shape = np.array([plan.target.num_patches, geometry.patch_dim], np.int64)
+    return run("noise", seed=np.array(plan.seed, np.int64), shape=shape)["noise"]
+
+
+def solve(
+    run: Run,
+    plan: Plan,
+    text: Array,
+    clean: Sequence[Array],
+    noise: Array,
+    clock: StageClock,
+    on_step_end: Callable[[int, float], None],
+) -> Array:
+    """From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1).
+
+    text: [Lt, Dt]. clean: [Lc, P] of each clip in the order of the instruction. on_step_end(step, timestep)
+    is called after each solver step, and stops the request by what it raises.
+    """
+    schedule = plan.schedule
+    context = np.concatenate([np.zeros((0, noise.shape[1]), np.float32), *clean])
+    sample, previous, before = noise, np.zeros_like(noise), np.zeros_like(noise)
+    for step, timestep in enumerate(schedule.timesteps):
+        guidance = schedule.guidance_scale[step]
+        with clock("transformer"):
+            cond = _evaluate(run, plan.layout, text, context, sample, timestep)
+            uncond = cond
+            if guidance != 1:
+                uncond = _evaluate(run, plan.layout_uncond, text[:0], context, sample, timestep)
+        with clock("solver_step"):
+            outputs = run(
+                "solver_step",
+                sample=sample,
+                velocity_cond=cond,
+                velocity_uncond=uncond,
+                velocity_prev1=previous,
+                velocity_prev2=before,
+                guidance=np.array(guidance, np.float32),
+                coefficients=np.array(schedule.coefficients[step], np.float32),
+            )
+        sample, previous, before = outputs["sample_next"], outputs["velocity"], previous
+        on_step_end(step, timestep)
+    return sample
+
+
+def _evaluate(run: Run, layout: Layout, text: Array, clean: Array, noisy: Array, timestep: float) -> Array:
+    return run(
+        "transformer",
+        text=text,
+        clean=clean,
+        noisy=noisy,
+        layout=layout.layout,
+        positions=layout.positions,
+        timestep=np.array(timestep, np.float32),
+    )["velocity"]
+
+
+def decode_patches(run: Run, grid: Grid, patches: Array) -> Frames:
+    """Frames uint8 [1 + r k, H, W, 3] of patches float32 [Lg, P], one latent frame a call."""
+    latents = patches.reshape(grid.frames, 1, grid.rows, grid.columns, -1)
+    outputs = run("vae_decoder_first", patches=latents[0])
+    frames = [outputs["frames"]]
+    for latent in latents[1:]:
+        outputs = run("vae_decoder_next", patches=latent, **_caches_from(outputs))
+        frames.append(outputs["frames"])
+    return np.concatenate(frames)
+
+
+def _caches_from(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The caches that a VAE graph gave, under the names by which the next call takes them."""
+    return {
+        name.removeprefix("next_"): value for name, value in outputs.items() if name.startswith("next_cache_")
+    }

@@ -140,6 +140,8 @@ sanitize: native
 	$(NATIVE_CMAKE) -B build/tsan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=thread
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
+	EDITVERSE_PLANS_BUILD=build/tsan TSAN_OPTIONS=suppressions=$(CURDIR)/cpp/tests/tsan.supp $(NATIVE_RUN) \
+	    .venv/bin/python -m pytest $(PYTEST) cpp/tests/test_plans.py
 
 # The library and its tests by another compiler, whose warnings are errors as well.
 native-clang: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang) $(NATIVE_NEEDS)

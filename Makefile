@@ -105,8 +105,9 @@ FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev li
 NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TENSORRT=$(TENSORRT) -DEDITVERSE_TESTS=ON \
     -DEDITVERSE_HEADERS="$(CURDIR)/build/plugin-headers" -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
     $(if $(shell command -v ninja),-G Ninja)
-# FFmpeg's libraries need others that were fetched with them.
-NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(CURDIR)/$(NATIVE_DEPS)/usr/lib/$(shell cc -print-multiarch))
+# FFmpeg's libraries need others that were fetched with them, and a sanitized library forgets where ONNX Runtime was found.
+NATIVE_LIBS = $(CURDIR)/$(NATIVE_DEPS)/usr/lib
+NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(NATIVE_LIBS)/$(shell cc -print-multiarch):$(NATIVE_LIBS))
 
 $(NATIVE_DEPS)/ready-$(FFMPEG): cpp/tools/fetch_deps.sh .venv/ready
 	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python $(FFMPEG_PACKAGES)

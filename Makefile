@@ -105,8 +105,9 @@ FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev li
 NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TENSORRT=$(TENSORRT) -DEDITVERSE_TESTS=ON \
     -DEDITVERSE_HEADERS="$(CURDIR)/build/plugin-headers" -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
     $(if $(shell command -v ninja),-G Ninja)
-# FFmpeg's libraries need others that were fetched with them.
-NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(CURDIR)/$(NATIVE_DEPS)/usr/lib/$(shell cc -print-multiarch))
+# FFmpeg's libraries need others that were fetched with them, and a sanitized library forgets where ONNX Runtime was found.
+NATIVE_LIBS = $(CURDIR)/$(NATIVE_DEPS)/usr/lib
+NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(NATIVE_LIBS)/$(shell cc -print-multiarch):$(NATIVE_LIBS))
 
 $(NATIVE_DEPS)/ready-$(FFMPEG): cpp/tools/fetch_deps.sh .venv/ready
 	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python $(FFMPEG_PACKAGES)
@@ -140,6 +141,8 @@ sanitize: native
 	$(NATIVE_CMAKE) -B build/tsan -DEDITVERSE_EXAMPLES=OFF -DEDITVERSE_SANITIZE=thread
 	cmake --build build/tsan
 	ctest --test-dir build/tsan --output-on-failure
+	EDITVERSE_PLANS_BUILD=build/tsan TSAN_OPTIONS=suppressions=$(CURDIR)/cpp/tests/tsan.supp $(NATIVE_RUN) \
+	    .venv/bin/python -m pytest $(PYTEST) cpp/tests/test_plans.py
 
 # The library and its tests by another compiler, whose warnings are errors as well.
 native-clang: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang) $(NATIVE_NEEDS)

@@ -308,6 +308,7 @@ class Runtime final : public nvinfer1::IRuntime, public UnusedRuntime {
 
   nvinfer1::IRuntime* getPImpl() noexcept override { return this; }
 
+  using UnusedRuntime::deserializeCudaEngine;
   nvinfer1::ICudaEngine* deserializeCudaEngine(const void* blob, std::size_t num_bytes) noexcept override {
     std::istringstream line(std::string(static_cast<const char*>(blob), num_bytes));
     std::string magic;

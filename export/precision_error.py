@@ -6,6 +6,7 @@ products accumulate in float32, as tensor cores do.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from editverse_rt.bundle import Bundle
+from editverse_rt.errors import RequestError
 from editverse_rt.sequence import Grid, lay_out
 from editverse_rt.spec import GraphSpec
 from export.graphs import axis_size
@@ -28,7 +30,10 @@ Array = NDArray[Any]
 
 
 def measure_error(bundle: Bundle, graph: str, precision: str) -> dict[str, float]:
-    """The relative error of each output on one drawn request; {} for float32, which is what it is held to."""
+    """The relative error of each output on one drawn request; {} for float32, which is what it is held to.
+
+    Raises RequestError where the type cannot hold the graph's values.
+    """
     if precision == "fp32":
         return {}
     inputs = sample_inputs(bundle, graph)
@@ -41,11 +46,18 @@ def measure_error(bundle: Bundle, graph: str, precision: str) -> dict[str, float
             save_typed(model, path)
             results.append(_run(path, inputs))
     expected, found = results
-    return {
+    errors = {
         tensor.name: relative_error(found[tensor.name], expected[tensor.name])
         for tensor in bundle.spec.graphs[graph].outputs
         if not tensor.name.startswith("next_cache_")
     }
+    for name, error in errors.items():
+        if not math.isfinite(error):
+            raise RequestError(
+                f"{graph} in {precision}: {name} is no number on a drawn request, since values inside "
+                f"go beyond what {precision} holds; give another type to it under [precision] of a recipe (--recipe)"
+            )
+    return errors
 
 
 def relative_error(found: Array, expected: Array) -> float:

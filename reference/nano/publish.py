@@ -19,16 +19,24 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResample, WanResidualBlock
 from torch import Tensor, nn
+from transformers import T5EncoderModel
+from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense, T5LayerNorm
 
 from reference.checkpoint import LIMITS, PAPER_SCHEDULE, load_checkpoint, save_checkpoint
+from reference.nano.dataset import split_prompt
 from reference.nano.optim import Averaged
+from reference.nano.tasks import TASKS, draw_sample
 from reference.nano.train import NOT_STARTED, Nano, make_nano, make_optimizers, save_state
 from reference.nano.train_vae import batch
+from reference.nano.world import Canvas
+from reference.text_encoder import Tokenizer
 
 GUIDANCE_SCALE = 2.0
 """Less than the paper's 5: a small network's guidance carries its errors along (docs/nano.md has both)."""
 STREAM_PEAK = 2.0**14
-"""The largest value of a published VAE's residual streams; float16 ends at 2^16."""
+"""The largest value of a published model's residual streams and hidden units; float16 ends at 2^16."""
+NUM_PROMPTS = 300
+"""Instructions that the text encoder's largest values are measured on."""
 
 
 @torch.no_grad()
@@ -56,7 +64,7 @@ def calm_stream(coder: nn.Module, run: Callable[[], object]) -> int:
     run()
     for hook in hooks:
         hook.remove()
-    power = max(0, math.ceil(math.log2(peak / STREAM_PEAK)))
+    power = _power_above(peak)
     writers = [coder.conv_in]
     biases = []
     for module in coder.modules():
@@ -76,6 +84,52 @@ def calm_stream(coder: nn.Module, run: Callable[[], object]) -> int:
 
 
 @torch.no_grad()
+def calm_text_encoder(encoder: T5EncoderModel, run: Callable[[], object]) -> int:
+    """The same for T5's residual stream, and for the hidden units of each feed-forward layer.
+
+    The stream's readers are norms without a mean, whose epsilon is scaled along; a layer's gated half and
+    what reads it are scaled against each other. So every result stays what it was, bit for bit. Returns the
+    power by which the stream was divided.
+    """
+    peaks: dict[nn.Module, float] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        peaks[module] = max(peaks.get(module, 0.0), float(inputs[0].abs().max()))
+
+    norms = [module for module in encoder.modules() if isinstance(module, T5LayerNorm)]
+    layers = [m for m in encoder.modules() if isinstance(m, T5DenseGatedActDense)]
+    hooks = [module.register_forward_hook(note) for module in (*norms, *(layer.wo for layer in layers))]
+    run()
+    for hook in hooks:
+        hook.remove()
+    power = _power_above(max(peaks[norm] for norm in norms))
+    for writer in (encoder.shared, *(m.o for m in encoder.modules() if isinstance(m, T5Attention))):
+        writer.weight.mul_(2.0**-power)
+    for layer in layers:
+        hidden = _power_above(peaks[layer.wo])
+        layer.wi_1.weight.mul_(2.0**-hidden)
+        layer.wo.weight.mul_(2.0 ** (hidden - power))
+    for norm in norms:
+        norm.variance_epsilon *= 4.0**-power
+    encoder.config.layer_norm_epsilon *= 4.0**-power
+    return power
+
+
+def _power_above(peak: float) -> int:
+    """By which power of two a peak has to be divided to lie below STREAM_PEAK."""
+    return max(0, math.ceil(math.log2(peak / STREAM_PEAK)))
+
+
+def _read_prompts(encoder: T5EncoderModel, tokenizer: Tokenizer) -> None:
+    """Run the encoder on instructions of all tasks."""
+    rng = np.random.default_rng(0)
+    for index in range(NUM_PROMPTS):
+        sample = draw_sample(rng, TASKS[index % len(TASKS)], Canvas(5, 64, 64))
+        words = split_prompt(sample.prompt, tokenizer)
+        encoder(input_ids=torch.tensor([[i for part in words if isinstance(part, list) for i in part]]))
+
+
+@torch.no_grad()
 def publish(run: Path, folder: Path) -> Path:
     """Write the checkpoint; raises FileNotFoundError when the run lacks a part."""
     state = torch.load(run / "state.pt")
@@ -87,6 +141,8 @@ def publish(run: Path, folder: Path) -> Path:
     latents = vae.encode(clips).latent_dist.mean
     calm_stream(vae.encoder, lambda: vae.encode(clips))
     calm_stream(vae.decoder, lambda: vae.decode(latents))
+    tokenizer = Tokenizer(run / "tokenizer.model")
+    calm_text_encoder(nano.text_encoder, lambda: _read_prompts(nano.text_encoder, tokenizer))
     for part in (nano, vae):
         round_to_half(part)
     return save_checkpoint(
@@ -101,7 +157,10 @@ def publish(run: Path, folder: Path) -> Path:
 
 
 def unpublish(folder: Path, run: Path) -> Path:
-    """Lay a run out from a checkpoint, ready for `reference.nano.dataset` and `reference.nano.train`."""
+    """Lay a run out from a checkpoint, ready for `reference.nano.dataset` and `reference.nano.train`.
+
+    The text encoder's norms have T5's epsilon again, which is as good to train on with.
+    """
     checkpoint = load_checkpoint(folder)
     run.mkdir(parents=True, exist_ok=True)
     checkpoint.vae.save_pretrained(run / "vae")

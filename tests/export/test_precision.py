@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.errors import RequestError
+from export.lower import load_standard
 from export.precision import count_types, save_typed, set_precision, use_standard_attention
 from export.precision_error import measure_error, relative_error, sample_inputs
 from export.weights import halve_exact_weights
@@ -50,6 +52,22 @@ def test_errors_are_those_of_16_bits_and_no_more(nano: Bundle, graph: str, preci
 def test_float32_is_what_it_is_held_to(nano: Bundle) -> None:
     assert measure_error(nano, "transformer", "fp32") == {}
     assert measure_error(nano, "solver_step", "bf16") == {"sample_next": 0.0, "velocity": 0.0}
+
+
+def test_a_type_that_cannot_hold_the_values_is_refused(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_loud(bundle: Bundle, graph: str) -> ir.Model:
+        """A feed-forward layer whose gated units are a million times as large."""
+        model = load_standard(bundle, graph)
+        for value in model.graph.initializers.values():
+            if "block.1.layer.1.layer_norm" in str(value.name):
+                array = value.const_value.numpy() * 1e3  # type: ignore[union-attr]
+                value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
+        return model
+
+    monkeypatch.setattr("export.precision_error.load_standard", load_loud)
+    with pytest.raises(RequestError, match=r"text_encoder in fp16: text is no number .* \[precision\]"):
+        measure_error(nano, "text_encoder", "fp16")
+    assert measure_error(nano, "text_encoder", "bf16")["text"] < TOLERANCES["bf16"]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKLWan
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from reference.model import CONFIGS
 from reference.nano.batching import collate, pack
@@ -20,7 +21,7 @@ from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.facts import NAMES
 from reference.nano.grow import grow
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
-from reference.nano.publish import calm_stream, round_to_half
+from reference.nano.publish import STREAM_PEAK, calm_stream, calm_text_encoder, round_to_half
 from reference.nano.train import (
     NOT_STARTED,
     Nano,
@@ -31,6 +32,7 @@ from reference.nano.train import (
 )
 from reference.nano.train_vae import VAE_CONFIG, Batches, latent_sensitivity, level_latents
 from reference.nano.workers import average_gradients
+from reference.text_encoder import make_nano_text_encoder
 from reference.vae import encode_clip
 
 PATCH_DIM = CONFIGS["nano"].patch_dim
@@ -178,6 +180,25 @@ def test_published_weights_are_what_float16_holds():
     round_to_half(module)
     assert torch.equal(module.weight, before.half().float())
     assert not torch.equal(module.weight, before)
+
+
+@torch.no_grad()
+def test_a_calmed_text_encoder_fits_float16_and_says_the_same():
+    torch.manual_seed(0)
+    encoder = make_nano_text_encoder().eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=3.0)
+    ids = torch.randint(3, 600, (4, 40))
+    before = encoder(input_ids=ids).last_hidden_state
+    power = calm_text_encoder(encoder, lambda: encoder(input_ids=ids))
+    assert power > 0
+    assert torch.equal(encoder(input_ids=ids).last_hidden_state, before)
+    largest = []
+    for module in encoder.modules():
+        if isinstance(module, (T5LayerNorm, torch.nn.Linear)):
+            module.register_forward_hook(lambda _, inputs, __: largest.append(float(inputs[0].abs().max())))
+    encoder(input_ids=ids)
+    assert max(largest) <= STREAM_PEAK
 
 
 @torch.no_grad()

@@ -68,16 +68,14 @@ def write(
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     tasks = [task for task in EDIT_TASKS if frames > 1 or task not in VIDEO_ONLY]
     samples = [draw_curated(rng, str(rng.choice(tasks)), Canvas(frames, height, width)) for _ in range(count)]
-    batch = collate(
-        [pack(cached) for cached in cache_samples(vae, tokenizer, samples)], np.zeros(count, bool)
-    )
+    cached = cache_samples(vae, tokenizer, samples)
+    batch = collate([pack(one) for one in cached], np.zeros(count, bool))
     with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
         rows = sample(nano, batch, int(rng.choice(SAMPLING_STEPS)), seed=int(rng.integers(2**31)))
     mean, std = latent_statistics(vae)
-    shape = (height // (8 * PATCH_SIZE), width // (8 * PATCH_SIZE))
 
     def latents(rows: Tensor) -> Tensor:
-        clips = rows.float().view(count, -1, *shape, rows.shape[-1])
+        clips = rows.float().view(count, *cached[0].target.shape)
         return torch.cat([latents_from_patches(clip, PATCH_SIZE) for clip in clips]) * std + mean
 
     video = torch.from_numpy(np.stack([s.target for s in samples])).permute(0, 4, 1, 2, 3).float()

@@ -87,11 +87,6 @@ class TimedRunner:
     ) -> None:
         self.runner.__exit__(kind, error, traceback)
 
-    def preload(self, graphs: Sequence[str]) -> None:
-        preload = getattr(self.runner, "preload", None)
-        if preload is not None:
-            preload(graphs)
-
     def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         sample, outputs = time_call(lambda: self.runner.run(graph, inputs), self.wait)
         self.taken[graph].append(sample)

@@ -270,7 +270,6 @@ class Pipeline:
                 )
 
         with self._turn, clock("total"):
-            self._preload(request.graphs)
             with clock("read"):
                 clips = request.sources.read(notices)
             plan = request.lay_out(clips)
@@ -292,11 +291,6 @@ class Pipeline:
             notices=tuple(notices),
             audio_from=request.sources.audio_from,
         )
-
-    def _preload(self, graphs: list[str]) -> None:
-        preload = getattr(self._runner, "preload", None)
-        if preload is not None:
-            preload(graphs)
 
     def run_graph(self, graph: str, **inputs: Any) -> dict[str, Array]:
         """Run one of the bundle's graphs. Raises BackendError if it fails, or the pipeline is closed."""

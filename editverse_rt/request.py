@@ -81,14 +81,6 @@ class Request:
         return expect_work(self.sources, sum(map(len, self.ids)), self.schedule)
 
     @property
-    def graphs(self) -> list[str]:
-        """The graphs that it takes, in the order of their first run."""
-        work = self.expected_work
-        encoder = [f"vae_encoder_{chunk}" for chunk in _chunks(max((c[0] for c in work.clips), default=0))]
-        decoder = [f"vae_decoder_{chunk}" for chunk in _chunks(work.result[0])]
-        return ["text_encoder", *encoder, "noise", "transformer", "solver_step", *decoder]
-
-    @property
     def clip_names(self) -> list[str]:
         """The inputs in the order of the instruction."""
         return [segment.name for segment in self.segments if isinstance(segment, VisionSegment)]
@@ -141,10 +133,6 @@ def expect_work(sources: Inputs, num_text: int, schedule: Schedule) -> Work:
     if sources.main is not None and sources.has_video:
         frames = shapes[sources.main][0]
     return Work(num_text, tuple(shapes[name] for name in sources.names), (frames, *sources.size), schedule)
-
-
-def _chunks(num_frames: int) -> tuple[str, ...]:
-    return ("first", "next")[: min(num_frames, 2)]
 
 
 def _grid(geometry: Geometry, shape: tuple[int, ...]) -> Grid:

@@ -109,8 +109,7 @@ class DeviceArray:
 class Runner(Protocol):
     """Runs the graphs of one bundle; a context manager that loads nothing before it is entered.
 
-    A runner may have besides: `runs_concurrently`, True if several threads may call `run` at once, and
-    `preload(graphs)`, which begins to load graphs that will be run, in this order, and returns at once.
+    A runner may have besides `runs_concurrently`, True if several threads may call `run` at once.
     """
 
     def __enter__(self) -> Runner: ...

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, cast
 
@@ -104,7 +102,7 @@ class OrtBackend:
 
 
 class OrtRunner:
-    """Runs a bundle's ONNX files; a session is created when its graph is first run, or asked for ahead.
+    """Runs a bundle's ONNX files; a session is created when its graph is first run.
 
     Several threads may run graphs at once, the same one too. The same inputs give the same bytes on every run
     and, on the CPU, on every number of threads: sequential execution, deterministic kernels, and threads only
@@ -120,7 +118,6 @@ class OrtRunner:
         self._num_threads = num_threads
         self._sessions: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
-        self._openers: ThreadPoolExecutor | None = None
         self._entered = False
 
     def __enter__(self) -> OrtRunner:
@@ -134,23 +131,7 @@ class OrtRunner:
         traceback: TracebackType | None,
     ) -> None:
         self._entered = False
-        openers, self._openers = self._openers, None
-        if openers is not None:
-            openers.shutdown(cancel_futures=True)
         self._sessions.clear()
-
-    def preload(self, graphs: Sequence[str]) -> None:
-        """Open sessions in this order, side by side, while the caller goes on: as many at once as there are
-        threads, and none ahead on one. What goes wrong is raised when the graph is run.
-        """
-        missing = [graph for graph in graphs if graph not in self._sessions]
-        num_threads = self._num_threads or os.cpu_count() or 1
-        if not self._entered or not missing or num_threads < 2:
-            return
-        if self._openers is None:
-            self._openers = ThreadPoolExecutor(num_threads, thread_name_prefix="editverse-rt open")
-        for graph in missing:
-            self._openers.submit(self._session, graph)
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""

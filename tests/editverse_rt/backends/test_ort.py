@@ -146,43 +146,6 @@ def test_a_graph_is_loaded_when_it_is_first_run(bundle: Bundle) -> None:
         runner.run("product", matrices(2, 2, 2))
 
 
-def test_graphs_are_loaded_ahead_side_by_side_and_once(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two graphs are in the making at the same time, or the barrier breaks; `run` waits for its own."""
-    both, made, create = threading.Barrier(2, timeout=60), [], OrtRunner._create_session
-
-    def create_together(runner: OrtRunner, graph: str) -> Any:
-        both.wait()
-        made.append(graph)
-        return create(runner, graph)
-
-    monkeypatch.setattr(OrtRunner, "_create_session", create_together)
-    before = set(threading.enumerate())
-    with open_runner(bundle, 2) as runner:
-        runner.preload(["product", "transformer"])
-        for graph in ("transformer", "product"):
-            runner.run(graph, matrices(2, 2, 2))
-        runner.preload(["product"])
-    assert sorted(made) == ["product", "transformer"]
-    assert set(threading.enumerate()) == before
-
-
-def test_on_one_thread_nothing_is_loaded_ahead(bundle: Bundle) -> None:
-    with open_runner(bundle, 1) as runner:
-        runner.preload(["product"])
-        assert runner._sessions == {}
-        assert runner._openers is None
-
-
-def test_what_goes_wrong_ahead_is_raised_by_run(bundle: Bundle) -> None:
-    bundle.graph_path("product").write_bytes(b"not a model")
-    with open_runner(bundle, 2) as runner:
-        runner.preload(["product", "upscaler"])
-        with pytest.raises(BackendError, match='cannot load graph "product"'):
-            runner.run("product", matrices(1, 1, 1))
-
-
 def test_threads_that_run_one_graph_at_once_get_what_each_gets_alone(bundle: Bundle) -> None:
     inputs = [matrices(60 + index, 50, 40) for index in range(8)]
     with open_runner(bundle, 2) as runner:

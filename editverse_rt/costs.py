@@ -68,10 +68,14 @@ def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_
     heads, inner = facts.integer("num_heads", 1), facts.integer("num_heads", 1) * facts.integer("head_dim", 1)
     P, text, time = (facts.integer(name, 1) for name in ("patch_dim", "text_dim", "time_width"))
     L, size = tokens.total, BYTES[precision]
-    block = 2 * L * (4 * C * inner + 3 * C * M) + 4 * L * L * inner
+
+    def count_block(queries: int) -> int:
+        """Keys and values of all rows; queries, feed-forward and what follows of so many."""
+        return 2 * L * 2 * C * inner + queries * (2 * (2 * C * inner + 3 * C * M) + 4 * L * inner)
+
     # Two timesteps: that of the clean rows and that of the noisy ones.
     embedding = 2 * 2 * (_TIME_WAVES * time + time * time + time * 6 * C)
-    edges = 2 * (tokens.text * text * C + (tokens.clean + tokens.noisy) * P * C + L * C * P)
+    edges = 2 * (tokens.text * text * C + (tokens.clean + 2 * tokens.noisy) * P * C)
     scores = heads * L * L * size
     # Each block writes and reads: six modulations and three forms of the residual twice; q, k, v turned; the
     # feed-forward's three rows.
@@ -79,7 +83,9 @@ def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_
     rows = L * (_LIVE_WIDTHS * C + max(_LIVE_HEADS * inner, _LIVE_MLP * M)) * size
     held = rows + (_LIVE_SCORES * scores if holds_scores else 0)
     weights = _facts(spec, "parameters").integer("transformer", 0) * size
-    return Cost(blocks * block + embedding + edges, moved + weights, held)
+    # Of the last block only the noisy rows are read.
+    flops = (blocks - 1) * count_block(L) + count_block(tokens.noisy)
+    return Cost(flops + embedding + edges, moved + weights, held)
 
 
 def cost_text_encoder(spec: BundleSpec, num_text: int, precision: str) -> Cost:

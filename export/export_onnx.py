@@ -28,6 +28,7 @@ from export.convolutions import unroll_convolutions
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
 from export.modulation import gather_modulation
 from export.noise import build_noise_model
+from export.rows import cut_rows_early
 from export.schedules import build_schedule, exported_recipes
 from export.weights import (
     MAX_INLINE_BYTES,
@@ -65,6 +66,7 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
         unroll_convolutions(model)
         gather_modulation(model)
     lower.lower_attention(model, checkpoint.transformer.config, lowering)
+    cut_rows_early(model)
     strip_traces(model, keep_shapes_of=lower.OP_TYPE)
     halve_exact_weights(model)
     return model

@@ -33,6 +33,8 @@ from reference.model import TransformerConfig
 __all__ = [
     "DOMAIN",
     "OP_TYPE",
+    "INPUTS",
+    "TABLES_OF",
     "TABLES_OP_TYPE",
     "Lowering",
     "check_source",
@@ -53,6 +55,8 @@ OPSET = 23
 TABLES_OP_TYPE = "RopeTables"
 INPUTS = ("q", "k", "v", "q_norm", "k_norm", "positions")
 TABLES = ("cos", "sin")
+TABLES_OF = ("q_cos", "q_sin", "k_cos", "k_sin")
+"""The tables' rows as the lowered node takes them: those of the queries, which may be fewer, and of the keys."""
 PLUGIN_VERSION = "1"
 
 _eager_rope_attention = reference.model.rope_attention
@@ -170,8 +174,9 @@ def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Loweri
     """Give the `RopeAttention` nodes of a traced model what the lowering needs, in place.
 
     For `inline` and `fused` the rotary tables are made once, by a node `RopeTables`, and go into every
-    `RopeAttention` as two more inputs, cos and sin; both nodes get their function bodies. For `plugin` the
-    nodes keep the inputs they were traced with: the kernel turns by the positions itself.
+    `RopeAttention` as four more inputs, cos and sin of the queries and of the keys, so that the last block can
+    do with fewer queries (`rows.py`); both nodes get their function bodies. For `plugin` the nodes keep the
+    inputs they were traced with: the kernel turns by the positions itself.
     Raises ValueError for nodes that do not share their positions.
     """
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]
@@ -192,8 +197,8 @@ def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Loweri
         value.name = f"rope_{name}"
     model.graph.insert_before(nodes[0], tables)
     for node in nodes:
-        node.resize_inputs(len(INPUTS) + len(TABLES))
-        for index, value in enumerate(tables.outputs, len(INPUTS)):
+        node.resize_inputs(len(INPUTS) + len(TABLES_OF))
+        for index, value in enumerate((*tables.outputs, *tables.outputs), len(INPUTS)):
             node.replace_input_with(index, value)
     for function in (_build_tables_function(config), _build_attention_function(config, lowering)):
         definition = ir.serde.deserialize_function(function)
@@ -252,18 +257,16 @@ def _opset_ids(lowering: Lowering) -> list[onnx.OperatorSetIdProto]:
 
 
 def _build_tables_function(config: TransformerConfig) -> onnx.FunctionProto:
-    """positions int64 [L, 4] -> cos, sin float32 [1, L, head_dim / 2] (paper section 3.2)."""
+    """positions int64 [L, 4] -> cos, sin float32 [L, head_dim / 2] (paper section 3.2)."""
     axes, frequencies = _pair_frequencies(config)
     nodes = [
         _constant("axes", np.array(axes, np.int64)),
         _constant("frequencies", frequencies),
-        _constant("batch", np.array([0], np.int64)),
         # Each of the head_dim / 2 pairs takes the column of its axis. A product of small matrices would do
         # the same, but not exactly where a device multiplies matrices in a shorter format.
         helper.make_node("Gather", ["positions", "axes"], ["columns"], axis=1),
         helper.make_node("Cast", ["columns"], ["columns_float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["columns_float", "frequencies"], ["pair_angles"]),
-        helper.make_node("Unsqueeze", ["pair_angles", "batch"], ["angles"]),
+        helper.make_node("Mul", ["columns_float", "frequencies"], ["angles"]),
         helper.make_node("Cos", ["angles"], ["cos"]),
         helper.make_node("Sin", ["angles"], ["sin"]),
     ]
@@ -274,19 +277,24 @@ def _build_tables_function(config: TransformerConfig) -> onnx.FunctionProto:
 def _build_attention_function(config: TransformerConfig, lowering: Lowering) -> onnx.FunctionProto:
     """The body of `RopeAttention`, after `reference.model.rope_attention` (paper section 3.2).
 
-    It turns by the tables; `positions`, `axis_dims` and `axis_thetas` say the same to a kernel that reads no
-    body.
+    q [Lq, C]; k, v [L, C]; the tables float32 [Lq or L, head_dim / 2]. `positions` [L, 4], `axis_dims` and
+    `axis_thetas` say the same to a kernel that reads no body.
     """
     inner = config.num_heads * config.head_dim
     nodes = [
         _constant("by_head", np.array([1, -1, config.num_heads, config.head_dim], np.int64)),
         _constant("by_token", np.array([1, -1, inner], np.int64)),
         _constant("batch", np.array([0], np.int64)),
-        *[helper.make_node("CastLike", [table, "q"], [f"{table}_like"]) for table in TABLES],
     ]
+    for table in TABLES_OF:
+        nodes += [
+            helper.make_node("CastLike", [table, "q"], [f"{table}_like"]),
+            helper.make_node("Unsqueeze", [f"{table}_like", "batch"], [f"{table}_batch"]),
+        ]
     for x in ("q", "k"):
         norm = helper.make_node("RMSNormalization", [f"{x}_heads", f"{x}_norm"], [f"{x}_normed"], axis=-1)
-        turn = helper.make_node("RotaryEmbedding", [f"{x}_tokens", "cos_like", "sin_like"], [f"{x}_turned"])
+        tables = [f"{x}_cos_batch", f"{x}_sin_batch"]
+        turn = helper.make_node("RotaryEmbedding", [f"{x}_tokens", *tables], [f"{x}_turned"])
         nodes += [
             helper.make_node("Reshape", [x, "by_head"], [f"{x}_heads"]),
             _refer(norm, "epsilon"),
@@ -303,7 +311,7 @@ def _build_attention_function(config: TransformerConfig, lowering: Lowering) -> 
         nodes.append(_refer(_refer(attention, "num_heads", "q_num_heads"), "num_heads", "kv_num_heads"))
     nodes.append(helper.make_node("Squeeze", ["mixed", "batch"], ["output"]))
     attributes = ["num_heads", "axis_dims", "axis_thetas", "epsilon"]
-    inputs, opsets = [*INPUTS, *TABLES], _opset_ids(lowering)
+    inputs, opsets = [*INPUTS, *TABLES_OF], _opset_ids(lowering)
     return helper.make_function(DOMAIN, OP_TYPE, inputs, ["output"], nodes, opsets, attributes)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt import video
+from editverse_rt import stages, video
 from editverse_rt.backends import Runner
 from editverse_rt.bundle import Bundle
 from editverse_rt.costs import Tokens
@@ -127,16 +127,20 @@ def prepare_work(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Arr
             f"{work.name}: {work.frames} frames of {work.width_px}x{work.height_px}; the bundle takes "
             f"1 + {ratio} k frames, and sides that are multiples of {multiple}"
         )
+
+    def run(graph: str, **inputs: Array) -> dict[str, Array]:
+        return runner.run(graph, inputs)
+
     if work.kind == "vae_encoder":
         clip = draw_clip(work.frames, work.height_px, work.width_px)
-        return lambda: run_chunks(runner, "vae_encoder", "frames", "patches", clip, ratio)
-    grid = (
+        return lambda: stages.encode_clip(run, geometry, clip)
+    grid = Grid(
         geometry.count_latent_frames(work.frames),
         work.height_px // multiple,
         work.width_px // multiple,
     )
-    latents = np.random.default_rng(0).standard_normal((*grid, geometry.patch_dim)).astype(np.float32)
-    return lambda: run_chunks(runner, "vae_decoder", "patches", "frames", latents, 1)
+    latents = np.random.default_rng(0).standard_normal((grid.num_patches, geometry.patch_dim), np.float32)
+    return lambda: stages.decode_patches(run, grid, latents)
 
 
 def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Array]:
@@ -159,14 +163,3 @@ def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Ar
             schedule=work.schedule,
         ).frames
     )
-
-
-def run_chunks(runner: Runner, graph: str, given: str, wanted: str, values: Array, chunk: int) -> Array:
-    """A whole clip through a first graph and its next graph, `chunk` rows a call after the first."""
-    outputs = runner.run(f"{graph}_first", {given: values[:1]})
-    results = [np.asarray(outputs[wanted])]
-    for start in range(1, len(values), chunk):
-        caches = {n.removeprefix("next_"): x for n, x in outputs.items() if n.startswith("next_cache_")}
-        outputs = runner.run(f"{graph}_next", {given: values[start : start + chunk], **caches})
-        results.append(np.asarray(outputs[wanted]))
-    return np.concatenate(results)

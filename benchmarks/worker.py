@@ -122,6 +122,8 @@ class _Served:
             self._call = prepare_work(Work(**question["work"]), opened, runner)
             return {"opened": name}
         if question["do"] == "run" and self._call is not None:
+            # Not held beside the next one, which would count as its memory.
+            self._result = None
             sample, self._result = time_call(self._call)
             return asdict(sample)
         if question["do"] == "save":

@@ -47,12 +47,9 @@ def encode_text(run: Run, ids: Sequence[Sequence[int]]) -> Array:
 def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> Array:
     """Clean patches float32 [latent frames * rows * columns, P] of frames uint8 [1 + r k, H, W, 3]."""
     ratio = geometry.temporal_ratio
-    outputs = run("vae_encoder_first", frames=frames[:1])
-    patches = [outputs["patches"]]
-    for i in range(1, len(frames), ratio):
-        outputs = run("vae_encoder_next", frames=frames[i : i + ratio], **_caches_from(outputs))
-        patches.append(outputs["patches"])
-    return np.concatenate(patches).reshape(-1, geometry.patch_dim)
+    chunks = [frames[i : i + ratio] for i in range(1, len(frames), ratio)]
+    patches = _run_chunks(run, "vae_encoder", "frames", "patches", frames[:1], chunks)
+    return patches.reshape(-1, geometry.patch_dim)
 
 
 def draw_noise(run: Run, geometry: Geometry, plan: Plan) -> Array:
@@ -115,13 +112,29 @@ def _evaluate(run: Run, layout: Layout, text: Array, clean: Array, noisy: Array,
 
 def decode_patches(run: Run, grid: Grid, patches: Array) -> Frames:
     """Frames uint8 [1 + r k, H, W, 3] of patches float32 [Lg, P], one latent frame a call."""
-    latents = patches.reshape(grid.frames, 1, grid.rows, grid.columns, -1)
-    outputs = run("vae_decoder_first", patches=latents[0])
-    frames = [outputs["frames"]]
-    for latent in latents[1:]:
-        outputs = run("vae_decoder_next", patches=latent, **_caches_from(outputs))
-        frames.append(outputs["frames"])
-    return np.concatenate(frames)
+    first, *rest = patches.reshape(grid.frames, 1, grid.rows, grid.columns, -1)
+    return _run_chunks(run, "vae_decoder", "patches", "frames", first, rest)
+
+
+def _run_chunks(
+    run: Run, graph: str, given: str, wanted: str, first: Array, rest: Sequence[Array]
+) -> NDArray[Any]:
+    """A whole clip through GRAPH_first and then GRAPH_next, chunks of one size: what they give, joined.
+
+    It is written where it stays: for a moment, chunks and their concatenation would hold the clip twice.
+    """
+    outputs = run(f"{graph}_first", **{given: first})
+    begin = np.asarray(outputs[wanted])
+    whole = begin
+    for index, chunk in enumerate(rest):
+        outputs = run(f"{graph}_next", **{given: chunk}, **_caches_from(outputs))
+        part = np.asarray(outputs[wanted])
+        if index == 0:
+            whole = np.empty((len(begin) + len(rest) * len(part), *part.shape[1:]), part.dtype)
+            whole[: len(begin)] = begin
+        at = len(begin) + index * len(part)
+        whole[at : at + len(part)] = part
+    return whole
 
 
 def _caches_from(outputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -32,8 +32,8 @@ from reference.model import TransformerConfig
 
 __all__ = [
     "DOMAIN",
-    "OP_TYPE",
     "INPUTS",
+    "OP_TYPE",
     "TABLES_OF",
     "TABLES_OP_TYPE",
     "Lowering",
@@ -56,7 +56,7 @@ TABLES_OP_TYPE = "RopeTables"
 INPUTS = ("q", "k", "v", "q_norm", "k_norm", "positions")
 TABLES = ("cos", "sin")
 TABLES_OF = ("q_cos", "q_sin", "k_cos", "k_sin")
-"""The tables' rows as the lowered node takes them: those of the queries, which may be fewer, and of the keys."""
+"""The tables as the lowered node takes them: the rows of the queries, which may be fewer, and of the keys."""
 PLUGIN_VERSION = "1"
 
 _eager_rope_attention = reference.model.rope_attention
@@ -174,9 +174,9 @@ def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Loweri
     """Give the `RopeAttention` nodes of a traced model what the lowering needs, in place.
 
     For `inline` and `fused` the rotary tables are made once, by a node `RopeTables`, and go into every
-    `RopeAttention` as four more inputs, cos and sin of the queries and of the keys, so that the last block can
-    do with fewer queries (`rows.py`); both nodes get their function bodies. For `plugin` the nodes keep the
-    inputs they were traced with: the kernel turns by the positions itself.
+    `RopeAttention` as four more inputs, cos and sin of the queries and of the keys, so that the last block
+    can do with fewer queries (`rows.py`); both nodes get their function bodies. For `plugin` the nodes keep
+    the inputs they were traced with: the kernel turns by the positions itself.
     Raises ValueError for nodes that do not share their positions.
     """
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]

@@ -29,8 +29,8 @@ def gather_modulation(model: ir.Model) -> int:
         if mask not in indices:
             flat = ir.node("Squeeze", [mask, _constant(graph, "modulation.columns", [1])])
             index = ir.node("Cast", [flat.outputs[0]], {"to": ir.DataType.INT64})
-            for column in (flat.outputs[0], index.outputs[0]):
-                column.shape = None if mask.shape is None else ir.Shape([mask.shape[0]])
+            for value in (flat.outputs[0], index.outputs[0]):
+                value.shape = None if mask.shape is None else ir.Shape([mask.shape[0]])
             made += [flat, index]
             indices[mask] = index.outputs[0]
         first, second = _origin(clean), _origin(noisy)

@@ -1,9 +1,9 @@
 """Rows that nothing reads are not computed.
 
-The transformer's result is the noisy segment's rows alone, yet the trace computes the last block's
-feed-forward, and all that follows, for every row and cuts them out at the very end. Whatever works on each row
-by itself gives the same rows when the cut comes first; so the cut moves up to the last block's queries. Its
-keys and values are everybody's.
+The transformer's result is the noisy segment's rows alone, yet the trace computes the last block's queries,
+its feed-forward and all that follows for every row, and cuts at the very end. Whatever works on each row by
+itself gives the same rows when the cut comes first. So the cut moves up to the last block's queries; its keys
+and values are everybody's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def cut_rows_early(model: ir.Model) -> int:
 def _move_up(graph: ir.Graph, cut: ir.Node) -> int:
     """Cut what flows into the nodes above, instead of what flows out of them."""
     data, *bounds = cut.inputs
-    wanted = {data}
+    if data is None:
+        return 0
+    wanted: set[ir.Value | None] = {data}
     passed: dict[ir.Node, list[int]] = {}
     for node in reversed(list(graph)):
         rows = _row_inputs(node)
@@ -96,16 +98,16 @@ def _row_inputs(node: ir.Node) -> list[int]:
         return []
     if node.op_type == "Gemm":
         # With a bias [N]; one of all rows would have to be cut, too.
-        bias = node.inputs[2].shape if len(node.inputs) > 2 and node.inputs[2] is not None else ()
-        is_row_by_row = node.attributes.get_int("transA", 0) == 0 and bias is not None and len(bias) < 2
-        return [0] if is_row_by_row else []
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        is_row = bias is None or (bias.shape is not None and len(bias.shape) < 2)
+        return [0] if is_row and node.attributes.get_int("transA", 0) == 0 else []
     if node.op_type == "RMSNormalization":
         return [0] if node.attributes.get_int("axis", -1) in (-1, len(result.shape) - 1) else []
     if node.op_type == "Gather":
         # Rows of a table, one for each index.
-        indices = node.inputs[1]
-        is_of_rows = node.attributes.get_int("axis", 0) == 0 and indices is not None
-        return [1] if is_of_rows and indices.shape is not None and len(indices.shape) == 1 else []
+        which = None if node.inputs[1] is None else node.inputs[1].shape
+        takes_rows = node.attributes.get_int("axis", 0) == 0 and which is not None and len(which) == 1
+        return [1] if takes_rows else []
     if node.op_type not in _ELEMENTWISE:
         return []
     shapes = [None if value is None else value.shape for value in node.inputs]

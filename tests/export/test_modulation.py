@@ -77,4 +77,5 @@ def test_the_exported_transformer_gathers_from_its_modulation(bundle_folder: Pat
     assert blocks == 2
     assert counts["Where"] == 0
     assert counts["Gather"] == 2 * 6 * blocks
-    assert counts["Slice"] + counts["Squeeze"] < 10
+    # A handful as it is, of the whole sequence's rows.
+    assert counts["Slice"] + counts["Squeeze"] < 6 * blocks

@@ -3,8 +3,9 @@
     python -m reference.nano.refine RUN --minutes 12
 
 The last stage of training. The encoder stays as it is, and with it all latents; the decoder sees clips as the
-averaged transformer samples them, and is to give the right answer's pixels. Every third clip is one of the
-encoder's own, so that the VAE stays one. RUN/vae is rewritten at the end; RUN/refine_log.jsonl takes a line
+averaged transformer samples them, and is to give the right answer's pixels: those that the edit keeps as much
+as all others, however few they are. Every third clip is one of the encoder's own, so that the VAE stays one.
+RUN/vae is rewritten at the end; RUN/refine_log.jsonl takes a line
 every 100 steps.
 """
 
@@ -20,13 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reference.nano.batching import collate, pack
 from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
 from reference.nano.dataset import PATCH_SIZE, cache_samples
+from reference.nano.heldout import CHANGED_LEVELS
 from reference.nano.optim import Averaged, Muon
-from reference.nano.tasks import EDIT_TASKS
+from reference.nano.tasks import EDIT_TASKS, Sample
 from reference.nano.train import Nano, make_nano, sample
 from reference.nano.train_vae import use_image_convolutions
 from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
@@ -44,6 +47,8 @@ OWN_SHARE = 1 / 3
 KEPT_FRAMES = 600
 """Frames of each shape that are kept, to be shown again."""
 NEW_SHARE = 0.3
+MAX_KEPT_WEIGHT = 6.0
+"""Kept pixels weigh as much as all others of their clip, but each at most this much."""
 LOG_EVERY = 100
 
 
@@ -52,12 +57,24 @@ class Written:
     """Right answers of n requests of one shape.
 
     own: the encoder's latents float32 [n, z, t, h, w]; sampled: the transformer's; video: float32
-    [n, 3, T, H, W] in [-1, 1].
+    [n, 3, T, H, W] in [-1, 1]; weight: float32 [n, 1, T, H, W] of its pixels, whose mean is 1 in each clip.
     """
 
     own: Tensor
     sampled: Tensor
     video: Tensor
+    weight: Tensor
+
+
+def weigh_pixels(sample: Sample) -> NDArray[np.float32]:
+    """What each pixel [1, T, H, W] of a right answer counts: those that the edit keeps, more if few."""
+    kept = np.ones(sample.target.shape[:3], bool)
+    if sample.source is not None:
+        source = sample.inputs[sample.source].astype(np.int16)
+        kept = np.abs(source - sample.target).max(-1) <= CHANGED_LEVELS
+    share = max(float(kept.mean()), 1e-3)
+    weight = np.where(kept, min(max((1 - share) / share, 1.0), MAX_KEPT_WEIGHT), 1.0)
+    return (weight / weight.mean()).astype(np.float32)[None]
 
 
 @torch.no_grad()
@@ -79,7 +96,8 @@ def write(
         return torch.cat([latents_from_patches(clip, PATCH_SIZE) for clip in clips]) * std + mean
 
     video = torch.from_numpy(np.stack([s.target for s in samples])).permute(0, 4, 1, 2, 3).float()
-    return Written(latents(batch.noisy), latents(rows), video / 127.5 - 1)
+    weight = torch.from_numpy(np.stack([weigh_pixels(s) for s in samples]))
+    return Written(latents(batch.noisy), latents(rows), video / 127.5 - 1, weight)
 
 
 def psnr_db(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> float:
@@ -138,7 +156,7 @@ def refine(rank: int, args: argparse.Namespace) -> None:
         is_own = torch.rand(shape[1], 1, 1, 1, 1) < OWN_SHARE
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
             out = vae.decode(torch.where(is_own, clips.own, clips.sampled)).sample
-        error = (out.float() - clips.video).square().mean((1, 2, 3, 4))
+        error = ((out.float() - clips.video).square() * clips.weight).mean((1, 2, 3, 4))
         loss = (error + 1e-5).sqrt().mean()
         loss.backward()
         spent = time.monotonic() - start if rank == 0 else 0.0

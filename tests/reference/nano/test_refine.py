@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from reference.nano.refine import Written, evaluate, write
+from reference.nano.refine import MAX_KEPT_WEIGHT, Written, evaluate, weigh_pixels, write
+from reference.nano.tasks import Sample
 from reference.nano.train import Nano
 from reference.nano.train_vae import LATENT_SCALE
 from reference.text_encoder import Tokenizer
@@ -50,3 +51,25 @@ def test_each_seed_draws_its_own(vae):
     first, again, other = (write_some(vae, seed, 1, 1) for seed in (2, 2, 3))
     assert torch.equal(first.sampled, again.sampled)
     assert first.video.shape != other.video.shape or not torch.equal(first.video, other.video)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [(4, 3.0), (8, 1.0), (12, 1.0), (1, MAX_KEPT_WEIGHT)],
+    ids=["few", "half", "most", "very few"],
+)
+def test_what_an_edit_keeps_counts_as_much_as_the_rest(kept: int, expected: float):
+    """Of 16 pixels the first `kept` stay; they weigh `expected` times what each of the others does."""
+    source = np.full((1, 4, 4, 3), 100, np.uint8)
+    target = source.copy()
+    target.reshape(16, 3)[kept:, 1] += 40
+    weight = weigh_pixels(Sample("t", "p", {"video1": source}, target, "video1"))
+    assert weight.shape == (1, 1, 4, 4)
+    flat = weight.ravel()
+    assert flat.mean() == pytest.approx(1, abs=1e-6)
+    assert flat[:kept] / flat[-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_a_source_all_pixels_count_alike():
+    frames = np.zeros((5, 4, 4, 3), np.uint8)
+    assert (weigh_pixels(Sample("t", "p", {}, frames, None)) == 1).all()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
+from editverse_rt.engine import ENGINES_FOLDER
 from export.graphs import GRAPH_NAMES, build_graphs, dynamic_shapes, example_inputs
 from reference.checkpoint import load_checkpoint
 
@@ -37,7 +38,7 @@ def export_plain(
     table = build_graphs(load_checkpoint(checkpoint_folder))
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source.root, partial)
+    shutil.copytree(source.root, partial, ignore=shutil.ignore_patterns(ENGINES_FOLDER))
     for name in graphs:
         graph = table[name]
         if graph.module is None or name == "solver_step":

@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
+from editverse_rt.engine import ENGINES_FOLDER
 from editverse_rt.errors import EditVerseError
 from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out
 
@@ -46,7 +47,8 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
         raise FileExistsError(f"{target} is there; give another path, or remove it")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(bundle.root, partial)
+    # Plans multiply as the original does.
+    shutil.copytree(bundle.root, partial, ignore=shutil.ignore_patterns(ENGINES_FOLDER))
     try:
         file = bundle.spec.graphs["transformer"].file
         model = ir.load(bundle.root / file)

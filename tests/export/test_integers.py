@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from editverse_rt.bundle import load_bundle
+from editverse_rt.engine import ENGINES_FOLDER
 from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
 from export.integers import quantize_bundle, quantize_products, round_columns
@@ -94,6 +96,15 @@ def test_a_bundle_in_integers_edits_and_says_what_it_is(tmp_path: Path):
     assert 0 < np.abs(frames[0] - frames[2]).mean() < 16
     with pytest.raises(RequestError, match="multiplies in 8-bit integers"):
         load_standard(load_bundle(folder), "transformer")
+
+
+def test_plans_of_the_exact_bundle_do_not_come_along(tmp_path: Path):
+    source = tmp_path / "planned"
+    shutil.copytree(load_bundle("nano").root, source)
+    (source / ENGINES_FOLDER / "sm_80" / "tensorrt").mkdir(parents=True)
+    folder = quantize_bundle(source, tmp_path / "int8")
+    assert (folder / "heldout.npz").is_file()
+    assert not (folder / ENGINES_FOLDER).exists()
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path):

@@ -26,11 +26,17 @@ from benchmarks.work import VAE_KINDS, Work
 from benchmarks.worker import Worker
 from editverse_rt.bundle import load_bundle
 
-__all__ = ["WORKS", "measure_versus"]
+__all__ = ["WORKS", "measure_versus", "works_at"]
+
+
+def works_at(tokens: Sequence[int]) -> list[Work]:
+    """One evaluation of the transformer at each number of tokens."""
+    return [Work(f"transformer, {n} tokens", "", "transformer", tokens=n) for n in tokens]
+
 
 WORKS = (
     Work("text encoder, 24 tokens", "", "text_encoder", tokens=24),
-    *(Work(f"transformer, {n} tokens", "", "transformer", tokens=n) for n in (72, 180, 657)),
+    *works_at((72, 180, 657)),
     *(
         Work(f"VAE {half}, {n} of 128x128", "", VAE_KINDS[half], frames=n, height_px=128, width_px=128)
         for half in ("encoder", "decoder")
@@ -74,13 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", help="name or folder")
     parser.add_argument("other", help="name or folder")
     parser.add_argument("--only", choices=("text_encoder", "transformer", "vae_encoder", "vae_decoder"))
+    parser.add_argument("--tokens", type=int, nargs="+", metavar="N", help="transformers of so many alone")
     parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
     parser.add_argument("--repeats", type=int, default=9, help="timed turns (default: 9)")
     parser.add_argument("--out", type=Path, default=FOLDER / "versus.json")
     args = parser.parse_args(arguments)
     rows = [
         measure_versus(work, (args.bundle, args.other), args.threads, args.repeats)
-        for work in WORKS
+        for work in (WORKS if args.tokens is None else works_at(args.tokens))
         if args.only in (None, work.kind)
     ]
     facts = {"bundle": args.bundle, "other": args.other, "threads": args.threads}

@@ -119,6 +119,14 @@ def test_a_bundle_is_as_fast_as_itself_and_gives_the_same_bytes():
     assert len(row["peak_bytes"]) == 2
 
 
+def test_transformers_are_compared_at_the_sizes_asked_for(tmp_path: Path):
+    out = tmp_path / "versus.json"
+    arguments = ["nano", "nano", "--tokens", "64", "70", "--repeats", "1", "--out", str(out)]
+    assert versus.main(arguments) == 0
+    rows = read_results(out).rows
+    assert [row["work"] for row in rows] == ["transformer, 64 tokens", "transformer, 70 tokens"]
+
+
 def test_a_worker_that_fails_says_at_what():
     bad = Work("w", "nano", "vae_encoder", frames=2, height_px=32, width_px=32)
     with pytest.raises(WorkerError, match=r"editverse-rt failed to open.*2 frames of 32x32"):

@@ -92,9 +92,11 @@ def test_tokens_and_calls_are_those_of_the_request(nano: BundleSpec) -> None:
 def test_a_transformer_by_hand(large: BundleSpec) -> None:
     tokens = Tokens(text=100, clean=5000, noisy=5000, total=10_104)
     cost = cost_transformer(large, tokens, "bf16", holds_scores=False)
-    # Two operations for each weight of the blocks and token, and attention's two products.
-    blocks = 28 * (4 * 2048 * 2048 + 3 * 2048 * 8704)
-    expected = 2 * blocks * 10_104 + 28 * 4 * 10_104**2 * 2048
+    # Two operations for each weight of the blocks and token, and attention's two products; the last block has
+    # keys and values of all tokens, and the rest of the noisy ones.
+    projection, mlp = 2048 * 2048, 3 * 2048 * 8704
+    products = 27 * (4 * projection + mlp) * 10_104 + 2 * projection * 10_104 + (2 * projection + mlp) * 5000
+    expected = 2 * products + (27 * 10_104 + 5000) * 4 * 10_104 * 2048
     assert cost.flops == pytest.approx(expected, rel=2e-3)
     scores = cost_transformer(large, tokens, "bf16", holds_scores=True)
     assert scores.activation_bytes - cost.activation_bytes == 2 * 16 * 10_104**2 * 2

@@ -73,11 +73,12 @@ def test_the_manifest_says_what_was_built(nano: Bundle, built: Path) -> None:
     blocks = nano.spec.model["transformer"]["num_blocks"]  # type: ignore[index]
     assert layers["ATTENTION_INPUT"] == blocks  # type: ignore[index]
     assert types["BF16"] > types["FLOAT"] > 0  # type: ignore[index]
-    # What the builder made of it: an attention kernel a block, and q, k, v multiplied in one product.
+    # What the builder made of it: an attention kernel a block, and q, k, v multiplied in one product, but for
+    # the last block, whose q has fewer rows.
     kernels = transformer.facts["kernels"]
     names = [name for name, kind, dtype in kernels]  # type: ignore[attr-defined]
     assert sum("mha" in name for name in names) == blocks
-    assert sum(name.count("Gemm_") == 3 for name in names) == blocks
+    assert sum(name.count("Gemm_") == 3 for name in names) == blocks - 1  # type: ignore[operator]
     assert {"gemm", "kgen"} <= {kind for _, kind, _ in kernels}  # type: ignore[attr-defined]
     assert {"BFloat16", "Float"} <= {dtype for *_, dtype in kernels}  # type: ignore[attr-defined]
     assert 0 < transformer.facts["relative_error"]["velocity"] < 0.06  # type: ignore[index]

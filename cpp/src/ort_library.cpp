@@ -91,6 +91,9 @@ Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider
   // stay, because a product without them rounds in another way.)
   check(api, api->DisableCpuMemArena(created), "DisableCpuMemArena");
   check(api, api->DisableMemPattern(created), "DisableMemPattern");
+  // Each graph has threads of its own, which would spin on for a while after its run, on the cores that the next
+  // graph's threads need.
+  check(api, api->AddSessionConfigEntry(created, "session.force_spinning_stop", "1"), "AddSessionConfigEntry");
   if (provider.name == kCuda) {
     OrtCUDAProviderOptionsV2* created_cuda = nullptr;
     check(api, api->CreateCUDAProviderOptions(&created_cuda), "CreateCUDAProviderOptions");

@@ -182,6 +182,9 @@ class OrtRunner:
         # A plan of all buffers is made and kept for each shape, and takes more than the arena by itself, for
         # no gain in time (docs/export.md).
         options.enable_mem_pattern = False
+        # Each graph has threads of its own, which would spin on for a while after its run, on the cores that
+        # the next graph's threads need (docs/benchmarks.md).
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = _FATAL_SEVERITY
         path = self._bundle.graph_path(graph)
         try:

@@ -120,6 +120,15 @@ def test_threads_go_where_they_change_no_byte(bundle: Bundle) -> None:
     assert threads == {"transformer": 3, "noise": 1}
 
 
+def test_threads_that_have_nothing_to_do_leave_the_cores_alone(bundle: Bundle) -> None:
+    """They are another graph's as soon as a run is over; how long they would spin is no part of a result."""
+    with open_runner(bundle, 3) as runner:
+        runner.run("transformer", matrices(2, 2, 2))
+        (session,) = runner._sessions.values()
+        options = session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 @pytest.mark.parametrize(
     ("convolutions", "machine", "expected"),
     [("frames", "x86_64", 3), ("volumes", "x86_64", 1), (None, "x86_64", 1), ("frames", "aarch64", 1)],

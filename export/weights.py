@@ -18,8 +18,10 @@ __all__ = [
     "strip_traces",
 ]
 
-# A protobuf message ends at 2 GB; a graph that comes near it keeps its weights beside itself.
-MAX_INLINE_BYTES = 1_500_000_000
+# A graph with more than this keeps its weights beside itself. ONNX Runtime maps those from their file; what
+# stands in the graph it copies out of the parsed message, whose memory stays with the process or not from one
+# run to the next: up to 0.4 GB of 0.6 (docs/benchmarks.md). A protobuf message ends at 2 GB anyway.
+MAX_INLINE_BYTES = 64_000_000
 # Constants below this stay in the graph, where a reader of the file and shape inference see them.
 MIN_MOVED_BYTES = 1024
 # Where a page begins a host can map a tensor from the file; small ones need no page of their own.

@@ -6,6 +6,7 @@ import platform
 import re
 import threading
 from collections.abc import Mapping
+from functools import cache
 from types import TracebackType
 from typing import Any, cast
 
@@ -19,8 +20,9 @@ from editverse_rt.spec import GraphSpec
 
 __all__ = ["BoundOrtRunner", "BoundTensor", "OrtBackend", "OrtRunner"]
 
+_CPU = "CPUExecutionProvider"
 # Where a provider keeps its tensors, by ONNX Runtime's names. The CPU is here for tests of the binding.
-_DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
+_DEVICES = {_CPU: "cpu", "CUDAExecutionProvider": "cuda"}
 # What ONNX Runtime has to say reaches the caller as exceptions; on stderr it would only be noise.
 _FATAL_SEVERITY = 4
 # The graphs whose kernels give the same bytes on any number of threads: products with packed weights, and
@@ -73,14 +75,14 @@ class OrtBackend:
                 ort.__version__,
             )
         # Being built with a provider says nothing about the driver and the libraries that it loads.
-        if self._provider != "CPUExecutionProvider" and not _can_start(ort, self._provider):
+        if self._provider != _CPU and not _can_start(ort, self._provider):
             reason = f"onnxruntime {ort.__version__} cannot start {self._provider} here; {_FIX_PROVIDER}"
             return Availability(self._name, reason, ort.__version__)
         return Availability(self._name, None, ort.__version__)
 
     def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
         """Why options that are a GPU's, or TensorRT's, cannot be followed."""
-        known = () if self._provider == "CPUExecutionProvider" else ("--device",)
+        known = () if self._provider == _CPU else ("--device",)
         strange = [name for name in gpu.given if name not in known]
         if strange:
             return (
@@ -96,7 +98,7 @@ class OrtBackend:
     ) -> OrtRunner:
         """A runner of bundle's ONNX files; num_threads None is one thread for each physical core."""
         # On the CPU there is nothing to save by binding, and its results stay plain arrays.
-        if self._provider == "CPUExecutionProvider":
+        if self._provider == _CPU:
             return OrtRunner(bundle, self._provider, num_threads)
         return BoundOrtRunner(bundle, self._provider, num_threads, gpu.index)
 
@@ -131,7 +133,10 @@ class OrtRunner:
         traceback: TracebackType | None,
     ) -> None:
         self._entered = False
-        self._sessions.clear()
+        if self._sessions:
+            self._sessions.clear()
+            if self._provider == _CPU:
+                _free_idle_memory(import_onnxruntime())
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""
@@ -186,6 +191,8 @@ class OrtRunner:
         # the next graph's threads need (docs/benchmarks.md).
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = _FATAL_SEVERITY
+        if self._provider == _CPU:
+            _take_shared_memory(ort, options)
         path = self._bundle.graph_path(graph)
         try:
             session = ort.InferenceSession(
@@ -268,18 +275,57 @@ class BoundOrtRunner(OrtRunner):
         return cast(dict[str, NDArray[Any]], made)
 
 
+def _take_shared_memory(ort: Any, options: Any) -> None:
+    """Let a session take its memory from one arena for all such sessions of the process, not its own.
+
+    Graphs run one after another, and what each needs it needs while it runs: the arena is as large as the
+    largest of them, where arenas of their own add up (docs/benchmarks.md). Weights stay out of it: they would
+    hold its blocks for as long as the session is open.
+    """
+    _create_shared_arena(ort)
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+
+
+@cache
+def _create_shared_arena(ort: Any) -> None:
+    """Once a process. Twice, by two threads, would do no harm: ONNX Runtime replaces one by the other."""
+    arena = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    memory = ort.OrtMemoryInfo("Cpu", arena, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
+def _free_idle_memory(ort: Any) -> None:
+    """Give what the shared arena holds and nobody uses back to the system.
+
+    ONNX Runtime does so after a run that asks for it, of any session of the arena.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_SEVERITY
+    _take_shared_memory(ort, options)
+    session = ort.InferenceSession(_identity_model(), options, providers=[_CPU])
+    run_options = ort.RunOptions()
+    run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
+
+
 def _can_start(ort: Any, provider: str) -> bool:
-    """Whether a session of one Identity node (opset 13) runs on the provider."""
-    tensor = b"\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01"
-    node = b'\x0a\x10\x0a\x01x\x12\x01y"\x08Identity'
-    graph = node + b"\x12\x01gZ\x0f\x0a\x01x" + tensor + b"b\x0f\x0a\x01y" + tensor
-    model = b"\x08\x08:" + bytes([len(graph)]) + graph + b"B\x04\x0a\x00\x10\x0d"
+    """Whether a session of one node runs on the provider."""
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_SEVERITY
     try:
-        return provider in ort.InferenceSession(model, options, providers=[provider]).get_providers()
+        session = ort.InferenceSession(_identity_model(), options, providers=[provider])
+        return provider in session.get_providers()
     except Exception:
         return False
+
+
+def _identity_model() -> bytes:
+    """An ONNX file (opset 13) of one Identity node, from x to y, float32 [1]."""
+    tensor = b"\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01"
+    node = b'\x0a\x10\x0a\x01x\x12\x01y"\x08Identity'
+    graph = node + b"\x12\x01gZ\x0f\x0a\x01x" + tensor + b"b\x0f\x0a\x01y" + tensor
+    return b"\x08\x08:" + bytes([len(graph)]) + graph + b"B\x04\x0a\x00\x10\x0d"
 
 
 def import_onnxruntime() -> Any:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -49,6 +50,7 @@ class OrtRunner : public Runner {
     OrtRunOptions* run_options = nullptr;
     check(api_, api_->CreateRunOptions(&run_options), "CreateRunOptions");
     run_options_.reset(run_options);
+    if (provider_.name == kCpu) arena_.emplace(api_, env_.get());
   }
 
   void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) override {
@@ -66,6 +68,7 @@ class OrtRunner : public Runner {
 
   void release(const std::string& graph) override {
     if (sessions_.erase(graph) == 0) return;
+    if (arena_) arena_->free_idle();
 #if defined(__GLIBC__)
     malloc_trim(0);  // what loading the graph left over as well
 #endif
@@ -173,6 +176,7 @@ class OrtRunner : public Runner {
   Library library_;
   const OrtApi* api_;
   Handle<OrtEnv> env_;
+  std::optional<SharedArena> arena_;
   Handle<OrtMemoryInfo> memory_;
   Handle<OrtRunOptions> run_options_;
   std::map<std::string, Handle<OrtSession>> sessions_;

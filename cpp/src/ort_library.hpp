@@ -49,6 +49,24 @@ std::vector<std::string> list_providers(const OrtApi* api);
 
 Handle<OrtEnv> make_env(const OrtApi* api);
 
+/// The one arena that sessions on the CPU take their memory from, for as long as one of these lives; see
+/// backends/ort.py. The environment, of which the process has one, must outlive it.
+class SharedArena {
+ public:
+  SharedArena(const OrtApi* api, OrtEnv* env);
+  ~SharedArena();
+  SharedArena(const SharedArena&) = delete;
+  SharedArena& operator=(const SharedArena&) = delete;
+
+  /// Give what the arena holds and nobody uses back to the system.
+  void free_idle() const;
+
+ private:
+  const OrtApi* api_;
+  OrtEnv* env_;
+  Handle<OrtMemoryInfo> memory_;
+};
+
 /// num_threads 0: one for each physical core.
 Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads);
 

@@ -342,6 +342,7 @@ Tensor Pipeline::decode_patches(const Plan& plan, const Tensor& patches) {
     run_graph(graph, inputs, outputs);
     if (i == 0) release(graph);
   }
+  outputs.clear();  // the last caches, which would keep what they lie in
   release("vae_decoder_next");
   return frames;
 }

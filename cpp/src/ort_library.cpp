@@ -31,7 +31,8 @@ std::string identity_model() {
   const std::string node("\x0a\x10\x0a\x01x\x12\x01y\"\x08Identity", 18);
   const std::string graph = node + std::string("\x12\x01gZ\x0f\x0a\x01x", 8) + tensor +
                             std::string("b\x0f\x0a\x01y", 5) + tensor;
-  return std::string("\x08\x08:", 3) + static_cast<char>(graph.size()) + graph + std::string("B\x04\x0a\x00\x10\x0d", 6);
+  return std::string("\x08\x08:", 3) + static_cast<char>(graph.size()) + graph +
+         std::string("B\x04\x0a\x00\x10\x0d", 6);
 }
 
 Handle<OrtMemoryInfo> make_arena_info(const OrtApi* api) {

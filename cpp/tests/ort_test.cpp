@@ -1,6 +1,6 @@
 // Results that stay on the provider's device, by IO binding, beside those in the host's memory: ort_test BUNDLE. The
-// provider is the CPU; what a GPU's does with the same calls has not run. ort_test BUNDLE memory: what sessions hold beside
-// their weights.
+// provider is the CPU; what a GPU's does with the same calls has not run. ort_test BUNDLE memory: what sessions hold
+// beside their weights.
 #include <unistd.h>
 
 #include <cstring>
@@ -136,8 +136,8 @@ void check_memory(const Bundle& bundle, const BackendOptions& options) {
   decode_picture(*other, geometry, 48);
   other.reset();
   const double ended = held_mb() - before;
-  std::cout << "MB: " << first << " for one, " << both << " for both, " << released << " when one gave it back, " << ended
-            << " at the end\n";
+  std::cout << "MB: " << first << " for one, " << both << " for both, " << released << " when one gave it back, "
+            << ended << " at the end\n";
   CHECK(first > 100);  // 768x768 pixels
   CHECK(both < 1.25 * first);
   CHECK(released < first / 4);

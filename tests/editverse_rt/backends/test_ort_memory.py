@@ -10,13 +10,15 @@ import pytest
 # Two runners decode a large picture one after the other, and both end. Prints MB: what the first run added,
 # what the second did, and what is left of it all.
 SCRIPT = """
+import resource
+
 import numpy as np
 from pathlib import Path
 from editverse_rt.backends import select_backend
 from editverse_rt.bundle import load_bundle
 
 def held_mb():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 bundle = load_bundle("nano")
 backend = select_backend("ort-cpu", bundle).backend

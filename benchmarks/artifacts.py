@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plain import export_plain
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from export.export_onnx import export_bundle
 from reference.checkpoint import make_random_checkpoint
 

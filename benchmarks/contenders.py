@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt.backends import Runner, select_backend
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.spec import GraphSpec
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.bundle.spec import GraphSpec
 
 __all__ = ["CONTENDERS", "OURS", "REFERENCE", "Contender", "open_contender", "why_missing"]
 

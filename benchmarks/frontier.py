@@ -30,10 +30,10 @@ from benchmarks.clock import time_call
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from editverse_rt.backends import select_backend
-from editverse_rt.bundle import Bundle, load_bundle, write_bundle_json
-from editverse_rt.frames import Frames
+from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
+from editverse_rt.bundle.spec import Schedule
+from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.spec import Schedule
 from export.quality import read_real_clips
 from export.schedules import Recipe, build_schedule, count_evaluations
 from reference.nano.heldout import PER_KIND, Score, heldout_samples, real_samples, score_edit

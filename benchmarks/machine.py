@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clock import time_call
-from editverse_rt.arguments import version_of
+from editverse_rt.commands.arguments import version_of
 
 __all__ = ["VERSIONED", "describe_machine", "measure_matrix_peak", "measure_peak_apart"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
-from editverse_rt.engine import ENGINES_FOLDER
+from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
+from editverse_rt.engines.manifest import ENGINES_FOLDER
 from export.graphs import GRAPH_NAMES, build_graphs, dynamic_shapes, example_inputs
 from reference.checkpoint import load_checkpoint
 

@@ -24,7 +24,7 @@ from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from benchmarks.work import Work
 from benchmarks.worker import Worker
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 
 __all__ = ["fit_exponent", "measure_concurrency", "measure_frames", "measure_tokens"]
 

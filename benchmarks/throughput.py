@@ -27,11 +27,11 @@ from benchmarks.machine import measure_peak_apart
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from benchmarks.work import INSTRUCTION, draw_clip
-from editverse_rt import video
+from editverse_rt import media
 from editverse_rt.backends import Runner, select_backend
-from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.pipeline import Pipeline, Result
-from editverse_rt.planner import Estimate, Work, estimate_work
+from editverse_rt.planning.planner import Estimate, Work, estimate_work
 
 __all__ = ["Request", "measure_throughput"]
 
@@ -108,7 +108,7 @@ class Lane:
         self.request = request
         self.source, self.output = folder / "source.mp4", folder / "result.mp4"
         clip = draw_clip(request.frames, request.height_px, request.width_px)
-        video.write_clip(self.source, clip, fps=8.0)
+        media.write_clip(self.source, clip, fps=8.0)
 
     def serve(self) -> tuple[dict[str, Sample], Result]:
         """One request; what each stage took, "end to end" and "other" among them."""

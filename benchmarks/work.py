@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt import stages, video
+from editverse_rt import media, stages
 from editverse_rt.backends import Runner
-from editverse_rt.bundle import Bundle
-from editverse_rt.costs import Tokens
+from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.sequence import Grid, Layout, lay_out
+from editverse_rt.planning.costs import Tokens
+from editverse_rt.request.layout import Grid, Layout, lay_out
 
 __all__ = [
     "VAE_KINDS",
@@ -146,7 +146,7 @@ def prepare_work(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Arr
 def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Array]:
     """The demonstration's edit, from frames in memory to frames in memory."""
     size = (work.height_px, work.width_px)
-    clip = video.read_clip(SAMPLE, num_frames=work.frames, height_px=size[0], width_px=size[1]).frames
+    clip = media.read_clip(SAMPLE, num_frames=work.frames, height_px=size[0], width_px=size[1]).frames
     # A runner that brings the reference's own loop is measured with that.
     own_loop = getattr(runner, "edit", None)
     if own_loop is not None:

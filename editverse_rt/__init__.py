@@ -1,6 +1,6 @@
 """EditVerse without PyTorch: edit and generate images and videos with ONNX graphs from a bundle."""
 
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.errors import (
     BackendError,
     BundleError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from editverse_rt.cli import main
+from editverse_rt.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

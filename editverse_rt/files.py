@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ __all__ = [
     "reason",
     "replacing",
     "working_folder",
+    "write_json",
 ]
 
 _CHUNK_BYTES = 1 << 20
@@ -92,6 +94,14 @@ def move_files(sources: list[Path], targets: list[Path]) -> None:
         for target in moved:
             target.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write a JSON file in one step; it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
 
 
 def reason(error: Exception) -> str:

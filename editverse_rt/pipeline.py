@@ -16,16 +16,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from editverse_rt import stages, video
+from editverse_rt import media, stages
 from editverse_rt.backends import GpuOptions, Runner, Selection, select_backend
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.engine import EngineSet
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.engines.manifest import EngineSet
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
-from editverse_rt.frames import Frames
-from editverse_rt.inputs import Source
-from editverse_rt.request import Plan, Request
-from editverse_rt.sequence import Size
-from editverse_rt.text import Tokenizer
+from editverse_rt.media.frames import Frames
+from editverse_rt.request.inputs import Source
+from editverse_rt.request.request import Plan, Request
+from editverse_rt.request.sizes import Size
+from editverse_rt.request.tokenizer import Tokenizer
 
 __all__ = ["Pipeline", "Plan", "Result", "Source", "StepCallback"]
 
@@ -57,7 +57,7 @@ class Result:
         hold it. Returns the writer's lines for the user. Raises MediaError if path cannot be written.
         """
         audio_from = self.audio_from if audio else None
-        return video.write_clip(path, self.frames, self.fps, audio_from=audio_from).notices
+        return media.write_clip(path, self.frames, self.fps, audio_from=audio_from).notices
 
 
 class Pipeline:

@@ -13,10 +13,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from editverse_rt.costs import weight_bytes
 from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, RequestError
 from editverse_rt.pipeline import Pipeline, Result, StepCallback
-from editverse_rt.planner import CPU_PRECISION, Work, estimate_work, find_largest
+from editverse_rt.planning.costs import weight_bytes
+from editverse_rt.planning.planner import CPU_PRECISION, Work, estimate_work, find_largest
 
 __all__ = ["RequestHandle", "RequestQueue"]
 

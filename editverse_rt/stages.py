@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.frames import Frames
-from editverse_rt.request import Plan
-from editverse_rt.sequence import Grid, Layout
-from editverse_rt.spec import Geometry
+from editverse_rt.bundle.spec import Geometry
+from editverse_rt.media.frames import Frames
+from editverse_rt.request.layout import Grid, Layout
+from editverse_rt.request.request import Plan
 
 __all__ = ["Run", "StageClock", "decode_patches", "draw_noise", "encode_clip", "encode_text", "solve"]
 

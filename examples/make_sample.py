@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editverse_rt import video
+from editverse_rt import media
 from reference.nano.world import Background, Canvas, Scene, Thing, render
 
 SCENE = Scene(
@@ -20,4 +20,4 @@ SCENE = Scene(
 
 if __name__ == "__main__":
     frames = render(SCENE, Canvas(17, 48, 80))
-    video.write_clip(sys.argv[1], frames, fps=8.0)
+    media.write_clip(sys.argv[1], frames, fps=8.0)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from editverse_rt.backends.cuda import Cuda
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.engine import (
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.engines.manifest import (
     ENGINES_FOLDER,
     EngineSet,
     PlanSpec,
@@ -33,7 +33,7 @@ from editverse_rt.engine import (
 )
 from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled, RequestError
 from editverse_rt.files import hash_file
-from editverse_rt.targets import BACKENDS, PRECISIONS
+from editverse_rt.planning.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
 from export.lower import check_source, keeps_plugin, load_standard

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editverse_rt.engine import ShapeProfile
+from editverse_rt.engines.manifest import ShapeProfile
 from editverse_rt.errors import BackendError, RequestCancelled
 
 __all__ = ["Builder", "Built", "Kernel", "Options", "list_kernels"]

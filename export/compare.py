@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from editverse_rt.backends import Runner, select_backend
-from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import EditVerseError
 from editverse_rt.pipeline import Pipeline
 from export.graphs import Transformer

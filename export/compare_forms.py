@@ -20,7 +20,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from editverse_rt.sequence import Grid, lay_out
+from editverse_rt.request.layout import Grid, lay_out
 from export.export_onnx import export_graph
 from export.graphs import build_graphs
 from export.precision import save_typed, set_precision, use_standard_attention

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from editverse_rt.bundle import Bundle, file_specs, load_bundle, write_bundle_json
-from editverse_rt.engine import HOST_GRAPHS
+from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
+from editverse_rt.engines.choice import HOST_GRAPHS
 from editverse_rt.errors import EditVerseError, RequestError
-from editverse_rt.heldout import measure_psnr_db
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.targets import PRECISIONS, default_precisions, load_target
+from editverse_rt.planning.targets import PRECISIONS, default_precisions, load_target
+from editverse_rt.quality.heldout import measure_psnr_db
 from export.lower import load_standard
 from export.precision import precision_of_graph, save_typed, set_precision
 from export.quality import bundle_editor, evaluate

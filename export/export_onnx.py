@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from editverse_rt.bundle import file_specs, write_bundle_json
-from editverse_rt.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
+from editverse_rt.bundle.manifest import file_specs, write_bundle_json
+from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
 from export import lower
 from export.convolutions import unroll_convolutions
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of

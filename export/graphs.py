@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from editverse_rt.spec import Geometry, GraphSpec, TensorSpec
+from editverse_rt.bundle.spec import Geometry, GraphSpec, TensorSpec
 from reference.checkpoint import Checkpoint
 from reference.model import EditVerseTransformer
 from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
-from editverse_rt.engine import ENGINES_FOLDER
+from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
+from editverse_rt.engines.manifest import ENGINES_FOLDER
 from editverse_rt.errors import EditVerseError
 from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out
 

@@ -24,7 +24,7 @@ from onnxscript import opset23, values
 from torch import Tensor
 
 import reference.model
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import RequestError
 from export.integers import INTEGERS
 from export.precision import use_standard_attention

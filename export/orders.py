@@ -6,10 +6,10 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import RequestError
-from editverse_rt.planner import Work, estimate_work
-from editverse_rt.targets import (
+from editverse_rt.planning.planner import Work, estimate_work
+from editverse_rt.planning.targets import (
     Target,
     check_build,
     default_precisions,

@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import GraphSpec
 from editverse_rt.errors import RequestError
-from editverse_rt.sequence import Grid, lay_out
-from editverse_rt.spec import GraphSpec
+from editverse_rt.request.layout import Grid, lay_out
 from export.graphs import axis_size
 from export.lower import load_standard
 from export.precision import save_typed, set_precision

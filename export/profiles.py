@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Mapping
 
-from editverse_rt.engine import Shape, ShapeProfile
+from editverse_rt.bundle.spec import BundleSpec, GraphSpec
+from editverse_rt.engines.manifest import ShapeProfile
+from editverse_rt.engines.shapes import Shape
 from editverse_rt.errors import RequestError
-from editverse_rt.spec import BundleSpec, GraphSpec
-from editverse_rt.targets import Profile, Target
+from editverse_rt.planning.targets import Profile, Target
 from export.graphs import axis_size, split_axis
 
 __all__ = ["Overrides", "most_tokens", "parse_shapes", "profiles_of"]

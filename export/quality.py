@@ -17,9 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from editverse_rt import video
-from editverse_rt.bundle import load_bundle, write_bundle_json
-from editverse_rt.frames import Frames
+from editverse_rt import media
+from editverse_rt.bundle.manifest import load_bundle, write_bundle_json
+from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
 from export.sheet import draw_sheet
 from reference import sampler
@@ -92,7 +92,7 @@ def read_real_clips() -> list[Frames]:
     for name in REAL_CLIPS:
         height, width = REAL_SIZES[name]
         for start_s in (0.5, 2.5):
-            clip = video.read_clip(
+            clip = media.read_clip(
                 real_clip_folder() / name,
                 start_s=start_s,
                 num_frames=REAL_FRAMES,

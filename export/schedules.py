@@ -27,7 +27,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
-from editverse_rt.spec import Schedule
+from editverse_rt.bundle.spec import Schedule
 
 __all__ = [
     "NAMED",

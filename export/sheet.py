@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from editverse_rt import video
-from editverse_rt.frames import Frames
+from editverse_rt import media
+from editverse_rt.media.frames import Frames
 from reference.nano.tasks import Sample
 
 __all__ = ["draw_sheet"]
@@ -39,7 +39,7 @@ def draw_sheet(results: list[tuple[Sample, Frames]], path: Path, per_task: int =
         rows.append(np.full_like(rows[0], 255))
     gap = np.full((rows[0].shape[0], GAP_PX, 3), 255, np.uint8)
     pairs = [np.concatenate((a, gap, b), 1) for a, b in zip(rows[::2], rows[1::2], strict=True)]
-    video.write_image(path, np.concatenate(pairs, 0))
+    media.write_image(path, np.concatenate(pairs, 0))
 
 
 def _caption(text: str) -> Frames:

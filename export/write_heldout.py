@@ -1,7 +1,7 @@
 """`python -m export.write_heldout BUNDLE`: put held-out edits into a bundle, for `editverse-rt verify`.
 
 They are the first of each task and kind of those that `export.quality` scores, with their right answers and
-the rule of judging. The runtime imports neither: it reads both from the bundle (`editverse_rt/heldout.py`).
+the rule of judging. The runtime imports neither: `editverse_rt/quality/heldout.py` reads both from there.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from editverse_rt.bundle import Bundle, load_bundle, write_bundle_json
+from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
+from editverse_rt.bundle.spec import FileSpec
 from editverse_rt.errors import EditVerseError
-from editverse_rt.heldout import HELDOUT_FILE
-from editverse_rt.spec import FileSpec
+from editverse_rt.quality.heldout import HELDOUT_FILE
 from reference.nano.heldout import CHANGED_LEVELS, MIN_PRESERVED_DB, MIN_REGION_SHARE, heldout_samples
 from reference.nano.tasks import Sample
 

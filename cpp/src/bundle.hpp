@@ -1,5 +1,5 @@
 // Bundles on disk: the bundle.json format, and the checks before a byte is used. The twin of
-// editverse_rt/bundle.py.
+// editverse_rt/bundle/manifest.py.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// Clips as tensors, without any codec: sampling by time. The twin of editverse_rt/frames.py.
+// Clips as tensors, without any codec: sampling by time. The twin of editverse_rt/media/frames.py.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // Plans on disk: the manifest beside them, which may run here, its profile, the sizes of its buffers. The twin of
-// editverse_rt/engine.py. Nothing here needs a GPU: what does is in trt.cpp.
+// editverse_rt/engines/. Nothing here needs a GPU: what does is in trt.cpp.
 //
 //     BUNDLE/engines/<targets>/<backend>-<version>/manifest.json, <graph>-<precision>.plan, verified.json
 #pragma once

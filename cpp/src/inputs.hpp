@@ -1,5 +1,5 @@
 // The videos and images of a request: what each is, how much of it is read, and what follows from it. The twin of
-// editverse_rt/inputs.py.
+// editverse_rt/request/inputs.py.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Reading of files, and resizing, with FFmpeg, which only libav.hpp includes. The twin of
-// editverse_rt/video/reading.py, choice for choice; where the two may differ is how a version of FFmpeg rounds.
+// editverse_rt/media/reading.py, choice for choice; where the two may differ is how a version of FFmpeg rounds.
 #include "media.hpp"
 
 #include <iomanip>

@@ -1,5 +1,5 @@
 // Reading and writing of files, and resizing: FFmpeg. Without EDITVERSE_FFMPEG media_absent.cpp stands in. The twin of
-// editverse_rt/video/.
+// editverse_rt/media/.
 #pragma once
 
 #include <optional>

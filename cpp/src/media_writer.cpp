@@ -1,4 +1,4 @@
-// Writing of results with FFmpeg. The twin of editverse_rt/video/writing.py, choice for choice, but for sound and GIF,
+// Writing of results with FFmpeg. The twin of editverse_rt/media/writing.py, choice for choice, but for sound and GIF,
 // which are not written here. Encoders run on one thread and write no random identifiers.
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 // From a request to integers: segments, sizes, lengths, and the interleaved sequence's layout and positions. The twin
-// of editverse_rt/sequence.py, held to it by tests/vectors/.
+// of editverse_rt/request/sizes.py and layout.py, held to it by tests/vectors/.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What a bundle is made of: plain data, and the arithmetic on it. The twin of editverse_rt/spec.py.
+// What a bundle is made of: plain data, and the arithmetic on it. The twin of editverse_rt/bundle/spec.py.
 #pragma once
 
 #include <array>
@@ -66,7 +66,7 @@ struct Geometry {
   }
 };
 
-/// One row per solver step; see Schedule in editverse_rt/spec.py.
+/// One row per solver step; see Schedule in editverse_rt/bundle/spec.py.
 struct Schedule {
   std::string name;
   std::string kind;

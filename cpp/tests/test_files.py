@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cpp.tests import library as native
 from editverse_rt import Pipeline
 from editverse_rt.errors import EditVerseError
-from editverse_rt.video import write_clip, write_image
+from editverse_rt.media import write_clip, write_image
 
 ROOT = Path(__file__).parents[2]
 HAS_MEDIA = native.load_library().ev_has_media() == 1

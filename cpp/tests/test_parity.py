@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cpp.tests import library as native
 from editverse_rt import Pipeline
 from editverse_rt.errors import EditVerseError, RequestCancelled
-from editverse_rt.sequence import TextSegment
+from editverse_rt.request.prompt import TextSegment
 
 STEPS = 2
 

@@ -21,8 +21,9 @@ import pytest
 from numpy.typing import NDArray
 
 from cpp.tests import library as native
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.engine import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest, write_stamp
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.engines.manifest import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest
+from editverse_rt.engines.stamps import write_stamp
 
 # Of a sanitized build its programs only: a plain Python cannot load its library.
 PLANS = Path(os.environ.get("EDITVERSE_PLANS_BUILD", native.BUILD)) / "tests" / "plans"

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cpp.tests import library as native
-from editverse_rt.video import probe, read_clip, write_clip
+from editverse_rt.media import probe, read_clip, write_clip
 
 NANO = native.ROOT / "editverse_rt" / "bundles" / "nano"
 PROMPT = "A red circle on a blue background"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, Backend, GpuOptions, Runner
 from editverse_rt.backends.ort import OrtBackend
 from editverse_rt.backends.trt import TrtBackend
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import BackendError
 
 __all__ = [

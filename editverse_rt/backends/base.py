@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
 
 __all__ = ["NO_GPU_OPTIONS", "Availability", "Backend", "DeviceArray", "GpuOptions", "Runner", "Tensor"]
 

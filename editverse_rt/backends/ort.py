@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, DeviceArray, GpuOptions, Tensor
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import GraphSpec
 from editverse_rt.errors import BackendError
-from editverse_rt.spec import GraphSpec
 
 __all__ = ["BoundOrtRunner", "BoundTensor", "OrtBackend", "OrtRunner"]
 

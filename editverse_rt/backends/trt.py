@@ -15,8 +15,10 @@ from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, GpuOptions
 from editverse_rt.backends.cuda import Cuda, Gpu
 from editverse_rt.backends.ort import first_line
 from editverse_rt.backends.trt_runner import TrtRunner
-from editverse_rt.bundle import Bundle
-from editverse_rt.engine import HOST_GRAPHS, EngineSet, PlanSpec, choose_plans, is_verified, refuse_options
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.engines.choice import HOST_GRAPHS, choose_plans, refuse_options
+from editverse_rt.engines.manifest import EngineSet, PlanSpec
+from editverse_rt.engines.stamps import is_verified
 from editverse_rt.errors import BackendError
 
 __all__ = ["TrtBackend"]

@@ -23,21 +23,12 @@ from numpy.typing import NDArray
 from editverse_rt.backends.base import NO_GPU_OPTIONS, GpuOptions, Tensor
 from editverse_rt.backends.cuda import Cuda, DeviceTensor, Pool
 from editverse_rt.backends.ort import OrtRunner, first_line
-from editverse_rt.bundle import Bundle
-from editverse_rt.engine import (
-    BUILD_AGAIN,
-    HOST_GRAPHS,
-    EngineSet,
-    PlanSpec,
-    Shape,
-    choose_profile,
-    choose_weight_budget,
-    count_bytes,
-    output_shapes,
-    verify_plan_file,
-)
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import GraphSpec, TensorSpec
+from editverse_rt.engines.choice import HOST_GRAPHS, choose_profile, choose_weight_budget
+from editverse_rt.engines.manifest import BUILD_AGAIN, EngineSet, PlanSpec, verify_plan_file
+from editverse_rt.engines.shapes import Shape, count_bytes, output_shapes
 from editverse_rt.errors import BackendError
-from editverse_rt.spec import GraphSpec, TensorSpec
 
 __all__ = ["MOST_RECORDED", "TrtRunner"]
 

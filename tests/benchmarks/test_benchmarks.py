@@ -15,7 +15,7 @@ from benchmarks.results import read_results
 from benchmarks.work import Work, draw_clip, draw_transformer_inputs, prepare_work, tokens_of
 from benchmarks.worker import Worker, WorkerError
 from editverse_rt.backends import select_backend
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 
 ROOT = Path(__file__).parents[2]
 NANO = load_bundle("nano")

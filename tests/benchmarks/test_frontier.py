@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import frontier
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from export.integers import quantize_bundle
 from export.schedules import Recipe, build_schedule
 from reference.nano.heldout import heldout_samples

@@ -12,7 +12,7 @@ from benchmarks.contenders import PlainOrtRunner, TorchRunner
 from benchmarks.peers import compare_results
 from benchmarks.plain import OPSET, export_plain
 from benchmarks.work import Work, draw_transformer_inputs, prepare_work
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 
 CHECKPOINT = Path(__file__).parents[2] / "reference" / "nano" / "checkpoint"
 

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import soak
 from benchmarks.results import read_results
 from editverse_rt import load_bundle
-from editverse_rt.costs import weight_bytes
-from editverse_rt.planner import CPU_PRECISION
+from editverse_rt.planning.costs import weight_bytes
+from editverse_rt.planning.planner import CPU_PRECISION
 
 
 def test_requests_are_mixed_and_the_same_again():

@@ -19,9 +19,8 @@ import pytest
 import sentencepiece
 from numpy.typing import NDArray
 
-from editverse_rt.bundle import file_specs, load_bundle, write_bundle_json
-from editverse_rt.pipeline import Pipeline
-from editverse_rt.spec import (
+from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
+from editverse_rt.bundle.spec import (
     FORMAT_VERSION,
     BundleSpec,
     Geometry,
@@ -30,6 +29,7 @@ from editverse_rt.spec import (
     TensorSpec,
     TokenizerSpec,
 )
+from editverse_rt.pipeline import Pipeline
 
 GEOMETRY = Geometry(
     temporal_ratio=4,

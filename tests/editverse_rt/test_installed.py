@@ -34,7 +34,7 @@ def test_the_wheel_holds_the_runtime_alone() -> None:
 def test_the_wheel_holds_the_bundle_the_types_and_the_license() -> None:
     names = {path.as_posix() for path in installed_files()}
     assert {"editverse_rt/py.typed", "editverse_rt/bundles/nano/bundle.json"} <= names
-    assert "editverse_rt/engines/h100.toml" in names
+    assert "editverse_rt/engines/recipes/h100.toml" in names
     assert any(name.endswith("/LICENSE") for name in names)
 
 

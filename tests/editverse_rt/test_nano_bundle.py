@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from editverse_rt import Pipeline, RequestCancelled, RequestQueue, stages, video
+from editverse_rt import Pipeline, RequestCancelled, RequestQueue, media, stages
 from editverse_rt.backends.ort import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
@@ -215,12 +215,12 @@ def test_stopping_leaves_the_pipeline_usable(pipeline: Pipeline) -> None:
 
 
 def test_from_file_to_file(pipeline: Pipeline, tmp_path: Path) -> None:
-    video.write_clip(tmp_path / "in.mp4", draw_clip(30, 120, 160), 25.0)
+    media.write_clip(tmp_path / "in.mp4", draw_clip(30, 120, 160), 25.0)
     result = pipeline(
         "<video1> Make it grayscale", video1=tmp_path / "in.mp4", num_frames=5, num_inference_steps=FEW_STEPS
     )
     result.save(tmp_path / "out.mp4")
-    info = video.probe(tmp_path / "out.mp4")
+    info = media.probe(tmp_path / "out.mp4")
     assert (info.num_frames, info.fps) == (5, 25.0)
     assert (info.height_px, info.width_px) == result.frames.shape[1:3]
     assert result.timings["transformer"] > 0

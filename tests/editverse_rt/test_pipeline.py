@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.sequence import Grid, lay_out
+from editverse_rt.request.layout import Grid, lay_out
 
 Array = NDArray[Any]
 PATCH = 16

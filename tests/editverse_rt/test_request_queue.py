@@ -23,7 +23,7 @@ from editverse_rt import (
     RequestQueue,
     load_bundle,
 )
-from editverse_rt.planner import estimate_work
+from editverse_rt.planning.planner import estimate_work
 
 PATIENCE_S = 60
 """How long a test that hangs is waited for."""

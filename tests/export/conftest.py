@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from editverse_rt.bundle import Bundle, file_specs, load_bundle, write_bundle_json
+from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
 from export.export_onnx import export_bundle, export_graph
 from export.graphs import build_graphs
 from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint

@@ -15,10 +15,11 @@ import onnx_ir as ir
 import pytest
 
 from editverse_rt.backends.cuda import Gpu
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.engine import choose_plans, read_manifest
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.engines.choice import choose_plans
+from editverse_rt.engines.manifest import read_manifest
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
-from editverse_rt.targets import load_target
+from editverse_rt.planning.targets import load_target
 from export import build_engine
 from export.build_engine import build_engines, main
 from export.builder import Builder, Built

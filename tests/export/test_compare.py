@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from editverse_rt.backends import Runner, select_backend
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from export import compare
 from export.compare import CASES, Measurement, compare_edit, compare_graphs, format_table, make_clip
 from export.graphs import EXAMPLE_AXES, GRAPH_NAMES

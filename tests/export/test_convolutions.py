@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from editverse_rt.backends import select_backend
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from export.convolutions import unroll_convolutions
 
 # Sums in another order, in float32.

@@ -13,8 +13,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.planning.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
 from export.export_onnx import _model_facts
 from export.graphs import axis_size
 from reference.checkpoint import load_checkpoint

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
 from export import emulate

@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import torch
 
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 from export import export_onnx, lower
 from export.export_onnx import export_bundle, export_graph
 from export.graphs import GRAPH_NAMES, build_graphs

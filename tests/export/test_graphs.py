@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editverse_rt.spec import Geometry, GraphSpec, TensorSpec
+from editverse_rt.bundle.spec import Geometry, GraphSpec, TensorSpec
 from export.graphs import (
     GRAPH_NAMES,
     SolverStep,

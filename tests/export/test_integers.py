@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from editverse_rt.bundle import load_bundle
-from editverse_rt.engine import ENGINES_FOLDER
+from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.engines.manifest import ENGINES_FOLDER
 from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
 from export.integers import quantize_bundle, quantize_products, round_columns

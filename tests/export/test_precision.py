@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from editverse_rt.bundle import Bundle, load_bundle
+from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import RequestError
 from export.lower import load_standard
 from export.precision import count_types, save_typed, set_precision, use_standard_attention

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editverse_rt.bundle import load_spec
+from editverse_rt.bundle.manifest import load_spec
 from editverse_rt.errors import RequestError
-from editverse_rt.sequence import Grid, lay_out
-from editverse_rt.targets import load_target, target_names
+from editverse_rt.planning.targets import load_target, target_names
+from editverse_rt.request.layout import Grid, lay_out
 from export.build_engine import BUILT_GRAPHS
 from export.profiles import most_tokens, parse_shapes, profiles_of
 

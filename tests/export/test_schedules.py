@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editverse_rt.spec import Schedule
+from editverse_rt.bundle.spec import Schedule
 from export.schedules import (
     NAMED,
     Recipe,

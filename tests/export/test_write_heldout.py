@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editverse_rt.bundle import load_bundle
-from editverse_rt.heldout import is_right, load_heldout
+from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.quality.heldout import is_right, load_heldout
 from export.write_heldout import main
 from reference.nano.heldout import heldout_samples, score_edit
 

@@ -16,19 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from editverse_rt.bundle import Bundle
-from editverse_rt.engine import (
-    PlanSpec,
-    ShapeProfile,
-    choose_plans,
-    choose_profile,
-    count_bytes,
-    output_shapes,
-    read_manifest,
-    source_digest,
-)
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import FileSpec, GraphSpec, TensorSpec
+from editverse_rt.engines.choice import choose_plans, choose_profile
+from editverse_rt.engines.manifest import PlanSpec, ShapeProfile, read_manifest, source_digest
+from editverse_rt.engines.shapes import count_bytes, output_shapes
 from editverse_rt.errors import EditVerseError
-from editverse_rt.spec import FileSpec, GraphSpec, TensorSpec
 
 FOLDER = Path(__file__).parent
 SEED = 9

@@ -18,18 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from editverse_rt.bundle import spec_from_json
+from editverse_rt.bundle.manifest import spec_from_json
+from editverse_rt.bundle.spec import Geometry, Schedule
 from editverse_rt.errors import EditVerseError
-from editverse_rt.frames import sample_by_time
-from editverse_rt.sequence import (
-    Grid,
-    TextSegment,
-    lay_out,
-    parse_prompt,
-    plan_frames,
-    plan_sizes,
-)
-from editverse_rt.spec import Geometry, Schedule
+from editverse_rt.media.frames import sample_by_time
+from editverse_rt.request.layout import Grid, lay_out
+from editverse_rt.request.prompt import TextSegment, parse_prompt
+from editverse_rt.request.sizes import choose_num_frames, choose_sizes
 
 FOLDER = Path(__file__).parent
 SEED = 4
@@ -87,7 +82,7 @@ def sizes_result(
 ) -> list[Any]:
     """[target, {name: size}], sizes as [height, width]."""
     given = {name: (source[0], source[1]) for name, source in sources.items()}
-    target, sizes = plan_sizes(given, main, geometry, None if size is None else (size[0], size[1]))
+    target, sizes = choose_sizes(given, main, geometry, None if size is None else (size[0], size[1]))
     return [list(target), {name: list(value) for name, value in sizes.items()}]
 
 
@@ -273,7 +268,7 @@ def frame_cases() -> list[dict[str, Any]]:
             "num_frames": n,
             "has_video": video,
             "has_image": image,
-            **outcome(lambda n=n, v=video, i=image, g=g: plan_frames(n, v, i, GEOMETRIES[g])),
+            **outcome(lambda n=n, v=video, i=image, g=g: choose_num_frames(n, v, i, GEOMETRIES[g])),
         }
         for g, n, video, image in cases
     ]

@@ -18,8 +18,8 @@ import pytest
 
 from editverse_rt.backends.cuda import Gpu
 from editverse_rt.backends.trt_runner import TrtRunner
-from editverse_rt.bundle import Bundle, load_bundle
-from editverse_rt.engine import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.engines.manifest import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest
 
 GPU = Gpu(0, "a GPU of the test", "8.9")
 VERSION = "1.7.1"

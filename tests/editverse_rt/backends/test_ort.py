@@ -20,9 +20,9 @@ import pytest
 from editverse_rt import backends
 from editverse_rt.backends import GpuOptions, list_backends, select_backend
 from editverse_rt.backends.ort import BoundOrtRunner, BoundTensor, OrtBackend, OrtRunner
-from editverse_rt.bundle import Bundle
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.errors import BackendError
-from editverse_rt.spec import GraphSpec, TensorSpec
 
 FLOAT = 1
 

@@ -14,9 +14,10 @@ from editverse_rt.backends import GpuOptions, find_obstacle, list_backends, sele
 from editverse_rt.backends.cuda import DeviceTensor
 from editverse_rt.backends.trt import TrtBackend
 from editverse_rt.backends.trt_runner import TrtRunner
-from editverse_rt.bundle import Bundle
-from editverse_rt.cli import main
-from editverse_rt.engine import EngineSet, write_stamp
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.commands.cli import main
+from editverse_rt.engines.manifest import EngineSet
+from editverse_rt.engines.stamps import write_stamp
 from editverse_rt.errors import BackendError
 
 Inputs = Callable[..., dict[str, Any]]

@@ -16,8 +16,8 @@ from editverse_rt.backends import GpuOptions
 from editverse_rt.backends.ort import OrtBackend
 from editverse_rt.backends.trt import TrtBackend
 from editverse_rt.backends.trt_runner import MOST_RECORDED, TrtRunner
-from editverse_rt.bundle import Bundle
-from editverse_rt.engine import EngineSet, write_manifest
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.engines.manifest import EngineSet, write_manifest
 from editverse_rt.errors import BackendError, RequestError
 from editverse_rt.pipeline import Pipeline
 

@@ -1,0 +1,330 @@
+"""The command line `editverse-rt`: edit, generate, plan, verify, info and doctor.
+
+Results go to standard output; progress, notices and errors to standard error. Exit codes: 0 done,
+2 a request, a file, a bundle or a backend that cannot be used (one line says why), 130 interrupted,
+1 a bug (with its traceback).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from editverse_rt import media
+from editverse_rt.bundle.manifest import json_from_spec, load_bundle
+from editverse_rt.commands.arguments import parse_arguments
+from editverse_rt.commands.descriptions import describe_bundle
+from editverse_rt.commands.doctor import describe_machine, examine_machine
+from editverse_rt.commands.plan_report import report_plan
+from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
+from editverse_rt.media.frames import contact_sheet
+from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.quality.verify import describe_verification, verify_backend
+from editverse_rt.request.prompt import has_tags
+
+__all__ = ["main"]
+
+EXIT_OK = 0
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell says of a command whose reader left, as in `info | head -1`
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` without the program's name, or None for sys.argv."""
+    try:
+        args = parse_arguments(argv)
+        code = COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return code
+    except (RequestCancelled, KeyboardInterrupt) as error:
+        print_error(str(error) or "stopped by Ctrl-C; nothing half-written is left")
+        return EXIT_INTERRUPTED
+    except EditVerseError as error:
+        print_error(str(error))
+    except BrokenPipeError:
+        discard_output()
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        name = error.filename or "standard output"
+        print_error(f"{name}: {error.strerror}; check the path and the free space")
+        discard_output()
+    return EXIT_BAD_INPUT
+
+
+def print_error(message: str) -> None:
+    print(f"editverse-rt: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def discard_output() -> None:
+    """Drop what standard output did not take, or Python fails once more when it leaves."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+# --- edit and generate ------------------------------------------------------------------------------------
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    *paths, instruction = args.words
+    if not paths:
+        raise RequestError(
+            "one argument was given, inputs and then an instruction are expected, as in "
+            '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
+        )
+    inputs = name_inputs(paths)
+    if not has_tags(instruction):
+        instruction = " ".join([*(f"<{name}>" for name in inputs), instruction])
+    return run_request(args, instruction, inputs, start_s=args.start)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    return run_request(args, args.prompt, {}, start_s=0.0)
+
+
+def name_inputs(paths: Sequence[str]) -> dict[str, str]:
+    """Return tag name -> path: each file's kind, numbered from 1 in the order given."""
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for path in paths:
+        kind = media.probe(path).kind
+        counts[kind] = counts.get(kind, 0) + 1
+        names[f"{kind}{counts[kind]}"] = path
+    return names
+
+
+def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *, start_s: float) -> int:
+    check_output(args.output)
+    num_frames = args.frames
+    if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
+        if num_frames not in (None, 1):
+            raise RequestError(
+                f"--frames {num_frames} is given for the picture {args.output}, which holds 1 frame; "
+                f"leave it out, or name a video, a folder or {args.output.stem}_%04d.png"
+            )
+        num_frames = 1
+    if args.preview is not None:
+        check_suffix(args.preview, media.IMAGE_SUFFIXES)
+        check_place(args.preview)
+
+    begin = time.perf_counter()
+    progress = None if args.quiet else Progress(sys.stderr)
+    with open_pipeline(args) as pipeline:
+        result = pipeline(
+            prompt,
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+            seed=args.seed,
+            schedule=args.schedule,
+            size=args.size,
+            num_frames=num_frames,
+            fps=args.fps,
+            start_s=start_s,
+            callback_on_step_end=progress,
+            **inputs,
+        )
+        info = pipeline.info()
+    if progress is not None:
+        progress.close()
+    notices = [*result.notices, *result.save(args.output)]
+    if args.preview is not None:
+        media.write_image(args.preview, contact_sheet([*result.sources, result.frames]))
+    if not args.quiet:
+        for notice in notices:
+            print(f"editverse-rt: {notice}", file=sys.stderr)
+    report(args, prompt, result, info, notices, time.perf_counter() - begin)
+    return EXIT_OK
+
+
+def open_pipeline(args: argparse.Namespace) -> Pipeline:
+    return Pipeline.open(
+        args.bundle,
+        args.backend,
+        num_threads=args.threads,
+        allow_unverified=args.allow_unverified,
+        **gpu_options(args),
+    )
+
+
+def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `Pipeline.open` takes of the options for a GPU."""
+    return {
+        "device": args.device,
+        "cuda_graphs": args.cuda_graphs,
+        "weight_budget_bytes": args.weight_budget,
+        "plugin": args.plugin,
+        "kernel_cache": args.kernel_cache,
+    }
+
+
+def check_output(path: Path) -> None:
+    """Refuse a video, a picture or a folder that could not be written, before anything is computed."""
+    if path.suffix:
+        check_suffix(path, media.VIDEO_SUFFIXES | media.IMAGE_SUFFIXES)
+    elif path.is_dir() and any(path.iterdir()):
+        raise MediaError(
+            f"{path} is a folder that is not empty; name a new folder, or a file such as {path}.mp4"
+        )
+    check_place(path)
+
+
+def check_suffix(path: Path, suffixes: frozenset[str]) -> None:
+    if path.suffix.lower() not in suffixes:
+        raise MediaError(
+            f"{path}: {path.suffix or 'no suffix'} is not a type that can be written here; "
+            f"use one of {' '.join(sorted(suffixes))}"
+        )
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder, the name of a file is expected; choose another")
+
+
+def check_place(path: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise MediaError(
+            f"{path}: nothing can be written in {path.parent} ({error.strerror}); choose another place"
+        ) from error
+
+
+def report(
+    args: argparse.Namespace,
+    prompt: str,
+    result: Result,
+    info: dict[str, Any],
+    notices: list[str],
+    total_s: float,
+) -> None:
+    num_frames, height, width = result.frames.shape[:3]
+    if args.json:
+        print_json(
+            {
+                "output": os.fspath(args.output),
+                "preview": None if args.preview is None else os.fspath(args.preview),
+                "prompt": prompt,
+                "seed": args.seed,
+                "frames": num_frames,
+                "height": height,
+                "width": width,
+                "fps": result.fps,
+                "total_s": total_s,
+                "timings": result.timings,
+                "notices": notices,
+                "pipeline": info,
+            }
+        )
+    elif not args.quiet:
+        length = "1 frame" if num_frames == 1 else f"{num_frames} frames at {result.fps:g} fps"
+        print(f"{args.output}: {width}x{height}, {length}, seed {args.seed}, {total_s:.1f} s")
+
+
+class Progress:
+    """A bar, redrawn in place on a terminal; elsewhere a line for the first step and for each tenth."""
+
+    WIDTH = 30
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._in_place = bool(stream.isatty())
+        self._begin = time.perf_counter()
+        self._last_tenth = 0
+        self._open = False
+
+    def __call__(self, pipeline: object, step: int, timestep: float, facts: dict[str, Any]) -> None:
+        """Show that solver step `step`, counted from 0, is done."""
+        done, total = step + 1, int(facts["num_inference_steps"])
+        tenth = done * 10 // total
+        if not self._in_place and step > 0 and tenth == self._last_tenth:
+            return
+        self._last_tenth = tenth
+        elapsed_s = time.perf_counter() - self._begin
+        left_s = elapsed_s / done * (total - done)
+        filled = self.WIDTH * done // total
+        line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] step {done}/{total}, {left_s:.0f} s left"
+        self._stream.write(f"\r\033[K{line}" if self._in_place else f"{line}\n")
+        self._stream.flush()
+        self._open = self._in_place
+
+    def close(self) -> None:
+        """End the line that was redrawn, so that what follows has its own."""
+        if self._open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open = False
+
+
+# --- plan, verify, info and doctor --------------------------------------------------------------------------
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    facts, lines = report_plan(args, name_inputs(args.input))
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(lines))
+    return EXIT_OK
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    report = verify_backend(
+        args.bundle,
+        args.backend,
+        args.num_inference_steps,
+        reference=args.reference,
+        **gpu_options(args),
+    )
+    facts = report.report()
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(describe_verification(report)))
+    return EXIT_OK
+
+
+def run_info(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle)
+    facts = {
+        "path": os.fspath(bundle.root),
+        "num_bytes": sum(file.num_bytes for file in bundle.spec.files),
+        **json_from_spec(bundle.spec),
+    }
+    if args.json:
+        print_json(facts)
+        return EXIT_OK
+    print("\n".join(describe_bundle(facts)))
+    return EXIT_OK
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    facts = examine_machine(args.bundle, args.plugin)
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(describe_machine(facts)))
+    if facts["problem"] is not None:
+        print_error(facts["problem"])
+        return EXIT_BAD_INPUT
+    return EXIT_OK
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "edit": run_edit,
+    "generate": run_generate,
+    "info": run_info,
+    "plan": run_plan,
+    "verify": run_verify,
+    "doctor": run_doctor,
+}

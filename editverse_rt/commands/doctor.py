@@ -1,0 +1,77 @@
+"""The command `doctor`: what this machine has, and what is missing before each backend can run a bundle."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from editverse_rt.backends import find_obstacle, list_backends
+from editverse_rt.backends.plugin import PLUGIN, probe_plugin
+from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.commands.arguments import version_of
+from editverse_rt.errors import EditVerseError
+
+__all__ = ["describe_machine", "examine_machine"]
+
+PACKAGES = ("editverse-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "av", "sentencepiece")
+
+
+def examine_machine(bundle: str, plugin: Path | None) -> dict[str, Any]:
+    """The facts that `doctor --json` prints.
+
+    bundle: name or folder. plugin: the library with `RopeAttention`, None where the caller names none.
+    Of each backend: whether it works here, and if it does, what the bundle lacks for it ("missing", None if
+    nothing). problem: what keeps the bundle from running at all, None if nothing does.
+    """
+    states = list_backends()
+    opened: Bundle | None = None
+    problem: str | None = None
+    try:
+        opened = load_bundle(bundle)
+    except EditVerseError as error:
+        problem = str(error)
+    if problem is None and all(not state.available for state in states):
+        problem = "no backend is available; install onnxruntime"
+    library = probe_plugin(plugin)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "backends": [
+            {
+                "name": state.name,
+                "available": state.available,
+                "version": state.version,
+                "reason": state.reason,
+                "missing": find_obstacle(state.name, opened) if opened and state.available else None,
+            }
+            for state in states
+        ],
+        "plugin": {"available": library.available, "reason": library.reason},
+        "bundle": bundle,
+        "problem": problem,
+    }
+
+
+def describe_machine(facts: dict[str, Any]) -> list[str]:
+    """The same as lines for a person."""
+    lines = [f"Python {facts['python']} on {facts['platform']}, {facts['cores']} cores"]
+    lines += [f"  {name:<18}{version or 'not installed'}" for name, version in facts["packages"].items()]
+    lines.append("backends")
+    for backend in facts["backends"]:
+        if not backend["available"]:
+            state = f"not here: {backend['reason']}"
+        elif backend["missing"]:
+            state = f"here ({backend['version']}), but: {backend['missing']}"
+        else:
+            state = f"available ({backend['version']})"
+        lines.append(f"  {backend['name']:<18}{state}")
+    plugin = facts["plugin"]
+    state = "can be loaded; it has never run on a GPU" if plugin["available"] else plugin["reason"]
+    lines.append(f"{PLUGIN}: {state}")
+    state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
+    lines.append(f"bundle {facts['bundle']}: {state}")
+    return lines

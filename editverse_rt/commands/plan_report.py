@@ -1,0 +1,170 @@
+"""The command `plan`: from its arguments to a request's cost, as lines for a person or as facts."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from editverse_rt.bundle.manifest import load_spec, tokenizer_file
+from editverse_rt.bundle.spec import BundleSpec
+from editverse_rt.errors import RequestError
+from editverse_rt.planning.planner import (
+    BANDWIDTH_SHARE,
+    COMPUTE_SHARE,
+    RESERVED_BYTES,
+    Estimate,
+    Work,
+    check_fit,
+    estimate_work,
+)
+from editverse_rt.planning.targets import (
+    Target,
+    check_build,
+    default_precisions,
+    load_recipe,
+    load_target,
+    target_names,
+)
+from editverse_rt.request.inputs import Inputs
+from editverse_rt.request.prompt import parse_prompt
+from editverse_rt.request.request import choose_schedule, expect_work
+from editverse_rt.request.tokenizer import Tokenizer
+
+__all__ = ["describe_estimate", "describe_targets", "estimate_facts", "plan_work", "report_plan"]
+
+ASSUMED = (
+    f"times assume {COMPUTE_SHARE:.0%} of the dense peak and {BANDWIDTH_SHARE:.0%} of the bandwidth; memory "
+    f"leaves {RESERVED_BYTES / 1e9:g} GB to the driver; launching kernels is not counted, which is most of "
+    "what a small model takes; nothing here was measured on a GPU"
+)
+
+
+def report_plan(args: argparse.Namespace, inputs: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """What `plan` says, as facts for --json and as lines.
+
+    Raises RequestError for a request that the bundle does not take, and for one that does not fit the named
+    target, with the largest that does.
+    """
+    spec = load_spec(args.bundle)
+    work, num_text_note = plan_work(args, spec, inputs)
+    if args.target is None and args.recipe is None:
+        plain = estimate_work(spec, work)
+        rows, refused = _estimate_all(spec, work, args.precision)
+        facts = {**estimate_facts(spec, work, plain), "targets": [_target_facts(row) for row in rows]}
+        facts["refused"] = refused
+        lines = [*describe_estimate(spec, work, plain), *describe_targets(rows), *refused]
+        return facts, [*lines, num_text_note, ASSUMED]
+    target = load_recipe(args.recipe) if args.recipe is not None else load_target(args.target)
+    estimate = check_fit(spec, work, target, args.precision)
+    facts = {**estimate_facts(spec, work, estimate), "target": _target_facts(estimate)}
+    return facts, [*describe_estimate(spec, work, estimate), num_text_note, ASSUMED]
+
+
+def _estimate_all(spec: BundleSpec, work: Work, precision: str | None) -> tuple[list[Estimate], list[str]]:
+    """An estimate for every target that can be built in that precision, and why the others cannot."""
+    rows: list[Estimate] = []
+    refused: list[str] = []
+    for target in map(load_target, target_names()):
+        try:
+            check_build(target, target.backend, default_precisions(target, precision))
+        except RequestError as error:  # noqa: PERF203 - a dozen targets
+            refused.append(str(error))
+        else:
+            rows.append(estimate_work(spec, work, target, precision))
+    return rows, refused
+
+
+def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]) -> tuple[Work, str]:
+    """The integers of the request that the arguments describe, and a line on how long its text is."""
+    sources = Inputs(inputs, spec.geometry, args.size, args.frames, None, 0.0)
+    most = spec.tokenizer.max_tokens
+    num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"
+    if args.prompt is not None:
+        tokenizer = Tokenizer(tokenizer_file(args.bundle, spec), spec.tokenizer.eos_id, most)
+        tags = "".join(f"<{name}>" for name in inputs if f"<{name}>" not in args.prompt)
+        words = [s.text for s in parse_prompt(tags + args.prompt, inputs) if hasattr(s, "text")]
+        num_text = sum(len(ids) for ids in tokenizer.encode_segments(words))
+        note = f"text: {num_text} tokens"
+    schedule = choose_schedule(spec, args.schedule, args.num_inference_steps, args.guidance_scale)
+    return expect_work(sources, num_text, schedule), note
+
+
+def estimate_facts(spec: BundleSpec, work: Work, estimate: Estimate) -> dict[str, Any]:
+    """An estimate as JSON's kinds of values."""
+    frames, height, width = work.result
+    return {
+        "bundle": spec.name,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "clips": [list(clip) for clip in work.clips],
+        "num_inference_steps": work.schedule.num_inference_steps,
+        "transformer_calls": sum(s.calls for s in estimate.stages if s.name.startswith("transformer")),
+        "precision": estimate.precision,
+        "tokens": asdict(estimate.tokens),
+        "flops": estimate.flops,
+        "weight_bytes": estimate.weight_bytes,
+        "peak_bytes": estimate.peak_bytes,
+        "stages": [asdict(stage) for stage in estimate.stages],
+    }
+
+
+def _target_facts(estimate: Estimate) -> dict[str, Any]:
+    target = estimate.target
+    return {
+        "name": None if target is None else target.name,
+        "gpu": None if target is None else target.gpu,
+        "backend": None if target is None else target.backend,
+        "precision": estimate.precision,
+        "fits": estimate.fits,
+        "peak_bytes": estimate.peak_bytes,
+        "available_bytes": estimate.available_bytes,
+        "seconds": estimate.seconds,
+    }
+
+
+def describe_estimate(spec: BundleSpec, work: Work, estimate: Estimate) -> list[str]:
+    """The lines on one request: what it is, and what each stage costs."""
+    frames, height, width = work.result
+    tokens, steps, room = estimate.tokens, work.schedule.num_inference_steps, estimate.available_bytes
+    where = "a CPU, float32" if estimate.target is None else _describe_target(estimate.target)
+    guided = sum(scale != 1 for scale in work.schedule.guidance_scale)
+    lines = [
+        f"{spec.name} on {where}",
+        f"  result       {width}x{height}, {frames} frames, from {len(work.clips)} clips; {steps} steps, "
+        f"{guided} of them guided (a second evaluation each)",
+        f"  tokens       {tokens.total:,}: {tokens.text:,} of text, {tokens.clean:,} clean, "
+        f"{tokens.noisy:,} noisy",
+        f"  memory       {_gb(estimate.peak_bytes)} at the peak, weights {_gb(estimate.weight_bytes)} of it"
+        + ("" if room is None else f"; {_gb(room)} to give"),
+        f"  {'stage':<28}{'calls':>6}{'TFLOP':>12}{'GB held':>10}{'seconds':>10}",
+    ]
+    for stage in estimate.stages:
+        held, time = stage.activation_bytes / 1e9, "" if stage.seconds is None else f"{stage.seconds:.3g}"
+        lines.append(f"  {stage.name:<28}{stage.calls:>6}{stage.flops / 1e12:>12.4g}{held:>10.3f}{time:>10}")
+    total = "" if estimate.seconds is None else f"{estimate.seconds:.3g}"
+    lines.append(f"  {'all':<28}{'':>6}{estimate.flops / 1e12:>12.4g}{'':>10}{total:>10}")
+    return lines
+
+
+def describe_targets(estimates: list[Estimate]) -> list[str]:
+    """A line for each target: whether the request fits, and the time that its peak allows."""
+    lines = [f"  {'target':<14}{'precision':<11}{'GB needed':>10}{'GB to give':>12}{'seconds':>10}"]
+    for estimate in estimates:
+        name = "" if estimate.target is None else estimate.target.name
+        has, time = (estimate.available_bytes or 0) / 1e9, estimate.seconds or 0.0
+        shown = f"{time:.3g}" if estimate.fits else "no room"
+        lines.append(
+            f"  {name:<14}{estimate.precision['transformer']:<11}{estimate.peak_bytes / 1e9:>10.2f}"
+            f"{has:>12.1f}{shown:>10}"
+        )
+    return lines
+
+
+def _describe_target(target: Target) -> str:
+    return f"{target.gpu} ({target.name}, {target.sm}, {target.backend})"
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB"

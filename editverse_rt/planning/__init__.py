@@ -1,0 +1,1 @@
+"""What a request costs before it runs: operations, memory and time, on a named GPU."""

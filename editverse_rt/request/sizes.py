@@ -1,0 +1,144 @@
+"""Sizes and lengths: what a source is resized to, and how many frames a result has.
+
+Integers only, and nothing that depends on a library: the C++ host repeats this file line by line.
+Rules: paper section 5.1; where the paper is silent, docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from editverse_rt.bundle.spec import Geometry
+from editverse_rt.errors import RequestError
+
+__all__ = ["Size", "choose_num_frames", "choose_size", "choose_sizes"]
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+# Two sizes whose aspect ratios differ by no more than this many percent count as of one aspect ratio.
+_SAME_ASPECT_PERCENT = 1
+# A source whose aspect ratio no size of the bundle meets within this many percent is refused, not distorted.
+_MAX_DISTORTION_PERCENT = 33
+
+
+def choose_sizes(
+    sources: Mapping[str, Size], main: str | None, geometry: Geometry, size: Size | None = None
+) -> tuple[Size, dict[str, Size]]:
+    """The size of the result, and the size that each source is resized to.
+
+    sources: (height, width) in pixels of each input, after rotation. main: the input that the result
+    follows, None without inputs. size: the caller's (height, width) for the result, or None.
+    Every input follows the area rule on its own, but one of main's aspect ratio takes main's size, so that
+    a mask or an edited first frame lies on the same grid as its video.
+    Raises RequestError as `choose_size` does, and for a `size` that the bundle does not take.
+    """
+    if size is not None:
+        target = _check_size(size, geometry)
+    elif main is not None:
+        target = choose_size(main, sources[main], geometry)
+    else:
+        target = (geometry.default_height_px, geometry.default_width_px)
+    sizes = {}
+    for name, source in sources.items():
+        like_main = main is not None and _is_same_aspect(source, sources[main])
+        sizes[name] = target if like_main else choose_size(name, source, geometry)
+    return target, sizes
+
+
+def choose_size(name: str, source: Size, geometry: Geometry) -> Size:
+    """The area rule of paper section 5.1 on the bundle's grid: keep the aspect ratio, the area in range.
+
+    Of the sizes that the bundle takes, those within 1 % of the source's aspect ratio are candidates, or, if
+    there are none, the closest; of the candidates the one of the nearest area is taken, then the closest
+    aspect ratio, then the lower. A source that is itself such a size keeps it.
+    name: for the error's sake. source: (height, width) in pixels.
+    Raises RequestError if the source is empty, or so long and narrow that every size would distort it.
+    """
+    height, width = source
+    if height < 1 or width < 1:
+        raise RequestError(f"{name} is {width}x{height} px (width x height); give one that has pixels")
+    sizes = list(_iterate_sizes(geometry))
+    closest = min(sizes, key=lambda size: _AspectError(size, source))
+    if _differ_by_more(closest, source, _MAX_DISTORTION_PERCENT):
+        raise RequestError(
+            f"{name} is {width}x{height} px (width x height); the nearest shape that this bundle takes is "
+            f"{closest[1]}x{closest[0]}; crop it first"
+        )
+    candidates = [size for size in sizes if _is_same_aspect(size, source)] or [
+        size for size in sizes if not _AspectError(closest, source) < _AspectError(size, source)
+    ]
+    area = height * width
+    return min(candidates, key=lambda size: (abs(size[0] * size[1] - area), _AspectError(size, source), size))
+
+
+def choose_num_frames(num_frames: int | None, has_video: bool, has_image: bool, geometry: Geometry) -> int:
+    """How many frames to ask the main source for, or to generate: 1 + temporal_ratio * k.
+
+    num_frames: the caller's, rounded down; None follows the inputs: up to the bundle's limit for a video, 1
+    for images alone, the bundle's default without inputs. Raises RequestError if it is out of range.
+    """
+    if num_frames is None:
+        if has_video:
+            return geometry.max_frames
+        return 1 if has_image else geometry.default_frames
+    if not isinstance(num_frames, (int, np.integer)) or not 1 <= num_frames <= geometry.max_frames:
+        raise RequestError(f"num_frames is {num_frames}; this bundle takes 1 to {geometry.max_frames}")
+    return geometry.round_frames(num_frames)
+
+
+def _iterate_sizes(geometry: Geometry) -> Iterator[Size]:
+    multiple = geometry.size_multiple
+    for height in range(multiple, geometry.max_side_px + 1, multiple):
+        for width in range(multiple, geometry.max_side_px + 1, multiple):
+            if geometry.min_area_px <= height * width <= geometry.max_area_px:
+                yield height, width
+
+
+def _check_size(size: Size, geometry: Geometry) -> Size:
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"size is {size!r}; give (height, width) in whole pixels") from error
+    sizes = list(_iterate_sizes(geometry))
+    if (height, width) in sizes:
+        return height, width
+    nearest = min(sizes, key=lambda s: (abs(s[0] - height) + abs(s[1] - width), s))
+    raise RequestError(
+        f"size is {width}x{height} (width x height); this bundle takes multiples of {geometry.size_multiple} "
+        f"up to {geometry.max_side_px} px a side, with {geometry.min_area_px} to {geometry.max_area_px} px "
+        f"in all; the nearest is {nearest[1]}x{nearest[0]}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _AspectError:
+    """How far two aspect ratios are apart, compared exactly: the larger over the smaller, as a fraction."""
+
+    size: Size
+    source: Size
+
+    def fraction(self) -> tuple[int, int]:
+        a, b = self.size[0] * self.source[1], self.size[1] * self.source[0]
+        return max(a, b), min(a, b)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _AspectError):
+            return NotImplemented
+        return not self < other and not other < self
+
+    def __lt__(self, other: _AspectError) -> bool:
+        (a, b), (c, d) = self.fraction(), other.fraction()
+        return a * d < c * b
+
+
+def _is_same_aspect(size: Size, source: Size) -> bool:
+    return not _differ_by_more(size, source, _SAME_ASPECT_PERCENT)
+
+
+def _differ_by_more(size: Size, source: Size, percent: int) -> bool:
+    larger, smaller = _AspectError(size, source).fraction()
+    return 100 * larger > (100 + percent) * smaller

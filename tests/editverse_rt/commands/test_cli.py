@@ -1,0 +1,369 @@
+"""The command line with a pipeline that records what it is asked for and computes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from editverse_rt import media
+from editverse_rt.backends import Availability
+from editverse_rt.commands import arguments, cli, descriptions, doctor
+from editverse_rt.errors import BackendError, BundleError, RequestCancelled
+
+
+@dataclass
+class FakeResult:
+    frames: np.ndarray
+    fps: float = 8.0
+    timings: dict[str, float] = field(default_factory=lambda: {"total": 1.0})
+    sources: tuple[np.ndarray, ...] = ()
+    notices: tuple[str, ...] = (
+        "took the first 5 of 90 frames; choose others with --start, --frames or --fps",
+    )
+
+    def save(self, path: Path) -> tuple[str, ...]:
+        Path(path).write_bytes(b"saved")
+        return ("the sound was left out",)
+
+
+class FakePipeline:
+    """Stands in for Pipeline; class attributes hold what the last one was asked for."""
+
+    opened: tuple[Any, ...] = ()
+    prompt = ""
+    asked: dict[str, Any] = {}  # noqa: RUF012
+    failure: BaseException | None = None
+    closed = False
+
+    @classmethod
+    def open(cls, bundle: str, backend: str, *, num_threads: int | None, **_: bool) -> FakePipeline:
+        FakePipeline.opened = (bundle, backend, num_threads)
+        FakePipeline.closed = False
+        return cls()
+
+    def __enter__(self) -> FakePipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        FakePipeline.closed = True
+
+    def info(self) -> dict[str, Any]:
+        return {"bundle": "nano", "backend": "ort-cpu"}
+
+    def __call__(self, prompt: str, *, callback_on_step_end: Any, **asked: Any) -> FakeResult:
+        FakePipeline.prompt, FakePipeline.asked = prompt, asked
+        for step in range(4):
+            if callback_on_step_end is not None:
+                assert callback_on_step_end(self, step, step / 4, {"num_inference_steps": 4}) is not False
+            if FakePipeline.failure is not None:
+                raise FakePipeline.failure
+        height, width = asked["size"] or (32, 48)
+        frames = np.zeros((asked["num_frames"] or 5, height, width, 3), np.uint8)
+        return FakeResult(frames, sources=(frames,) * (len(asked) - 7))
+
+
+@pytest.fixture(autouse=True)
+def fake_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "Pipeline", FakePipeline)
+    monkeypatch.setattr(FakePipeline, "failure", None)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    path = tmp_path / "clip.mp4"
+    media.write_clip(path, np.full((3, 32, 32, 3), 90, np.uint8), 8.0)
+    return str(path)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    media.write_image(path, np.full((32, 32, 3), 90, np.uint8))
+    return str(path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> str:
+    return str(tmp_path / "out.mp4")
+
+
+# --- what the pipeline is asked for -----------------------------------------------------------------------
+
+
+def test_inputs_are_named_by_kind_and_order(clip: str, picture: str, out: str) -> None:
+    assert cli.main(["edit", picture, clip, picture, clip, "Blend <video2> all", "-o", out]) == 0
+    inputs = {name: path for name, path in FakePipeline.asked.items() if name[-1].isdigit()}
+    assert inputs == {"image1": picture, "video1": clip, "image2": picture, "video2": clip}
+    assert FakePipeline.prompt == "Blend <video2> all"
+
+
+def test_instruction_without_tags_gets_them_in_front(clip: str, picture: str, out: str) -> None:
+    assert cli.main(["edit", picture, clip, "Insert it", "-o", out]) == 0
+    assert FakePipeline.prompt == "<image1> <video1> Insert it"
+
+
+def test_options_reach_the_pipeline(clip: str, out: str) -> None:
+    options = (
+        "--num-inference-steps 12 --guidance-scale 2.5 --seed 7 --frames 9 --size 128x96 --fps 12.5 "
+        "--start 1.5 --bundle my/bundle --backend ort-cpu --schedule fast --threads 2"
+    )
+    assert cli.main(["edit", clip, "Invert it", "-o", out, *options.split()]) == 0
+    assert FakePipeline.opened == ("my/bundle", "ort-cpu", 2)
+    assert FakePipeline.asked == {
+        "num_inference_steps": 12,
+        "guidance_scale": 2.5,
+        "seed": 7,
+        "schedule": "fast",
+        "size": (96, 128),
+        "num_frames": 9,
+        "fps": 12.5,
+        "start_s": 1.5,
+        "video1": clip,
+    }
+    assert FakePipeline.closed
+
+
+def test_what_is_not_given_is_left_to_the_bundle(out: str) -> None:
+    assert cli.main(["generate", "A red circle", "-o", out]) == 0
+    assert FakePipeline.opened == ("nano", "auto", None)
+    defaults = dict.fromkeys(
+        ("num_inference_steps", "guidance_scale", "schedule", "size", "num_frames", "fps")
+    )
+    assert FakePipeline.asked == {**defaults, "seed": 0, "start_s": 0.0}
+    assert FakePipeline.prompt == "A red circle"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "edit CLIP TEXT -o OUT --seed 3",
+        "edit -o OUT --seed 3 CLIP TEXT",
+        "edit CLIP -o OUT TEXT --seed 3",
+        "edit --seed 3 CLIP -o OUT TEXT",
+        "edit -o OUT --seed 3 -- CLIP TEXT",
+    ],
+)
+def test_options_may_stand_anywhere(clip: str, out: str, order: str) -> None:
+    words = {"CLIP": clip, "TEXT": "Turn the circle green", "OUT": out}
+    assert cli.main([words.get(word, word) for word in order.split()]) == 0
+    assert FakePipeline.prompt == "<video1> Turn the circle green"
+    assert FakePipeline.asked["seed"] == 3
+    assert FakePipeline.asked["video1"] == clip
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames"), [("out.PNG", 1), ("100%.png", 1), ("out_%04d.png", None), ("out_%04d.jpg", None)]
+)
+def test_a_picture_as_output_is_one_frame(
+    clip: str, tmp_path: Path, name: str, num_frames: int | None
+) -> None:
+    assert cli.main(["edit", clip, "Invert it", "-o", str(tmp_path / name)]) == 0
+    assert FakePipeline.asked["num_frames"] == num_frames
+
+
+@given(width=st.integers(0, 999_999), height=st.integers(0, 999_999), letter=st.sampled_from("xX"))
+def test_size_is_width_by_height(width: int, height: int, letter: str) -> None:
+    assert arguments.size_from_text(f"{width}{letter}{height}") == (height, width)
+
+
+# --- what is printed --------------------------------------------------------------------------------------
+
+
+def test_result_and_notices_are_told(clip: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["edit", clip, "Invert it", "-o", out]) == 0
+    stdout, stderr = capsys.readouterr()
+    assert stdout.startswith(f"{out}: 48x32, 5 frames at 8 fps, seed 0, ")
+    assert len(stdout.splitlines()) == 1
+    notices = [line for line in stderr.splitlines() if line.startswith("editverse-rt: ")]
+    assert [line.split()[1] for line in notices] == ["took", "the"]
+    assert "step 4/4" in stderr
+    assert Path(out).read_bytes() == b"saved"
+
+
+def test_quiet_prints_nothing(clip: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["edit", clip, "Invert it", "-o", out, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_json_is_one_object(clip: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["edit", clip, "Invert it", "-o", out, "--json", "--seed", "5"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["output"] == out
+    assert facts["prompt"] == "<video1> Invert it"
+    assert (facts["frames"], facts["height"], facts["width"], facts["fps"]) == (5, 32, 48, 8.0)
+    assert facts["seed"] == 5
+    assert facts["timings"] == {"total": 1.0}
+    assert len(facts["notices"]) == 2
+    assert facts["pipeline"]["backend"] == "ort-cpu"
+
+
+def test_preview_shows_source_over_result(clip: str, out: str, tmp_path: Path) -> None:
+    preview = tmp_path / "sheet.png"
+    assert cli.main(["edit", clip, "Invert it", "-o", out, "--preview", str(preview), "--quiet"]) == 0
+    both = media.probe(preview)
+    assert cli.main(["generate", "Invert it", "-o", out, "--preview", str(preview), "--quiet"]) == 0
+    assert both.kind == "image"
+    assert both.height_px > media.probe(preview).height_px
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_redrawn_on_a_terminal() -> None:
+    stream = Terminal()
+    progress = cli.Progress(stream)
+    for step in range(20):
+        progress(None, step, step / 20, {"num_inference_steps": 20})
+    progress.close()
+    progress.close()
+    assert stream.getvalue().count("\r") == 20
+    assert stream.getvalue().count("\n") == 1
+    assert f"[{'#' * 30}] step 20/20, 0 s left\n" in stream.getvalue()
+
+
+def test_progress_is_few_lines_elsewhere() -> None:
+    stream = io.StringIO()
+    progress = cli.Progress(stream)
+    for step in range(50):
+        progress(None, step, step / 50, {"num_inference_steps": 50})
+    progress.close()
+    assert "\r" not in stream.getvalue()
+    steps = [line.split()[2] for line in stream.getvalue().splitlines()]
+    assert steps == ["1/50,", *(f"{n}/50," for n in range(5, 51, 5))]
+
+
+@pytest.mark.parametrize("command", ["edit", "generate", "info", "doctor"])
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([command, "--help"])
+    assert leaving.value.code == 0
+    text = capsys.readouterr().out
+    assert f"  editverse-rt {command}" in text
+    assert "exit codes" in text
+
+
+# --- exit codes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [BundleError, BackendError])
+def test_errors_of_the_tree_are_exit_code_2(
+    out: str, error: type[Exception], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakePipeline, "failure", error("one thing was found,\nanother expected"))
+    assert cli.main(["generate", "A red circle", "-o", out, "--quiet"]) == 2
+    assert capsys.readouterr().err == "editverse-rt: error: one thing was found, another expected\n"
+    assert FakePipeline.closed
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RequestCancelled("stopped by Ctrl-C")])
+def test_interruption_is_exit_code_130(
+    out: str, error: BaseException, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakePipeline, "failure", error)
+    assert cli.main(["generate", "A red circle", "-o", out, "--quiet"]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err.startswith("editverse-rt: error: stopped by Ctrl-C")
+    assert not Path(out).exists()
+
+
+def test_a_bug_is_not_dressed_up(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakePipeline, "failure", ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["generate", "A red circle", "-o", out, "--quiet"])
+
+
+def test_nothing_is_opened_for_an_output_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakePipeline, "opened", ("not opened",))
+    assert cli.main(["generate", "A red circle", "-o", str(tmp_path / "nowhere" / "out.mp4")]) == 2
+    assert FakePipeline.opened == ("not opened",)
+
+
+# --- doctor and info --------------------------------------------------------------------------------------
+
+
+def test_doctor_says_why_a_backend_is_not_here(
+    fake_bundle: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = (
+        Availability("tensorrt", "no driver was found; install it"),
+        Availability("tensorrt-rtx", None, "1.7.1"),
+        Availability("ort-cpu", None, "1.31"),
+    )
+    monkeypatch.setattr(doctor, "list_backends", lambda: states)
+    assert cli.main(["doctor", "--bundle", str(fake_bundle.root)]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["tensorrt", "not here: no driver was found; install it"] in lines
+    # One that works here, and that the bundle has nothing for, or nothing that was verified.
+    (rtx,) = (line[1] for line in lines if line[0] == "tensorrt-rtx")
+    assert rtx.startswith("here (1.7.1), but: ")
+    assert ["ort-cpu", "available (1.31)"] in lines
+
+
+def test_doctor_without_any_backend_is_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "list_backends", lambda: (Availability("ort-cpu", "onnxruntime is missing"),))
+    assert cli.main(["doctor", "--json"]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert json.loads(stdout)["backends"] == [
+        {
+            "name": "ort-cpu",
+            "available": False,
+            "version": None,
+            "reason": "onnxruntime is missing",
+            "missing": None,
+        }
+    ]
+    assert len(stderr.splitlines()) == 1
+
+
+def test_doctor_names_a_bundle_that_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--bundle", str(tmp_path)]) == 2
+    assert "bundle.json" in capsys.readouterr().err
+
+
+def test_info_tells_a_person_the_success_of_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "nano"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("held-out edits right" in line for line in lines)
+    assert any(line.strip().startswith("stylize") and line.rstrip()[-1].isdigit() for line in lines)
+    assert not any("{" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "quality", [{"success_rate": 0.5}, {"note": "by eye"}, {"success_rate": "good", "edits": 3}]
+)
+def test_a_quality_report_of_another_form_is_shown_as_it_is(quality: dict[str, object]) -> None:
+    assert descriptions.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
+
+
+def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "nano", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    written = json.loads((Path(facts["path"]) / "bundle.json").read_text("utf-8"))
+    assert {name: facts[name] for name in written} == written
+    assert facts["num_bytes"] == sum(file["num_bytes"] for file in written["files"])
+    assert set(facts["quality"]) >= {"success_rate", "edits", "by_task"}
+
+
+def test_info_for_a_person_names_schedules_and_graphs(
+    fake_bundle: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["info", str(fake_bundle.root)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("fake (format version 1)")
+    for word in ("paper (default): euler, 4 steps", "graphs/transformer.onnx", "noise", "px a frame"):
+        assert word in text

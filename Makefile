@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native native-clang sanitize fuzz format clean
+.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native native-clang native-format sanitize fuzz format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,7 +50,7 @@ demo: .venv-demo/ready
 
 test: lint typecheck test-source test-wheel test-native
 
-lint: .venv/ready
+lint: .venv/ready native-format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
@@ -131,6 +131,12 @@ test-native:
 	@test -z "$(CI)"
 endif
 
+# .clang-format has the layout; `make format` brings it about.
+NATIVE_SOURCES = $(shell find cpp -regex '.*\.\(c\|cpp\|cu\|h\|hpp\|inc\)')
+
+native-format: .venv/ready
+	@.venv/bin/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+
 # Slow, so not a part of `make test`: memory errors and leaks, undefined behaviour, races. The tests of plans are driven
 # by Python, which runs sanitized programs beside the plain library.
 sanitize: native
@@ -173,6 +179,7 @@ fuzz: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang)
 format: .venv/ready
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+	.venv/bin/clang-format -i $(NATIVE_SOURCES)
 
 clean:
 	rm -rf .venv .venv-demo .venv-wheel build dist demo-out

@@ -36,8 +36,10 @@ int main(int argc, char** argv) try {
   options.release_graphs = true;  // there is one request only
   editverse::Pipeline pipeline(options);
   editverse::Request request(argv[4]);
-  if (size.num_frames > 0) request.add_frames("video1", pixels, size);
-  else request.add_path("video1", argv[2]);  // needs a library with FFmpeg
+  if (size.num_frames > 0)
+    request.add_frames("video1", pixels, size);
+  else
+    request.add_path("video1", argv[2]);  // needs a library with FFmpeg
   request.on_step = [](const editverse::Step& step) {
     std::cerr << "\rstep " << step.step + 1 << " of " << step.num_inference_steps;
     return interrupted == 0;

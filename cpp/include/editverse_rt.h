@@ -56,15 +56,15 @@ extern "C" {
 
 /* What functions return. The names in the comments are the errors of the Python package. */
 enum {
-    EV_OK = 0,
-    EV_ERROR_BUNDLE = -1,    /* BundleError: missing, incomplete, altered, or of a newer format */
-    EV_ERROR_MEDIA = -2,     /* MediaError: frames or a file that cannot be read or written */
-    EV_ERROR_REQUEST = -3,   /* RequestError: contradicts itself or exceeds what the bundle declares */
-    EV_ERROR_BACKEND = -4,   /* BackendError: not available here, or cannot run a graph */
-    EV_ERROR_CANCELLED = -5, /* RequestCancelled: by the callback or ev_cancel; the pipeline stays usable */
-    EV_ERROR_ARGUMENT = -6,  /* TypeError: a null pointer, a wrong struct_size, a call from the callback */
-    EV_ERROR_MEMORY = -7,    /* MemoryError: memory ran out; the pipeline stays usable */
-    EV_ERROR_INTERNAL = -8   /* a bug of this library; the text says what is known */
+  EV_OK = 0,
+  EV_ERROR_BUNDLE = -1,    /* BundleError: missing, incomplete, altered, or of a newer format */
+  EV_ERROR_MEDIA = -2,     /* MediaError: frames or a file that cannot be read or written */
+  EV_ERROR_REQUEST = -3,   /* RequestError: contradicts itself or exceeds what the bundle declares */
+  EV_ERROR_BACKEND = -4,   /* BackendError: not available here, or cannot run a graph */
+  EV_ERROR_CANCELLED = -5, /* RequestCancelled: by the callback or ev_cancel; the pipeline stays usable */
+  EV_ERROR_ARGUMENT = -6,  /* TypeError: a null pointer, a wrong struct_size, a call from the callback */
+  EV_ERROR_MEMORY = -7,    /* MemoryError: memory ran out; the pipeline stays usable */
+  EV_ERROR_INTERNAL = -8   /* a bug of this library; the text says what is known */
 };
 
 /* A bundle, opened on a backend. */
@@ -75,151 +75,151 @@ typedef struct ev_result ev_result;
 
 /* How a bundle is opened. */
 typedef struct ev_options {
-    size_t struct_size; /* set by ev_options_init */
+  size_t struct_size; /* set by ev_options_init */
 
-    /* The folder of the bundle, which has a bundle.json. Required. */
-    const char *bundle;
+  /* The folder of the bundle, which has a bundle.json. Required. */
+  const char* bundle;
 
-    /* "auto" (also NULL; the default), "ort-cpu", "ort-cuda", "tensorrt-rtx" or "tensorrt". A backend that is
-     * named is used or refused with the reason; there is no falling back from it. */
-    const char *backend;
+  /* "auto" (also NULL; the default), "ort-cpu", "ort-cuda", "tensorrt-rtx" or "tensorrt". A backend that is
+   * named is used or refused with the reason; there is no falling back from it. */
+  const char* backend;
 
-    /* The shared library of ONNX Runtime, or NULL (the default): the one that the process has loaded
-     * already, else libonnxruntime.so.1 from where the library was built to look and the system looks. */
-    const char *onnxruntime;
+  /* The shared library of ONNX Runtime, or NULL (the default): the one that the process has loaded
+   * already, else libonnxruntime.so.1 from where the library was built to look and the system looks. */
+  const char* onnxruntime;
 
-    /* Threads of the CPU; EV_DEFAULT: one for each physical core. Results do not depend on it. */
-    int32_t num_threads;
+  /* Threads of the CPU; EV_DEFAULT: one for each physical core. Results do not depend on it. */
+  int32_t num_threads;
 
-    /* Not 0: take TensorRT plans that were never verified on this GPU. 0, the default: refuse them, and say
-     * which command verifies them. */
-    int32_t allow_unverified;
+  /* Not 0: take TensorRT plans that were never verified on this GPU. 0, the default: refuse them, and say
+   * which command verifies them. */
+  int32_t allow_unverified;
 
-    /* The shared library of TensorRT, or of TensorRT for RTX, or NULL (the default): libnvinfer.so or
-     * libtensorrt_rtx.so, of the version that the library was built for, where the system looks. */
-    const char *tensorrt;
+  /* The shared library of TensorRT, or of TensorRT for RTX, or NULL (the default): libnvinfer.so or
+   * libtensorrt_rtx.so, of the version that the library was built for, where the system looks. */
+  const char* tensorrt;
 
-    /* Not 0: give each graph back after its last run in a request, which then takes the memory of the largest
-     * of them and not of all; the next request loads them again. For programs that run one request. 0, the
-     * default: keep them. */
-    int32_t release_graphs;
+  /* Not 0: give each graph back after its last run in a request, which then takes the memory of the largest
+   * of them and not of all; the next request loads them again. For programs that run one request. 0, the
+   * default: keep them. */
+  int32_t release_graphs;
 
-    /* The GPU's number; EV_DEFAULT: the first. A backend that cannot follow this or one of the options below
-     * is not taken. */
-    int32_t device;
+  /* The GPU's number; EV_DEFAULT: the first. A backend that cannot follow this or one of the options below
+   * is not taken. */
+  int32_t device;
 
-    /* Not 0: "tensorrt" launches a call that repeats as one CUDA graph. 0, the default: kernel by kernel. */
-    int32_t cuda_graphs;
+  /* Not 0: "tensorrt" launches a call that repeats as one CUDA graph. 0, the default: kernel by kernel. */
+  int32_t cuda_graphs;
 
-    /* How many bytes of each plan's weights may lie on the GPU at once, at least 0, for plans that were built
-     * with weight streaming; EV_DEFAULT: what TensorRT says that fits. */
-    int64_t weight_budget_bytes;
+  /* How many bytes of each plan's weights may lie on the GPU at once, at least 0, for plans that were built
+   * with weight streaming; EV_DEFAULT: what TensorRT says that fits. */
+  int64_t weight_budget_bytes;
 
-    /* The library of the TensorRT plugin, for plans that were built with it; NULL, the default: none. */
-    const char *plugin;
+  /* The library of the TensorRT plugin, for plans that were built with it; NULL, the default: none. */
+  const char* plugin;
 } ev_options;
 
 /* One video or image of a request: frames in memory, or the path of a file. */
 typedef struct ev_input {
-    size_t struct_size; /* set by ev_input_init */
+  size_t struct_size; /* set by ev_input_init */
 
-    /* The input's tag without its brackets: "video1", "image1" ... Required. */
-    const char *name;
+  /* The input's tag without its brackets: "video1", "image1" ... Required. */
+  const char* name;
 
-    /* A file, where ev_has_media() is 1; NULL (the default) where frames are given. */
-    const char *path;
+  /* A file, where ev_has_media() is 1; NULL (the default) where frames are given. */
+  const char* path;
 
-    /* The pixels, or NULL where a path is given. Pixel (x, y) of frame t begins at byte
-     * t * frame_stride_bytes + y * row_stride_bytes + 3 * x. ev_plan does not read them and takes NULL. */
-    const uint8_t *frames;
+  /* The pixels, or NULL where a path is given. Pixel (x, y) of frame t begins at byte
+   * t * frame_stride_bytes + y * row_stride_bytes + 3 * x. ev_plan does not read them and takes NULL. */
+  const uint8_t* frames;
 
-    /* Bytes that may be read at `frames`; fewer than the strides and sizes need is EV_ERROR_MEDIA. */
-    size_t num_bytes;
+  /* Bytes that may be read at `frames`; fewer than the strides and sizes need is EV_ERROR_MEDIA. */
+  size_t num_bytes;
 
-    int32_t num_frames; /* an image has 1, the default */
-    int32_t width_px;
-    int32_t height_px;
-    size_t row_stride_bytes;   /* 0, the default: rows follow one another */
-    size_t frame_stride_bytes; /* 0, the default: frames follow one another */
+  int32_t num_frames; /* an image has 1, the default */
+  int32_t width_px;
+  int32_t height_px;
+  size_t row_stride_bytes;   /* 0, the default: rows follow one another */
+  size_t frame_stride_bytes; /* 0, the default: frames follow one another */
 } ev_input;
 
 /* A solver step that is done, as the callback sees it. Belongs to the library, for the call only. */
 typedef struct ev_step {
-    size_t struct_size;
-    int32_t step; /* counted from 0 */
-    int32_t num_inference_steps;
-    double timestep; /* from 0 (noise) to 1 (data), where the step began */
+  size_t struct_size;
+  int32_t step; /* counted from 0 */
+  int32_t num_inference_steps;
+  double timestep; /* from 0 (noise) to 1 (data), where the step began */
 } ev_step;
 
 /* Called by ev_run in the thread that called it, after each solver step. `user_data` is the request's.
  * Returns 0 to go on, anything else to stop with EV_ERROR_CANCELLED. May call ev_cancel; other functions on
  * the same pipeline return EV_ERROR_ARGUMENT. Should not throw: a C++ exception that leaves it is caught and
  * stops the request, and only its text is kept (editverse_rt.hpp carries the exception itself). */
-typedef int (*ev_step_callback)(void *user_data, const ev_step *step);
+typedef int (*ev_step_callback)(void* user_data, const ev_step* step);
 
 /* What to make. */
 typedef struct ev_request {
-    size_t struct_size; /* set by ev_request_init */
+  size_t struct_size; /* set by ev_request_init */
 
-    /* The instruction, which mentions each input once by its tag: "<video1> Make it night". Required. */
-    const char *prompt;
+  /* The instruction, which mentions each input once by its tag: "<video1> Make it night". Required. */
+  const char* prompt;
 
-    /* num_inputs elements, each prepared by ev_input_init; NULL where there are none. */
-    const ev_input *inputs;
-    size_t num_inputs;
+  /* num_inputs elements, each prepared by ev_input_init; NULL where there are none. */
+  const ev_input* inputs;
+  size_t num_inputs;
 
-    /* The bundle's schedule by name; NULL (the default): the bundle's default. */
-    const char *schedule;
+  /* The bundle's schedule by name; NULL (the default): the bundle's default. */
+  const char* schedule;
 
-    int32_t num_inference_steps; /* at least 1; EV_DEFAULT: the schedule's */
-    double guidance_scale;       /* at least 0, 1 is none; EV_DEFAULT: the schedule's */
-    int64_t seed;                /* at least 0, the default; the same seed gives the same bytes */
+  int32_t num_inference_steps; /* at least 1; EV_DEFAULT: the schedule's */
+  double guidance_scale;       /* at least 0, 1 is none; EV_DEFAULT: the schedule's */
+  int64_t seed;                /* at least 0, the default; the same seed gives the same bytes */
 
-    /* Of the result, both or neither; EV_DEFAULT: what follows from the inputs. */
-    int32_t width_px;
-    int32_t height_px;
+  /* Of the result, both or neither; EV_DEFAULT: what follows from the inputs. */
+  int32_t width_px;
+  int32_t height_px;
 
-    int32_t num_frames; /* of the result; EV_DEFAULT: what follows from the inputs */
-    double fps;         /* of the result; EV_DEFAULT: the main video's, the bundle's for frames in memory */
-    double start_s;     /* where to begin in the videos, in seconds; 0, the default */
+  int32_t num_frames; /* of the result; EV_DEFAULT: what follows from the inputs */
+  double fps;         /* of the result; EV_DEFAULT: the main video's, the bundle's for frames in memory */
+  double start_s;     /* where to begin in the videos, in seconds; 0, the default */
 
-    /* Called after each step; NULL, the default: nothing is. */
-    ev_step_callback callback;
-    void *user_data;
+  /* Called after each step; NULL, the default: nothing is. */
+  ev_step_callback callback;
+  void* user_data;
 } ev_request;
 
 /* Length and size of a clip. */
 typedef struct ev_clip_size {
-    int32_t num_frames;
-    int32_t width_px;
-    int32_t height_px;
+  int32_t num_frames;
+  int32_t width_px;
+  int32_t height_px;
 } ev_clip_size;
 
 /* What a request comes to, before anything is computed. */
 typedef struct ev_plan_info {
-    size_t struct_size; /* set by ev_plan_info_init */
-    ev_clip_size result;
-    double fps;
-    int32_t num_inference_steps;
-    int32_t num_tokens;      /* of the instruction, the end of sequence included */
-    int64_t sequence_length; /* rows of the interleaved sequence that the transformer sees */
+  size_t struct_size; /* set by ev_plan_info_init */
+  ev_clip_size result;
+  double fps;
+  int32_t num_inference_steps;
+  int32_t num_tokens;      /* of the instruction, the end of sequence included */
+  int64_t sequence_length; /* rows of the interleaved sequence that the transformer sees */
 } ev_plan_info;
 
 /* A clip in memory. */
 typedef struct ev_frames {
-    size_t struct_size; /* set by ev_frames_init */
+  size_t struct_size; /* set by ev_frames_init */
 
-    /* size.num_frames frames without gaps between rows or frames: num_bytes bytes in all. */
-    const uint8_t *data;
-    size_t num_bytes;
-    ev_clip_size size;
-    double fps;
+  /* size.num_frames frames without gaps between rows or frames: num_bytes bytes in all. */
+  const uint8_t* data;
+  size_t num_bytes;
+  ev_clip_size size;
+  double fps;
 } ev_frames;
 
 /* --- the library ---------------------------------------------------------------------------------------- */
 
 /* Returns the version of the library, "0.1.0"; never NULL, valid for ever. Any thread. */
-EV_API const char *ev_version(void);
+EV_API const char* ev_version(void);
 
 /* Returns 1 if the library was built with FFmpeg, and so takes paths, resizes frames and saves results, else 0.
  * Any thread. */
@@ -227,21 +227,21 @@ EV_API int ev_has_media(void);
 
 /* Returns the text of the last failure in the calling thread: one line, "" if there was none. Never NULL;
  * valid until the next failure in the same thread, or its end. */
-EV_API const char *ev_last_error(void);
+EV_API const char* ev_last_error(void);
 
 /* Returns the name of a code, that of the Python error: EV_ERROR_BUNDLE is "BundleError", EV_OK "OK", a
  * number that is no code "unknown". Never NULL, valid for ever. Any thread. */
-EV_API const char *ev_error_name(int code);
+EV_API const char* ev_error_name(int code);
 
 /* --- defaults ------------------------------------------------------------------------------------------- */
 
 /* Each sets struct_size and every field to its default. struct_size: sizeof the struct, as the caller's header
  * has it. NULL is allowed, and nothing happens. Any thread. */
-EV_API void ev_options_init(ev_options *options, size_t struct_size);
-EV_API void ev_input_init(ev_input *input, size_t struct_size);
-EV_API void ev_request_init(ev_request *request, size_t struct_size);
-EV_API void ev_plan_info_init(ev_plan_info *plan, size_t struct_size);
-EV_API void ev_frames_init(ev_frames *frames, size_t struct_size);
+EV_API void ev_options_init(ev_options* options, size_t struct_size);
+EV_API void ev_input_init(ev_input* input, size_t struct_size);
+EV_API void ev_request_init(ev_request* request, size_t struct_size);
+EV_API void ev_plan_info_init(ev_plan_info* plan, size_t struct_size);
+EV_API void ev_frames_init(ev_frames* frames, size_t struct_size);
 
 /* --- pipelines ------------------------------------------------------------------------------------------ */
 
@@ -249,16 +249,16 @@ EV_API void ev_frames_init(ev_frames *frames, size_t struct_size);
  * when they are first run. options: not NULL. *pipeline: the new pipeline, to be given to ev_close; NULL on
  * failure. Returns EV_OK, EV_ERROR_BUNDLE, EV_ERROR_BACKEND, EV_ERROR_REQUEST (num_threads),
  * EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
-EV_API int ev_open(ev_pipeline **pipeline, const ev_options *options);
+EV_API int ev_open(ev_pipeline** pipeline, const ev_options* options);
 
 /* Gives back what a pipeline holds, and sets *pipeline to NULL. NULL, and a pointer to NULL, are allowed, and
  * nothing happens. No other call on this pipeline may be under way, nor follow. */
-EV_API void ev_close(ev_pipeline **pipeline);
+EV_API void ev_close(ev_pipeline** pipeline);
 
 /* Returns a JSON object: bundle, path, format_version, backend, backend_version, and passed_over, which has
  * the reason for each backend that "auto" would have preferred. Belongs to the pipeline, valid until
  * ev_close; NULL only where pipeline is NULL. Any thread. */
-EV_API const char *ev_info(const ev_pipeline *pipeline);
+EV_API const char* ev_info(const ev_pipeline* pipeline);
 
 /* --- requests ------------------------------------------------------------------------------------------- */
 
@@ -268,25 +268,24 @@ EV_API const char *ev_info(const ev_pipeline *pipeline);
  * numbers of frames are what the file says and the bundle allows; it may hold fewer. request->callback is
  * not called. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Waits
  * while another thread runs a request on this pipeline. */
-EV_API int ev_plan(ev_pipeline *pipeline, const ev_request *request, ev_plan_info *plan,
-                   ev_clip_size *input_sizes);
+EV_API int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes);
 
 /* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free;
  * NULL on failure. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_CANCELLED,
  * EV_ERROR_ARGUMENT, EV_ERROR_MEMORY; after any of them the pipeline can be used again. Waits while another
  * thread runs a request on this pipeline. */
-EV_API int ev_run(ev_pipeline *pipeline, const ev_request *request, ev_result **result);
+EV_API int ev_run(ev_pipeline* pipeline, const ev_request* request, ev_result** result);
 
 /* Stops the request that runs on the pipeline now, within a graph too (with TensorRT after it): its ev_run
  * returns EV_ERROR_CANCELLED. Where none runs nothing happens, and the next one is not stopped. Returns at
  * once, before the request has ended. NULL is allowed. Any thread, and the callback. */
-EV_API void ev_cancel(ev_pipeline *pipeline);
+EV_API void ev_cancel(ev_pipeline* pipeline);
 
 /* --- results -------------------------------------------------------------------------------------------- */
 
 /* Describes the frames of a result. result, frames: not NULL. frames->data belongs to the result, valid until
  * ev_result_free. Returns EV_OK or EV_ERROR_ARGUMENT. Any thread. */
-EV_API int ev_result_frames(const ev_result *result, ev_frames *frames);
+EV_API int ev_result_frames(const ev_result* result, ev_frames* frames);
 
 /* Writes a result to a file, whole or not at all: under another name, then renamed over what is there. The
  * suffix of path says how: .mp4, .mov, .mkv (H.264, 4:2:0; an odd side is padded by repeating its last line),
@@ -294,14 +293,14 @@ EV_API int ev_result_frames(const ev_result *result, ev_frames *frames);
  * or none for PNG pictures in a folder that is new or empty. Without sound. result, path: not NULL. Returns
  * EV_OK, EV_ERROR_MEDIA (another suffix, what the system refuses, a library without FFmpeg or an FFmpeg
  * without the encoder), EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
-EV_API int ev_result_save(const ev_result *result, const char *path);
+EV_API int ev_result_save(const ev_result* result, const char* path);
 
 /* Returns line `index` (from 0) of what the user should know, as "took frames 0-16 of 40", or NULL beyond
  * the last one and where result is NULL. Belongs to the result, valid until ev_result_free. Any thread. */
-EV_API const char *ev_result_notice(const ev_result *result, size_t index);
+EV_API const char* ev_result_notice(const ev_result* result, size_t index);
 
 /* Frees a result, and sets *result to NULL. NULL, and a pointer to NULL, are allowed, and nothing happens. */
-EV_API void ev_result_free(ev_result **result);
+EV_API void ev_result_free(ev_result** result);
 
 #ifdef __cplusplus
 }

@@ -45,12 +45,24 @@ class Error : public std::runtime_error {
   int code_;
 };
 
-class BundleError : public Error { using Error::Error; };
-class MediaError : public Error { using Error::Error; };
-class RequestError : public Error { using Error::Error; };
-class BackendError : public Error { using Error::Error; };
-class RequestCancelled : public Error { using Error::Error; };
-class ArgumentError : public Error { using Error::Error; };
+class BundleError : public Error {
+  using Error::Error;
+};
+class MediaError : public Error {
+  using Error::Error;
+};
+class RequestError : public Error {
+  using Error::Error;
+};
+class BackendError : public Error {
+  using Error::Error;
+};
+class RequestCancelled : public Error {
+  using Error::Error;
+};
+class ArgumentError : public Error {
+  using Error::Error;
+};
 
 namespace detail {
 
@@ -183,8 +195,8 @@ class Result {
     ev_frames frames;
     ev_frames_init(&frames, sizeof frames);
     detail::check(ev_result_frames(result_.get(), &frames));
-    return {frames.data, frames.num_bytes, frames.size.num_frames, frames.size.width_px, frames.size.height_px,
-            0, 0, frames.fps};
+    return {frames.data, frames.num_bytes, frames.size.num_frames, frames.size.width_px, frames.size.height_px, 0,
+            0,           frames.fps};
   }
 
   /// Writes the frames to a file, as the path's suffix says; see ev_result_save.

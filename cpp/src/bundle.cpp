@@ -41,7 +41,7 @@ Geometry read_geometry(Fields fields) {
     fields.refuse("min_area_px", g.min_area_px, join_text("at most max_area_px = ", g.max_area_px));
   }
   const std::pair<const char*, std::int64_t> sides[] = {{"default_height_px", g.default_height_px},
-                                                       {"default_width_px", g.default_width_px}};
+                                                        {"default_width_px", g.default_width_px}};
   for (const auto& [field, side] : sides) {
     if (side % g.size_multiple() != 0 || side > g.max_side_px) {
       fields.refuse(field, side,
@@ -49,11 +49,10 @@ Geometry read_geometry(Fields fields) {
     }
   }
   const std::pair<const char*, std::int64_t> lengths[] = {{"max_frames", g.max_frames},
-                                                         {"default_frames", g.default_frames}};
+                                                          {"default_frames", g.default_frames}};
   for (const auto& [field, frames] : lengths) {
     if (frames > g.max_frames || g.round_frames(frames) != frames) {
-      fields.refuse(field, frames,
-                    join_text("1 + ", g.temporal_ratio, " * k, up to max_frames = ", g.max_frames));
+      fields.refuse(field, frames, join_text("1 + ", g.temporal_ratio, " * k, up to max_frames = ", g.max_frames));
     }
   }
   return g;
@@ -159,8 +158,8 @@ void verify_file(const fs::path& root, const FileSpec& file) {
   }
   const std::uintmax_t num_bytes = fs::file_size(path, error);
   if (error || num_bytes != static_cast<std::uintmax_t>(file.num_bytes)) {
-    fail(EV_ERROR_BUNDLE, shown, " has ", error ? 0 : num_bytes, " bytes, expected ", file.num_bytes,
-         "; fetch or ", kExportAgain);
+    fail(EV_ERROR_BUNDLE, shown, " has ", error ? 0 : num_bytes, " bytes, expected ", file.num_bytes, "; fetch or ",
+         kExportAgain);
   }
   const std::string digest = hash_file(path);
   if (digest != file.sha256) {
@@ -236,8 +235,9 @@ Bundle load_bundle(const std::string& folder) {
   const fs::path file = root / kBundleJson;
   std::error_code error;
   if (!fs::is_regular_file(file, error)) {
-    fail(EV_ERROR_BUNDLE, "bundle \"", folder, "\": ",
-         fs::is_directory(root, error) ? "no bundle.json in it" : "no such folder", "; give the folder of a bundle");
+    fail(EV_ERROR_BUNDLE, "bundle \"", folder,
+         "\": ", fs::is_directory(root, error) ? "no bundle.json in it" : "no such folder",
+         "; give the folder of a bundle");
   }
   if (fs::file_size(file, error) > kMaxJsonBytes) {
     fail(EV_ERROR_BUNDLE, file.string(), " is larger than ", kMaxJsonBytes, " bytes; ", kExportAgain);

@@ -27,8 +27,7 @@ using ev::fail;
 
 #define EV_TEXT_OF(x) #x
 #define EV_TEXT(x) EV_TEXT_OF(x)
-constexpr const char* kVersion =
-    EV_TEXT(EV_VERSION_MAJOR) "." EV_TEXT(EV_VERSION_MINOR) "." EV_TEXT(EV_VERSION_PATCH);
+constexpr const char* kVersion = EV_TEXT(EV_VERSION_MAJOR) "." EV_TEXT(EV_VERSION_MINOR) "." EV_TEXT(EV_VERSION_PATCH);
 // Larger than any version of a struct; a struct_size above it was never set.
 constexpr std::size_t kMaxStructBytes = 4096;
 
@@ -288,9 +287,7 @@ const char* ev_error_name(int code) {
   }
 }
 
-void ev_options_init(ev_options* options, size_t struct_size) {
-  init_struct(default_options(), options, struct_size);
-}
+void ev_options_init(ev_options* options, size_t struct_size) { init_struct(default_options(), options, struct_size); }
 
 void ev_input_init(ev_input* input, size_t struct_size) {
   ev_input defaults = {};

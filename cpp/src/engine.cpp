@@ -37,8 +37,8 @@ std::string show(const Shape& shape) {
 Shape read_shape(const Json& row, const Fields& fields, const Json& shown) {
   Shape shape;
   for (const Json& size : row) {
-    const bool whole = size.is_number_integer() &&
-                       (!size.is_number_unsigned() || size.get<std::uint64_t>() <= INT64_MAX);
+    const bool whole =
+        size.is_number_integer() && (!size.is_number_unsigned() || size.get<std::uint64_t>() <= INT64_MAX);
     if (!whole || size.get<std::int64_t>() < 0) break;
     shape.push_back(size.get<std::int64_t>());
   }
@@ -197,8 +197,7 @@ EngineSet engines_from_json(std::string_view text, const fs::path& folder) {
   engines.backend = fields.string("backend");
   engines.backend_version = fields.string("backend_version");
   for (const Json& capability : fields.array("compute_capabilities")) {
-    engines.compute_capabilities.push_back(capability.is_string() ? capability.get<std::string>()
-                                                                  : capability.dump());
+    engines.compute_capabilities.push_back(capability.is_string() ? capability.get<std::string>() : capability.dump());
   }
   engines.gpu = fields.text("gpu");
   for (const Fields& entry : fields.children("plans")) engines.plans.push_back(read_plan(entry));

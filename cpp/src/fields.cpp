@@ -105,9 +105,8 @@ std::string Fields::path(const std::string& field) {
 
 std::int64_t Fields::integer(const std::string& field, std::int64_t minimum, std::int64_t maximum) {
   const Json& value = take(field);
-  const bool fits = value.is_number_unsigned()
-                        ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(INT64_MAX)
-                        : value.is_number_integer();
+  const bool fits = value.is_number_unsigned() ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(INT64_MAX)
+                                               : value.is_number_integer();
   if (!fits || value.get<std::int64_t>() < minimum || value.get<std::int64_t>() > maximum) {
     refuse(field, value,
            maximum == kLargest ? join_text("a whole number of at least ", minimum)

@@ -106,8 +106,7 @@ std::map<std::string, Tensor> Inputs::read(std::vector<std::string>& notices) {
     }
   }
   if (wanted_.num_frames && *wanted_.num_frames != num_frames_ && !has_video_) {
-    notices.push_back(
-        join_text("num_frames ", *wanted_.num_frames, " became ", num_frames_, ": ", length_rule()));
+    notices.push_back(join_text("num_frames ", *wanted_.num_frames, " became ", num_frames_, ": ", length_rule()));
   }
   return clips;
 }
@@ -134,9 +133,9 @@ std::map<std::string, std::vector<std::int64_t>> Inputs::shapes() {
         // Sampled by time: the frames that are left, at the rate asked for.
         const double left_s = static_cast<double>(info.num_frames.value_or(INT32_MAX)) / source_fps - wanted_.start_s;
         const double wanted_frames = std::ceil(left_s * fps.value_or(source_fps) - 1e-6);
-        count = wanted_frames < 1 ? 1 : wanted_frames < static_cast<double>(num_frames_)
-                                          ? static_cast<std::int64_t>(wanted_frames)
-                                          : num_frames_;
+        count = wanted_frames < 1                                  ? 1
+                : wanted_frames < static_cast<double>(num_frames_) ? static_cast<std::int64_t>(wanted_frames)
+                                                                   : num_frames_;
       }
       count = geometry_.round_frames(count);
     }

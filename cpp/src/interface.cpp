@@ -135,11 +135,9 @@ void check_interfaces(const BundleSpec& spec, const Fields& fields) {
     if (tensor.name == "text" && !tensor.shape.empty()) text_dim = std::get_if<std::int64_t>(&tensor.shape.back());
   }
   if (text_dim == nullptr) {
-    fields.refuse("graphs.transformer.inputs", nullptr,
-                  "an input \"text\" whose last axis is a whole number");
+    fields.refuse("graphs.transformer.inputs", nullptr, "an input \"text\" whose last axis is a whole number");
   }
-  const Sizes sizes = {
-      {"r", spec.geometry.temporal_ratio}, {"P", spec.geometry.patch_dim}, {"Dt", *text_dim}};
+  const Sizes sizes = {{"r", spec.geometry.temporal_ratio}, {"P", spec.geometry.patch_dim}, {"Dt", *text_dim}};
   for (const Interface& interface : interfaces()) {
     const GraphSpec& graph = *spec.find_graph(interface.graph);
     const std::string field = join_text("graphs.", interface.graph);

@@ -139,9 +139,8 @@ Placement placement_of(const AVFrame& frame, AVStream* stream) {
   if (const AVFrameSideData* data = av_frame_get_side_data(&frame, AV_FRAME_DATA_DISPLAYMATRIX)) matrix = data->data;
 #if LIBAVCODEC_VERSION_INT >= AV_VERSION_INT(60, 31, 102)
   if (matrix == nullptr) {
-    const AVPacketSideData* data =
-        av_packet_side_data_get(stream->codecpar->coded_side_data, stream->codecpar->nb_coded_side_data,
-                                AV_PKT_DATA_DISPLAYMATRIX);
+    const AVPacketSideData* data = av_packet_side_data_get(
+        stream->codecpar->coded_side_data, stream->codecpar->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX);
     if (data != nullptr) matrix = data->data;
   }
 #else
@@ -172,9 +171,9 @@ void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to) {
 
 void convert_rgb(const AVFrame& rgb, AVFrame& to, int colorspace, bool is_full_range) {
   const auto format = static_cast<AVPixelFormat>(to.format);
-  const ScalerPointer scaler(require_memory(sws_getContext(rgb.width, rgb.height, AV_PIX_FMT_RGB24, to.width, to.height,
-                                                           plain_format(format), kExact | SWS_BICUBIC, nullptr,
-                                                           nullptr, nullptr)));
+  const ScalerPointer scaler(
+      require_memory(sws_getContext(rgb.width, rgb.height, AV_PIX_FMT_RGB24, to.width, to.height, plain_format(format),
+                                    kExact | SWS_BICUBIC, nullptr, nullptr, nullptr)));
   const int* const table = sws_getCoefficients(colorspace);
   // Of a format that is RGB itself there is nothing to set.
   (void)sws_setColorspaceDetails(scaler.get(), table, 1, table, is_full_range ? 1 : 0, 0, 1 << 16, 1 << 16);
@@ -189,8 +188,9 @@ void render(const AVFrame& frame, const Placement& place, bool is_image, int hei
     for (int x = 0; x < width; ++x) {
       const int shown_x = place.flip_x ? width - 1 - x : x, shown_y = place.flip_y ? height - 1 - y : y;
       const int row = place.transpose ? shown_x : shown_y, column = place.transpose ? shown_y : shown_x;
-      const auto from = (static_cast<std::size_t>(row) * static_cast<std::size_t>(stored_width) +
-                         static_cast<std::size_t>(column)) * 3;
+      const auto from =
+          (static_cast<std::size_t>(row) * static_cast<std::size_t>(stored_width) + static_cast<std::size_t>(column)) *
+          3;
       const auto to = (static_cast<std::size_t>(y) * static_cast<std::size_t>(width) + static_cast<std::size_t>(x)) * 3;
       std::memcpy(target + to, stored.data() + from, 3);
     }

@@ -304,8 +304,7 @@ void write_folder(const fs::path& target, const Tensor& frames) {
   std::error_code error;
   const bool is_taken = fs::exists(target, error) && !(fs::is_directory(target, error) && fs::is_empty(target, error));
   if (is_taken) {
-    fail(EV_ERROR_MEDIA, target.string(),
-         ": already there; expected a new or an empty folder, choose another name");
+    fail(EV_ERROR_MEDIA, target.string(), ": already there; expected a new or an empty folder, choose another name");
   }
   const WorkingFolder folder(target);
   if (!fs::create_directory(folder / "frames", error)) fail_to_write(target, error.value());

@@ -110,8 +110,8 @@ class OrtRunner : public Runner {
     OrtValue* value = nullptr;
     const std::size_t num_bytes = static_cast<std::size_t>(tensor.num_elements()) * dtype_bytes(tensor.dtype);
     check(api_,
-          api_->CreateTensorWithDataAsOrtValue(memory, tensor.data, num_bytes, tensor.shape.data(),
-                                               tensor.shape.size(), element_type(tensor.dtype), &value),
+          api_->CreateTensorWithDataAsOrtValue(memory, tensor.data, num_bytes, tensor.shape.data(), tensor.shape.size(),
+                                               element_type(tensor.dtype), &value),
           "CreateTensorWithDataAsOrtValue");
     return {value, api_->ReleaseValue};
   }
@@ -260,10 +260,10 @@ Availability probe_ort(const std::string& name, const std::string& provider, con
     if (provider == kCpu) return {name, std::nullopt, loaded.version};
     const auto problem = find_start_problem(loaded.api, {provider, options.gpu.index()});
     if (!problem) return {name, std::nullopt, loaded.version};
-    return {name,
-            join_text("onnxruntime ", loaded.version, " cannot start ", provider, " here (", *problem, "); ",
-                      kFixProvider),
-            loaded.version};
+    return {
+        name,
+        join_text("onnxruntime ", loaded.version, " cannot start ", provider, " here (", *problem, "); ", kFixProvider),
+        loaded.version};
   } catch (const Error& error) {
     return {name, error.what(), ""};
   }

@@ -29,8 +29,8 @@ ArenaUsers& arena_users() {
 std::string identity_model() {
   const std::string tensor("\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01", 12);
   const std::string node("\x0a\x10\x0a\x01x\x12\x01y\"\x08Identity", 18);
-  const std::string graph = node + std::string("\x12\x01gZ\x0f\x0a\x01x", 8) + tensor +
-                            std::string("b\x0f\x0a\x01y", 5) + tensor;
+  const std::string graph =
+      node + std::string("\x12\x01gZ\x0f\x0a\x01x", 8) + tensor + std::string("b\x0f\x0a\x01y", 5) + tensor;
   return std::string("\x08\x08:", 3) + static_cast<char>(graph.size()) + graph +
          std::string("B\x04\x0a\x00\x10\x0d", 6);
 }
@@ -114,8 +114,7 @@ Handle<OrtEnv> make_env(const OrtApi* api) {
   return {env, api->ReleaseEnv};
 }
 
-Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider,
-                                               std::int32_t num_threads) {
+Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads) {
   OrtSessionOptions* created = nullptr;
   check(api, api->CreateSessionOptions(&created), "CreateSessionOptions");
   Handle<OrtSessionOptions> options(created, api->ReleaseSessionOptions);

@@ -255,8 +255,7 @@ Tensor Pipeline::draw_noise(const Plan& plan, std::int64_t seed) {
   const std::vector<std::int64_t> shape = {plan.target.num_patches(), bundle_.spec.geometry.patch_dim};
   NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
   const std::vector<std::int64_t> seeds = {seed};
-  run_graph("noise", {{"seed", make_tensor("int64", {}, seeds)}, {"shape", make_tensor("int64", {2}, shape)}},
-            outputs);
+  run_graph("noise", {{"seed", make_tensor("int64", {}, seeds)}, {"shape", make_tensor("int64", {2}, shape)}}, outputs);
   release("noise");
   return outputs[0].second;
 }
@@ -333,12 +332,11 @@ Tensor Pipeline::decode_patches(const Plan& plan, const Tensor& patches) {
   NamedTensors outputs;
   for (std::int64_t i = 0; i < size.frames; ++i) {
     const std::string graph = i == 0 ? "vae_decoder_first" : "vae_decoder_next";
-    NamedTensors inputs = {{"patches", reshape(slice_rows(patches, i * rows, rows),
-                                               {1, size.rows, size.columns, geometry.patch_dim})}};
+    NamedTensors inputs = {
+        {"patches", reshape(slice_rows(patches, i * rows, rows), {1, size.rows, size.columns, geometry.patch_dim})}};
     add_caches(outputs, inputs);
     outputs = cache_outputs(graph);
-    outputs.emplace_back("frames", i == 0 ? slice_rows(frames, 0, 1)
-                                          : slice_rows(frames, 1 + (i - 1) * ratio, ratio));
+    outputs.emplace_back("frames", i == 0 ? slice_rows(frames, 0, 1) : slice_rows(frames, 1 + (i - 1) * ratio, ratio));
     run_graph(graph, inputs, outputs);
     if (i == 0) release(graph);
   }

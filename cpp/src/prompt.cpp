@@ -132,8 +132,7 @@ std::vector<Segment> parse_prompt(const std::string& prompt, const std::vector<s
   }
   for (const std::string& name : input_names) {
     if (!mentions(segments, name)) {
-      fail(EV_ERROR_REQUEST, name, " is given, but the instruction does not mention <", name,
-           ">; put the tag in it");
+      fail(EV_ERROR_REQUEST, name, " is given, but the instruction does not mention <", name, ">; put the tag in it");
     }
   }
   return segments;

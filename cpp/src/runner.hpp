@@ -71,8 +71,8 @@ struct GpuOptions {
 
 struct BackendOptions {
   std::string name = "auto";
-  std::string onnxruntime;       // path of its shared library, "" to look for it
-  std::string tensorrt;          // likewise
+  std::string onnxruntime;  // path of its shared library, "" to look for it
+  std::string tensorrt;     // likewise
   bool allow_unverified = false;
   std::int32_t num_threads = 0;  // 0: one for each physical core
   GpuOptions gpu;

@@ -74,9 +74,9 @@ Size check_size(const Size& size, const Geometry& geometry) {
     if (!nearest || distance(s) < distance(*nearest)) nearest = s;
   });
   if (!nearest) fail_without_sizes(geometry);
-  fail(EV_ERROR_REQUEST, "size is ", width, "x", height, " (width x height); this bundle takes multiples of ",
-       multiple, " up to ", geometry.max_side_px, " px a side, with ", geometry.min_area_px, " to ",
-       geometry.max_area_px, " px in all; the nearest is ", nearest->second, "x", nearest->first);
+  fail(EV_ERROR_REQUEST, "size is ", width, "x", height, " (width x height); this bundle takes multiples of ", multiple,
+       " up to ", geometry.max_side_px, " px a side, with ", geometry.min_area_px, " to ", geometry.max_area_px,
+       " px in all; the nearest is ", nearest->second, "x", nearest->first);
 }
 
 void place(std::vector<std::int64_t>& positions, std::int64_t sequential, std::int64_t frame, std::int64_t row,
@@ -88,8 +88,7 @@ void place(std::vector<std::int64_t>& positions, std::int64_t sequential, std::i
 
 std::pair<Size, std::map<std::string, Size>> plan_sizes(const std::map<std::string, Size>& sources,
                                                         const std::optional<std::string>& main,
-                                                        const Geometry& geometry,
-                                                        const std::optional<Size>& size) {
+                                                        const Geometry& geometry, const std::optional<Size>& size) {
   Size target(geometry.default_height_px, geometry.default_width_px);
   if (size) {
     target = check_size(*size, geometry);

@@ -61,8 +61,7 @@ std::vector<Segment> parse_prompt(const std::string& prompt, const std::vector<s
 /// The size of the result, and the size that each source (by name) is resized to; see plan_sizes in sequence.py.
 std::pair<Size, std::map<std::string, Size>> plan_sizes(const std::map<std::string, Size>& sources,
                                                         const std::optional<std::string>& main,
-                                                        const Geometry& geometry,
-                                                        const std::optional<Size>& size);
+                                                        const Geometry& geometry, const std::optional<Size>& size);
 
 /// The area rule on the bundle's grid; see plan_size in sequence.py.
 Size plan_size(const std::string& name, const Size& source, const Geometry& geometry);

@@ -24,9 +24,8 @@ Schedule Schedule::with_steps(std::int64_t steps) const {
   if (steps == num_inference_steps()) return *this;
   if (steps < 1) fail(EV_ERROR_REQUEST, "num_inference_steps is ", steps, "; give at least 1");
   if (kind != "euler") {
-    fail(EV_ERROR_REQUEST, "num_inference_steps is ", steps, ", but schedule \"", name,
-         "\" is a multistep table of ", num_inference_steps(),
-         " steps; leave it out, or choose an euler schedule");
+    fail(EV_ERROR_REQUEST, "num_inference_steps is ", steps, ", but schedule \"", name, "\" is a multistep table of ",
+         num_inference_steps(), " steps; leave it out, or choose an euler schedule");
   }
   if (steps > kMaxSteps) fail(EV_ERROR_REQUEST, "num_inference_steps is ", steps, "; give at most ", kMaxSteps);
   Schedule result;
@@ -50,9 +49,7 @@ Schedule Schedule::with_guidance(double scale) const {
   return result;
 }
 
-const GraphSpec* BundleSpec::find_graph(const std::string& graph_name) const {
-  return find_named(graphs, graph_name);
-}
+const GraphSpec* BundleSpec::find_graph(const std::string& graph_name) const { return find_named(graphs, graph_name); }
 
 const Schedule* BundleSpec::find_schedule(const std::string& schedule_name) const {
   return find_named(schedules, schedule_name);

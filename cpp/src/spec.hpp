@@ -57,13 +57,9 @@ struct Geometry {
   std::int64_t size_multiple() const { return spatial_ratio * patch_size; }
 
   /// The longest clip length 1 + temporal_ratio * k that is at most num_frames (itself at least 1).
-  std::int64_t round_frames(std::int64_t num_frames) const {
-    return num_frames - (num_frames - 1) % temporal_ratio;
-  }
+  std::int64_t round_frames(std::int64_t num_frames) const { return num_frames - (num_frames - 1) % temporal_ratio; }
 
-  std::int64_t count_latent_frames(std::int64_t num_frames) const {
-    return 1 + (num_frames - 1) / temporal_ratio;
-  }
+  std::int64_t count_latent_frames(std::int64_t num_frames) const { return 1 + (num_frames - 1) / temporal_ratio; }
 };
 
 /// One row per solver step; see Schedule in editverse_rt/bundle/spec.py.

@@ -1,4 +1,5 @@
-// The tokenizer of a bundle. text.cpp is the only file that includes SentencePiece. The twin of editverse_rt/request/tokenizer.py.
+// The tokenizer of a bundle. text.cpp is the only file that includes SentencePiece. The twin of
+// editverse_rt/request/tokenizer.py.
 #pragma once
 
 #include <cstdint>

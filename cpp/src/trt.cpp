@@ -154,8 +154,8 @@ class TrtRunner final : public Runner {
     const MappedFile bytes = map_plan_file(chosen_.engines, plan);
     try {
       Loaded loaded;
-      loaded.plan = library_->load_plan(bytes.data(), bytes.size(),
-                                        {plan.weight_streaming, options_.weight_budget_bytes});
+      loaded.plan =
+          library_->load_plan(bytes.data(), bytes.size(), {plan.weight_streaming, options_.weight_budget_bytes});
       loaded.context = loaded.plan->make_context();
       return loaded_.emplace(graph, std::move(loaded)).first->second;
     } catch (const Error& error) {
@@ -197,8 +197,10 @@ class TrtRunner final : public Runner {
     if (call.graph == nullptr) {
       lend_scratch(*call.context);
       // The first time TensorRT still settles what the shapes decide, which cannot be recorded.
-      if (is_new) call.context->enqueue(cuda_->stream());
-      else call.graph = cuda_->record([&] { call.context->enqueue(cuda_->stream()); });
+      if (is_new)
+        call.context->enqueue(cuda_->stream());
+      else
+        call.graph = cuda_->record([&] { call.context->enqueue(cuda_->stream()); });
     }
     if (call.graph != nullptr) cuda_->replay(*call.graph);
     for (std::size_t i = num_inputs; i < held.size(); ++i) copy(held[i].second, call.buffers[i].second);

@@ -158,8 +158,7 @@ int main(int argc, char** argv) {
   const Json& base = all.at("base").at(0);
   vectors::check_list(all.at("digests"), "digests", [&](const Json& one) { return digest_result(one, graphs); });
   vectors::check_list(all.at("profiles"), "profiles", profile_result);
-  vectors::check_list(all.at("choices"), "choices",
-                      [&](const Json& one) { return choice_result(base, one, graphs); });
+  vectors::check_list(all.at("choices"), "choices", [&](const Json& one) { return choice_result(base, one, graphs); });
   // What was found is shown in the manner of each language, so of these texts only the name counts.
   std::size_t index = 0;
   for (Json one : all.at("manifests")) {

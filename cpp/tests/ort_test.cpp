@@ -99,8 +99,7 @@ void check_failures(const Bundle& bundle, const BackendOptions& options) {
   CHECK(text_of("noise", {{"seed", seed}}).find("onnxruntime failed in") != std::string::npos);
   CHECK(text_of("no_graph", {}).find("has no graph \"no_graph\"") != std::string::npos);
   bound->stop_runs();
-  const NamedTensors good = {{"seed", seed},
-                             {"shape", make_tensor("int64", {2}, std::vector<std::int64_t>{64, 64})}};
+  const NamedTensors good = {{"seed", seed}, {"shape", make_tensor("int64", {2}, std::vector<std::int64_t>{64, 64})}};
   CHECK(text_of("noise", good).find("onnxruntime failed in graph \"noise\"") != std::string::npos);
   bound->allow_runs();
   CHECK(text_of("noise", good).empty());

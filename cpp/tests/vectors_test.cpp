@@ -76,9 +76,7 @@ Json schedule_result(const Json& one) {
                     table.at("guidance_scale")};
   if (const auto steps = optional_of<std::int64_t>(one.at("steps"))) made = made.with_steps(*steps);
   if (const auto guidance = optional_of<double>(one.at("guidance"))) made = made.with_guidance(*guidance);
-  return {{"timesteps", made.timesteps},
-          {"coefficients", made.coefficients},
-          {"guidance_scale", made.guidance_scale}};
+  return {{"timesteps", made.timesteps}, {"coefficients", made.coefficients}, {"guidance_scale", made.guidance_scale}};
 }
 
 /// The frames that a clip of up to 60 takes, each shown by its number in the bytes of a 1x1 picture.
@@ -137,8 +135,8 @@ int main(int argc, char** argv) {
   check_list(read_vectors(folder, "sampling.json"), "sampling.json", sampling_result);
   check_with_geometries(folder, "sizes.json", size_result);
   check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {
-    return ev::plan_frames(optional_of<std::int64_t>(one.at("num_frames")), one.at("has_video"),
-                           one.at("has_image"), geometry);
+    return ev::plan_frames(optional_of<std::int64_t>(one.at("num_frames")), one.at("has_video"), one.at("has_image"),
+                           geometry);
   });
   check_bundles(folder);
   return check::report();

@@ -13,29 +13,29 @@
 #include "recent_cache.h"
 #include "rope_launch.h"
 
-namespace editverse {
+namespace ev::plugin {
 
 // q, k, v and the output are [tokens, num_heads, head_dim]. With num_sequences 0 the tokens are one sequence;
 // otherwise they are that many, packed one after the other, of which each attends to itself only.
 struct AttentionShape {
-    StorageType storage;
-    std::int64_t tokens;
-    std::int32_t num_heads;
-    std::int32_t head_dim;
-    std::int32_t num_sequences;
+  StorageType storage;
+  std::int64_t tokens;
+  std::int32_t num_heads;
+  std::int32_t head_dim;
+  std::int32_t num_sequences;
 
-    auto key() const { return std::make_tuple(storage, tokens, num_heads, head_dim, num_sequences); }
-    bool operator<(const AttentionShape& other) const { return key() < other.key(); }
+  auto key() const { return std::make_tuple(storage, tokens, num_heads, head_dim, num_sequences); }
+  bool operator<(const AttentionShape& other) const { return key() < other.key(); }
 };
 
 struct AttentionTensors {
-    const void* q;
-    const void* k;
-    const void* v;
-    void* output;
-    const std::int32_t* lengths;          // [num_sequences], null for one sequence
-    const std::int32_t* element_offsets;  // [num_sequences + 1], null for one sequence
-    void* workspace;                      // AttentionPlans::kWorkspaceBytes
+  const void* q;
+  const void* k;
+  const void* v;
+  void* output;
+  const std::int32_t* lengths;          // [num_sequences], null for one sequence
+  const std::int32_t* element_offsets;  // [num_sequences + 1], null for one sequence
+  void* workspace;                      // AttentionPlans::kWorkspaceBytes
 };
 
 class AttentionPlan;
@@ -43,31 +43,31 @@ class AttentionPlan;
 // Plans of all shapes and devices met. Shared by the plugins of a network, since its blocks have one shape.
 // Calls may come from several threads.
 class AttentionPlans {
-public:
-    // Engines of cuDNN that want more are not chosen: TensorRT asks for the workspace once, for the largest
-    // shape, before any plan exists.
-    static constexpr std::size_t kWorkspaceBytes = std::size_t{16} << 20;
-    static constexpr std::size_t kCapacity = 64;
+ public:
+  // Engines of cuDNN that want more are not chosen: TensorRT asks for the workspace once, for the largest
+  // shape, before any plan exists.
+  static constexpr std::size_t kWorkspaceBytes = std::size_t{16} << 20;
+  static constexpr std::size_t kCapacity = 64;
 
-    AttentionPlans();
-    ~AttentionPlans();
-    AttentionPlans(const AttentionPlans&) = delete;
-    AttentionPlans& operator=(const AttentionPlans&) = delete;
+  AttentionPlans();
+  ~AttentionPlans();
+  AttentionPlans(const AttentionPlans&) = delete;
+  AttentionPlans& operator=(const AttentionPlans&) = delete;
 
-    // The plan of a shape on the current device; building one takes cuDNN a moment, finding it again does not.
-    // Throws PluginError without cuDNN, without a device, or for a shape that cuDNN has no engine for.
-    std::shared_ptr<const AttentionPlan> plan_for(const AttentionShape& shape);
+  // The plan of a shape on the current device; building one takes cuDNN a moment, finding it again does not.
+  // Throws PluginError without cuDNN, without a device, or for a shape that cuDNN has no engine for.
+  std::shared_ptr<const AttentionPlan> plan_for(const AttentionShape& shape);
 
-    // Queues the attention on `stream`. May be captured in a CUDA graph. Throws PluginError.
-    void run(const AttentionPlan& plan, const AttentionTensors& tensors, cudaStream_t stream);
+  // Queues the attention on `stream`. May be captured in a CUDA graph. Throws PluginError.
+  void run(const AttentionPlan& plan, const AttentionTensors& tensors, cudaStream_t stream);
 
-private:
-    struct Device;
+ private:
+  struct Device;
 
-    Device& current_device();
+  Device& current_device();
 
-    std::mutex mutex_;
-    std::map<int, std::unique_ptr<Device>> devices_;
+  std::mutex mutex_;
+  std::map<int, std::unique_ptr<Device>> devices_;
 };
 
-}  // namespace editverse
+}  // namespace ev::plugin

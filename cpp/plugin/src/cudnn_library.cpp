@@ -7,7 +7,7 @@
 
 #include "rope_options.h"
 
-namespace editverse {
+namespace ev::plugin {
 
 namespace {
 
@@ -15,37 +15,37 @@ constexpr const char* kLibrary = "libcudnn.so.9";
 
 // Never closed: cuDNN keeps state of the CUDA driver, which outlives the plugin.
 void* library() {
-    static void* const handle = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
-    return handle;
+  static void* const handle = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  return handle;
 }
 
 template <typename Function>
 Function* symbol(const char* name) {
-    return library() == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(library(), name));
+  return library() == nullptr ? nullptr : reinterpret_cast<Function*>(dlsym(library(), name));
 }
 
 }  // namespace
 
 void load_cudnn() {
-    if (library() == nullptr) {
-        throw PluginError(std::string("no ") + kLibrary +
-                          " was found; expected cuDNN 9 for CUDA's major version; install nvidia-cudnn-cu13 and "
-                          "put the folder of its libraries on LD_LIBRARY_PATH");
-    }
-    if (symbol<decltype(cudnnBackendExecute)>("cudnnBackendExecute") == nullptr) {
-        throw PluginError(std::string(kLibrary) + " has no cudnnBackendExecute; expected cuDNN 9; reinstall it");
-    }
+  if (library() == nullptr) {
+    throw PluginError(std::string("no ") + kLibrary +
+                      " was found; expected cuDNN 9 for CUDA's major version; install nvidia-cudnn-cu13 and "
+                      "put the folder of its libraries on LD_LIBRARY_PATH");
+  }
+  if (symbol<decltype(cudnnBackendExecute)>("cudnnBackendExecute") == nullptr) {
+    throw PluginError(std::string(kLibrary) + " has no cudnnBackendExecute; expected cuDNN 9; reinstall it");
+  }
 }
 
-}  // namespace editverse
+}  // namespace ev::plugin
 
 // What stands here has to be all that attention.cpp and the frontend's headers call: what is missing is an
 // undefined symbol when the library is linked.
-#define EDITVERSE_PASS_ON(name, parameters, arguments)                             \
-    cudnnStatus_t name parameters {                                                \
-        static auto* const function = editverse::symbol<decltype(name)>(#name);    \
-        return function == nullptr ? CUDNN_STATUS_NOT_INITIALIZED : function arguments; \
-    }
+#define EDITVERSE_PASS_ON(name, parameters, arguments)                              \
+  cudnnStatus_t name parameters {                                                   \
+    static auto* const function = ev::plugin::symbol<decltype(name)>(#name);        \
+    return function == nullptr ? CUDNN_STATUS_NOT_INITIALIZED : function arguments; \
+  }
 
 extern "C" {
 
@@ -83,23 +83,22 @@ EDITVERSE_PASS_ON(cudnnReorderFilterAndBias,
                   (handle, descriptor, type, filter, reordered_filter, reorder_bias, bias, reordered_bias))
 
 size_t cudnnGetVersion(void) {
-    static auto* const function = editverse::symbol<decltype(cudnnGetVersion)>("cudnnGetVersion");
-    return function == nullptr ? 0 : function();
+  static auto* const function = ev::plugin::symbol<decltype(cudnnGetVersion)>("cudnnGetVersion");
+  return function == nullptr ? 0 : function();
 }
 
 const char* cudnnGetErrorString(cudnnStatus_t status) {
-    static auto* const function = editverse::symbol<decltype(cudnnGetErrorString)>("cudnnGetErrorString");
-    return function == nullptr ? "cuDNN is not loaded" : function(status);
+  static auto* const function = ev::plugin::symbol<decltype(cudnnGetErrorString)>("cudnnGetErrorString");
+  return function == nullptr ? "cuDNN is not loaded" : function(status);
 }
 
 void cudnnGetLastErrorString(char* message, size_t capacity) {
-    static auto* const function =
-        editverse::symbol<decltype(cudnnGetLastErrorString)>("cudnnGetLastErrorString");
-    if (function != nullptr) {
-        function(message, capacity);
-    } else if (capacity > 0) {
-        message[0] = '\0';
-    }
+  static auto* const function = ev::plugin::symbol<decltype(cudnnGetLastErrorString)>("cudnnGetLastErrorString");
+  if (function != nullptr) {
+    function(message, capacity);
+  } else if (capacity > 0) {
+    message[0] = '\0';
+  }
 }
 
 }  // extern "C"

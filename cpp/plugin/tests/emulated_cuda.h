@@ -17,7 +17,7 @@
 namespace emulated {
 
 struct Index {
-    std::uint32_t x, y, z;
+  std::uint32_t x, y, z;
 };
 
 extern Index thread_index, block_index, block_size;
@@ -45,6 +45,6 @@ void launch(std::uint32_t blocks, Index block, const std::function<void()>& kern
 #define blockDim ::emulated::block_size
 
 inline float __shfl_xor_sync(unsigned mask, float value, int distance) {
-    (void)mask;
-    return ::emulated::exchange(value, distance);
+  (void)mask;
+  return ::emulated::exchange(value, distance);
 }

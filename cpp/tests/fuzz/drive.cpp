@@ -29,11 +29,39 @@ using Bytes = std::vector<std::uint8_t>;
 
 constexpr std::size_t kMaxBytes = 5000;
 constexpr unsigned kMaxSeconds = 10;  // for one input
-constexpr const char* kWords[] = {
-    "<video1>", "<image1>", "<video2> ", "video1", "\"name\"", "\"shape\"", "\"dtype\"", "\"files\"", "\"graphs\"",
-    "\"schedules\"", "float32", "int64", "cache_0", "next_cache_1", "null", "true", "-1", "0", "1e999", "1.5",
-    "9223372036854775807", "18446744073709551616", "{", "}", "[", "]", "[[", ",", ":", "\"\"", "\\u0000", "../",
-    "\xff"};
+constexpr const char* kWords[] = {"<video1>",
+                                  "<image1>",
+                                  "<video2> ",
+                                  "video1",
+                                  "\"name\"",
+                                  "\"shape\"",
+                                  "\"dtype\"",
+                                  "\"files\"",
+                                  "\"graphs\"",
+                                  "\"schedules\"",
+                                  "float32",
+                                  "int64",
+                                  "cache_0",
+                                  "next_cache_1",
+                                  "null",
+                                  "true",
+                                  "-1",
+                                  "0",
+                                  "1e999",
+                                  "1.5",
+                                  "9223372036854775807",
+                                  "18446744073709551616",
+                                  "{",
+                                  "}",
+                                  "[",
+                                  "]",
+                                  "[[",
+                                  ",",
+                                  ":",
+                                  "\"\"",
+                                  "\\u0000",
+                                  "../",
+                                  "\xff"};
 
 // Code that was reached: pairs of places that ran one after the other, by a hash of their addresses.
 constexpr std::size_t kNumPairs = 1 << 16;

@@ -52,8 +52,8 @@ int main(int argc, char** argv) {
     editverse::Pipeline pipeline(options);
     said["info"] = Json::parse(pipeline.info());
     editverse::Request request("<video1> Make it night");
-    request.add_frames("video1", {pixels.data(), pixels.size(), std::atoi(argv[5]), std::atoi(argv[6]),
-                                  std::atoi(argv[7])});
+    request.add_frames("video1",
+                       {pixels.data(), pixels.size(), std::atoi(argv[5]), std::atoi(argv[6]), std::atoi(argv[7])});
     request.num_inference_steps = 3;
     request.on_step = [&](const editverse::Step& step) {
       said["steps"].push_back(ask("libcuda.so.1", "stub_report"));

@@ -221,8 +221,8 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
                                                         port.type, &given.back()));
     }
     for (const Port& port : graph.outputs) output_names.push_back(port.name.c_str());
-    ort.check(ort.api->Run(graph.session, nullptr, input_names.data(), given.data(), given.size(),
-                           output_names.data(), output_names.size(), made.data()));
+    ort.check(ort.api->Run(graph.session, nullptr, input_names.data(), given.data(), given.size(), output_names.data(),
+                           output_names.size(), made.data()));
     for (std::size_t i = 0; i < made.size(); ++i) {
       OrtTensorTypeAndShapeInfo* info = nullptr;
       std::size_t count = 0;
@@ -340,11 +340,12 @@ std::int32_t getInferLibPatchVersion() noexcept { return NV_TENSORRT_PATCH; }
 std::int32_t getInferLibBuildVersion() noexcept { return NV_TENSORRT_BUILD; }
 
 void stub_counts(char* text, std::size_t num_bytes) {
-  std::snprintf(text, num_bytes,
-                "{\"plans\": %ld, \"loads\": %ld, \"contexts\": %ld, \"runs\": %ld, \"profiles\": %ld, \"budgets\": %ld, "
-                "\"budget_bytes\": %ld, \"plugins\": %ld}",
-                counts.plans, counts.loads, counts.contexts, counts.runs, counts.profiles, counts.budgets,
-                counts.budget_bytes, counts.plugins);
+  std::snprintf(
+      text, num_bytes,
+      "{\"plans\": %ld, \"loads\": %ld, \"contexts\": %ld, \"runs\": %ld, \"profiles\": %ld, \"budgets\": %ld, "
+      "\"budget_bytes\": %ld, \"plugins\": %ld}",
+      counts.plans, counts.loads, counts.contexts, counts.runs, counts.profiles, counts.budgets, counts.budget_bytes,
+      counts.plugins);
 }
 
 }  // extern "C"

@@ -14,8 +14,9 @@
 
 class UnusedRuntime : public nvinfer1::apiv::VRuntime {
  public:
-  nvinfer1::ICudaEngine* deserializeCudaEngine(nvinfer1::IStreamReader&)
-      noexcept override { unexpected("deserializeCudaEngine"); }
+  nvinfer1::ICudaEngine* deserializeCudaEngine(nvinfer1::IStreamReader&) noexcept override {
+    unexpected("deserializeCudaEngine");
+  }
   void setDLACore(std::int32_t) noexcept override { unexpected("setDLACore"); }
   std::int32_t getDLACore() const noexcept override { unexpected("getDLACore"); }
   std::int32_t getNbDLACores() const noexcept override { unexpected("getNbDLACores"); }
@@ -27,16 +28,19 @@ class UnusedRuntime : public nvinfer1::apiv::VRuntime {
   std::int32_t getMaxThreads() const noexcept override { unexpected("getMaxThreads"); }
   void setTemporaryDirectory(char const*) noexcept override { unexpected("setTemporaryDirectory"); }
   char const* getTemporaryDirectory() const noexcept override { unexpected("getTemporaryDirectory"); }
-  void setTempfileControlFlags(nvinfer1::TempfileControlFlags)
-      noexcept override { unexpected("setTempfileControlFlags"); }
-  nvinfer1::TempfileControlFlags getTempfileControlFlags() const
-      noexcept override { unexpected("getTempfileControlFlags"); }
+  void setTempfileControlFlags(nvinfer1::TempfileControlFlags) noexcept override {
+    unexpected("setTempfileControlFlags");
+  }
+  nvinfer1::TempfileControlFlags getTempfileControlFlags() const noexcept override {
+    unexpected("getTempfileControlFlags");
+  }
   void setPluginRegistryParent(nvinfer1::IPluginRegistry*) noexcept override { unexpected("setPluginRegistryParent"); }
   nvinfer1::IRuntime* loadRuntime(char const*) noexcept override { unexpected("loadRuntime"); }
   void setEngineHostCodeAllowed(bool) noexcept override { unexpected("setEngineHostCodeAllowed"); }
   bool getEngineHostCodeAllowed() const noexcept override { unexpected("getEngineHostCodeAllowed"); }
-  nvinfer1::ICudaEngine* deserializeCudaEngineV2(nvinfer1::IStreamReaderV2&)
-      noexcept override { unexpected("deserializeCudaEngineV2"); }
+  nvinfer1::ICudaEngine* deserializeCudaEngineV2(nvinfer1::IStreamReaderV2&) noexcept override {
+    unexpected("deserializeCudaEngineV2");
+  }
 };
 
 class UnusedCudaEngine : public nvinfer1::apiv::VCudaEngine {
@@ -44,14 +48,17 @@ class UnusedCudaEngine : public nvinfer1::apiv::VCudaEngine {
   using Dims = nvinfer1::Dims;
   std::int32_t getNbLayers() const noexcept override { unexpected("getNbLayers"); }
   nvinfer1::IHostMemory* serialize() const noexcept override { unexpected("serialize"); }
-  nvinfer1::IExecutionContext* createExecutionContextWithoutDeviceMemory()
-      noexcept override { unexpected("createExecutionContextWithoutDeviceMemory"); }
+  nvinfer1::IExecutionContext* createExecutionContextWithoutDeviceMemory() noexcept override {
+    unexpected("createExecutionContextWithoutDeviceMemory");
+  }
   std::size_t getDeviceMemorySize() const noexcept override { unexpected("getDeviceMemorySize"); }
   bool isRefittable() const noexcept override { unexpected("isRefittable"); }
   char const* getName() const noexcept override { unexpected("getName"); }
   std::int32_t getNbOptimizationProfiles() const noexcept override { unexpected("getNbOptimizationProfiles"); }
-  std::int32_t const* getProfileTensorValues(char const*, std::int32_t, nvinfer1::OptProfileSelector) const
-      noexcept override { unexpected("getProfileTensorValues"); }
+  std::int32_t const* getProfileTensorValues(char const*, std::int32_t,
+                                             nvinfer1::OptProfileSelector) const noexcept override {
+    unexpected("getProfileTensorValues");
+  }
   nvinfer1::EngineCapability getEngineCapability() const noexcept override { unexpected("getEngineCapability"); }
   void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override { unexpected("setErrorRecorder"); }
   nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { unexpected("getErrorRecorder"); }
@@ -64,52 +71,70 @@ class UnusedCudaEngine : public nvinfer1::apiv::VCudaEngine {
   nvinfer1::TensorLocation getTensorLocation(char const*) const noexcept override { unexpected("getTensorLocation"); }
   bool isShapeInferenceIO(char const*) const noexcept override { unexpected("isShapeInferenceIO"); }
   nvinfer1::TensorIOMode getTensorIOMode(char const*) const noexcept override { unexpected("getTensorIOMode"); }
-  std::int32_t getTensorBytesPerComponent(char const*) const
-      noexcept override { unexpected("getTensorBytesPerComponent"); }
-  std::int32_t getTensorComponentsPerElement(char const*) const
-      noexcept override { unexpected("getTensorComponentsPerElement"); }
+  std::int32_t getTensorBytesPerComponent(char const*) const noexcept override {
+    unexpected("getTensorBytesPerComponent");
+  }
+  std::int32_t getTensorComponentsPerElement(char const*) const noexcept override {
+    unexpected("getTensorComponentsPerElement");
+  }
   nvinfer1::TensorFormat getTensorFormat(char const*) const noexcept override { unexpected("getTensorFormat"); }
   char const* getTensorFormatDesc(char const*) const noexcept override { unexpected("getTensorFormatDesc"); }
   std::int32_t getTensorVectorizedDim(char const*) const noexcept override { unexpected("getTensorVectorizedDim"); }
-  Dims getProfileShape(char const*, std::int32_t, nvinfer1::OptProfileSelector) const
-      noexcept override { unexpected("getProfileShape"); }
+  Dims getProfileShape(char const*, std::int32_t, nvinfer1::OptProfileSelector) const noexcept override {
+    unexpected("getProfileShape");
+  }
   std::int32_t getNbIOTensors() const noexcept override { unexpected("getNbIOTensors"); }
   char const* getIOTensorName(std::int32_t) const noexcept override { unexpected("getIOTensorName"); }
-  nvinfer1::HardwareCompatibilityLevel getHardwareCompatibilityLevel() const
-      noexcept override { unexpected("getHardwareCompatibilityLevel"); }
+  nvinfer1::HardwareCompatibilityLevel getHardwareCompatibilityLevel() const noexcept override {
+    unexpected("getHardwareCompatibilityLevel");
+  }
   std::int32_t getNbAuxStreams() const noexcept override { unexpected("getNbAuxStreams"); }
-  std::int32_t getTensorBytesPerComponentV2(char const*, std::int32_t) const
-      noexcept override { unexpected("getTensorBytesPerComponentV2"); }
-  std::int32_t getTensorComponentsPerElementV2(char const*, std::int32_t) const
-      noexcept override { unexpected("getTensorComponentsPerElementV2"); }
-  nvinfer1::TensorFormat getTensorFormatV2(char const*, std::int32_t) const
-      noexcept override { unexpected("getTensorFormatV2"); }
-  char const* getTensorFormatDescV2(char const*, std::int32_t) const
-      noexcept override { unexpected("getTensorFormatDescV2"); }
-  std::int32_t getTensorVectorizedDimV2(char const*, std::int32_t) const
-      noexcept override { unexpected("getTensorVectorizedDimV2"); }
-  nvinfer1::ISerializationConfig* createSerializationConfig()
-      noexcept override { unexpected("createSerializationConfig"); }
-  nvinfer1::IHostMemory* serializeWithConfig(nvinfer1::ISerializationConfig&) const
-      noexcept override { unexpected("serializeWithConfig"); }
-  std::size_t getDeviceMemorySizeForProfile(std::int32_t) const
-      noexcept override { unexpected("getDeviceMemorySizeForProfile"); }
+  std::int32_t getTensorBytesPerComponentV2(char const*, std::int32_t) const noexcept override {
+    unexpected("getTensorBytesPerComponentV2");
+  }
+  std::int32_t getTensorComponentsPerElementV2(char const*, std::int32_t) const noexcept override {
+    unexpected("getTensorComponentsPerElementV2");
+  }
+  nvinfer1::TensorFormat getTensorFormatV2(char const*, std::int32_t) const noexcept override {
+    unexpected("getTensorFormatV2");
+  }
+  char const* getTensorFormatDescV2(char const*, std::int32_t) const noexcept override {
+    unexpected("getTensorFormatDescV2");
+  }
+  std::int32_t getTensorVectorizedDimV2(char const*, std::int32_t) const noexcept override {
+    unexpected("getTensorVectorizedDimV2");
+  }
+  nvinfer1::ISerializationConfig* createSerializationConfig() noexcept override {
+    unexpected("createSerializationConfig");
+  }
+  nvinfer1::IHostMemory* serializeWithConfig(nvinfer1::ISerializationConfig&) const noexcept override {
+    unexpected("serializeWithConfig");
+  }
+  std::size_t getDeviceMemorySizeForProfile(std::int32_t) const noexcept override {
+    unexpected("getDeviceMemorySizeForProfile");
+  }
   nvinfer1::IRefitter* createRefitter(nvinfer1::ILogger&) noexcept override { unexpected("createRefitter"); }
   bool setWeightStreamingBudget(std::int64_t) noexcept override { unexpected("setWeightStreamingBudget"); }
   std::int64_t getWeightStreamingBudget() const noexcept override { unexpected("getWeightStreamingBudget"); }
-  std::int64_t getMinimumWeightStreamingBudget() const
-      noexcept override { unexpected("getMinimumWeightStreamingBudget"); }
+  std::int64_t getMinimumWeightStreamingBudget() const noexcept override {
+    unexpected("getMinimumWeightStreamingBudget");
+  }
   bool isDebugTensor(char const*) const noexcept override { unexpected("isDebugTensor"); }
   std::int64_t getWeightStreamingBudgetV2() const noexcept override { unexpected("getWeightStreamingBudgetV2"); }
-  std::int64_t getWeightStreamingScratchMemorySize() const
-      noexcept override { unexpected("getWeightStreamingScratchMemorySize"); }
+  std::int64_t getWeightStreamingScratchMemorySize() const noexcept override {
+    unexpected("getWeightStreamingScratchMemorySize");
+  }
   std::int64_t getDeviceMemorySizeV2() const noexcept override { unexpected("getDeviceMemorySizeV2"); }
-  std::int64_t getDeviceMemorySizeForProfileV2(std::int32_t) const
-      noexcept override { unexpected("getDeviceMemorySizeForProfileV2"); }
-  std::int64_t const* getProfileTensorValuesV2(char const*, std::int32_t, nvinfer1::OptProfileSelector) const
-      noexcept override { unexpected("getProfileTensorValuesV2"); }
-  nvinfer1::IExecutionContext* createExecutionContextWithRuntimeConfig(nvinfer1::IRuntimeConfig*)
-      noexcept override { unexpected("createExecutionContextWithRuntimeConfig"); }
+  std::int64_t getDeviceMemorySizeForProfileV2(std::int32_t) const noexcept override {
+    unexpected("getDeviceMemorySizeForProfileV2");
+  }
+  std::int64_t const* getProfileTensorValuesV2(char const*, std::int32_t,
+                                               nvinfer1::OptProfileSelector) const noexcept override {
+    unexpected("getProfileTensorValuesV2");
+  }
+  nvinfer1::IExecutionContext* createExecutionContextWithRuntimeConfig(nvinfer1::IRuntimeConfig*) noexcept override {
+    unexpected("createExecutionContextWithRuntimeConfig");
+  }
   nvinfer1::IRuntimeConfig* createRuntimeConfig() noexcept override { unexpected("createRuntimeConfig"); }
   std::int64_t getEngineStat(nvinfer1::EngineStat) const noexcept override { unexpected("getEngineStat"); }
 };
@@ -143,14 +168,17 @@ class UnusedExecutionContext : public nvinfer1::apiv::VExecutionContext {
   bool setInputConsumedEvent(cudaEvent_t) noexcept override { unexpected("setInputConsumedEvent"); }
   cudaEvent_t getInputConsumedEvent() const noexcept override { unexpected("getInputConsumedEvent"); }
   void* getOutputTensorAddress(char const*) const noexcept override { unexpected("getOutputTensorAddress"); }
-  bool setOutputAllocator(char const*, nvinfer1::IOutputAllocator*)
-      noexcept override { unexpected("setOutputAllocator"); }
+  bool setOutputAllocator(char const*, nvinfer1::IOutputAllocator*) noexcept override {
+    unexpected("setOutputAllocator");
+  }
   nvinfer1::IOutputAllocator* getOutputAllocator(char const*) noexcept override { unexpected("getOutputAllocator"); }
   std::int64_t getMaxOutputSize(char const*) const noexcept override { unexpected("getMaxOutputSize"); }
-  bool setTemporaryStorageAllocator(nvinfer1::IGpuAllocator*)
-      noexcept override { unexpected("setTemporaryStorageAllocator"); }
-  nvinfer1::IGpuAllocator* getTemporaryStorageAllocator() const
-      noexcept override { unexpected("getTemporaryStorageAllocator"); }
+  bool setTemporaryStorageAllocator(nvinfer1::IGpuAllocator*) noexcept override {
+    unexpected("setTemporaryStorageAllocator");
+  }
+  nvinfer1::IGpuAllocator* getTemporaryStorageAllocator() const noexcept override {
+    unexpected("getTemporaryStorageAllocator");
+  }
   void setPersistentCacheLimit(std::size_t) noexcept override { unexpected("setPersistentCacheLimit"); }
   std::size_t getPersistentCacheLimit() const noexcept override { unexpected("getPersistentCacheLimit"); }
   bool setNvtxVerbosity(nvinfer1::ProfilingVerbosity) noexcept override { unexpected("setNvtxVerbosity"); }
@@ -175,8 +203,7 @@ class UnusedPluginRegistry : public nvinfer1::IPluginRegistry {
   using CreatorInterface = nvinfer1::IPluginCreatorInterface;
   bool registerCreator(Creator&, char const*) noexcept override { unexpected("registerCreator"); }
   Creator* const* getPluginCreatorList(std::int32_t*) const noexcept override { unexpected("getPluginCreatorList"); }
-  Creator* getPluginCreator(char const*, char const*, char const*)
-      noexcept override { unexpected("getPluginCreator"); }
+  Creator* getPluginCreator(char const*, char const*, char const*) noexcept override { unexpected("getPluginCreator"); }
   void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override { unexpected("setErrorRecorder"); }
   nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { unexpected("getErrorRecorder"); }
   bool deregisterCreator(Creator const&) noexcept override { unexpected("deregisterCreator"); }
@@ -187,10 +214,12 @@ class UnusedPluginRegistry : public nvinfer1::IPluginRegistry {
   CreatorInterface* const* getAllCreators(std::int32_t*) const noexcept override { unexpected("getAllCreators"); }
   CreatorInterface* getCreator(char const*, char const*, char const*) noexcept override { unexpected("getCreator"); }
   bool deregisterCreator(CreatorInterface const&) noexcept override { unexpected("deregisterCreator"); }
-  nvinfer1::IPluginResource* acquirePluginResource(char const*, nvinfer1::IPluginResource*)
-      noexcept override { unexpected("acquirePluginResource"); }
+  nvinfer1::IPluginResource* acquirePluginResource(char const*, nvinfer1::IPluginResource*) noexcept override {
+    unexpected("acquirePluginResource");
+  }
   std::int32_t releasePluginResource(char const*) noexcept override { unexpected("releasePluginResource"); }
-  CreatorInterface* const* getAllCreatorsRecursive(std::int32_t*)
-      noexcept override { unexpected("getAllCreatorsRecursive"); }
+  CreatorInterface* const* getAllCreatorsRecursive(std::int32_t*) noexcept override {
+    unexpected("getAllCreatorsRecursive");
+  }
 };
 #pragma GCC diagnostic pop

@@ -38,7 +38,7 @@ def read_json(path: Path, *, error: type[EditVerseError] = BundleError, fix: str
         )
     except (OSError, ValueError, RecursionError) as cause:
         line = str(cause).splitlines()[0]
-        raise error(f"{path} cannot be read as UTF-8 JSON: {line}; fetch or {fix}") from cause
+        raise error(f"{path} cannot be read as UTF-8 JSON: {line}", hint=f"fetch or {fix}") from cause
     return value
 
 
@@ -83,11 +83,23 @@ class Fields:
         if len(shown) > 80:
             shown = shown[:77] + "..."
         name = self._full_name(field)
-        raise self._error(f'{self._where}: field "{name}" is {shown}; expected {expected}; {self._fix}')
+        raise self._error(
+            f'{self._where}: field "{name}" is {shown}',
+            expected=expected,
+            hint=self._fix,
+            code=f"{self._error.default_code}.field",
+            field=name,
+        )
 
     def _take(self, field: str) -> object:
         if field not in self._values:
-            raise self._error(f'{self._where}: field "{self._full_name(field)}" is missing; {self._fix}')
+            name = self._full_name(field)
+            raise self._error(
+                f'{self._where}: field "{name}" is missing',
+                hint=self._fix,
+                code=f"{self._error.default_code}.field",
+                field=name,
+            )
         self._taken.add(field)
         return self._values[field]
 

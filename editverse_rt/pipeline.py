@@ -108,11 +108,19 @@ class Pipeline:
         Raises BundleError, BackendError: a backend that cannot follow an option is not taken.
         """
         if num_threads is not None and num_threads < 1:
-            raise RequestError(f"num_threads is {num_threads}; give at least 1, or None for one a core")
+            raise RequestError(
+                f"num_threads is {num_threads}",
+                hint="give at least 1, or None for one a core",
+                code="request.option",
+            )
         if device is not None and device < 0:
-            raise RequestError(f"device is {device}; give a GPU's number, 0 or more")
+            raise RequestError(
+                f"device is {device}", hint="give a GPU's number, 0 or more", code="request.option"
+            )
         if weight_budget_bytes is not None and weight_budget_bytes < 0:
-            raise RequestError(f"weight_budget_bytes is {weight_budget_bytes}; give 0 or more")
+            raise RequestError(
+                f"weight_budget_bytes is {weight_budget_bytes}", hint="give 0 or more", code="request.option"
+            )
         gpu = GpuOptions(
             device=device,
             cuda_graphs=cuda_graphs,
@@ -206,7 +214,9 @@ class Pipeline:
             )
             return self.run(request, callback_on_step_end=callback_on_step_end)
         except KeyboardInterrupt:
-            raise RequestCancelled("stopped by Ctrl-C; nothing was written") from None
+            raise RequestCancelled(
+                "stopped by Ctrl-C", hint="nothing was written", code="cancelled"
+            ) from None
 
     def prepare(
         self,
@@ -257,7 +267,9 @@ class Pipeline:
 
         def run(graph: str, **inputs: Any) -> dict[str, Array]:
             if is_cancelled():
-                raise RequestCancelled("cancelled by its caller; nothing was written")
+                raise RequestCancelled(
+                    "cancelled by its caller", hint="nothing was written", code="cancelled"
+                )
             return self.run_graph(graph, **inputs)
 
         def on_step_end(step: int, timestep: float) -> None:
@@ -266,7 +278,9 @@ class Pipeline:
                 return
             if callback_on_step_end(self, step, timestep, {"num_inference_steps": steps}) is False:
                 raise RequestCancelled(
-                    f"stopped by its callback after step {step + 1} of {steps}; nothing was written"
+                    f"stopped by its callback after step {step + 1} of {steps}",
+                    hint="nothing was written",
+                    code="cancelled",
                 )
 
         with self._turn, clock("total"):
@@ -296,5 +310,7 @@ class Pipeline:
         """Run one of the bundle's graphs. Raises BackendError if it fails, or the pipeline is closed."""
         runner = self._runner
         if runner is None:
-            raise BackendError("the pipeline is closed; open it again with Pipeline.open")
+            raise BackendError(
+                "the pipeline is closed", hint="open it again with Pipeline.open", code="backend.closed"
+            )
         return runner.run(graph, inputs)

@@ -79,10 +79,12 @@ class RequestQueue:
         """
         for name, number in (("num_workers", num_workers), ("max_queue", max_queue)):
             if number < 1:
-                raise RequestError(f"{name} is {number}; give at least 1")
+                raise RequestError(f"{name} is {number}", hint="give at least 1", code="request.option")
         if num_workers > 1 and not pipeline.runs_concurrently:
             raise RequestError(
-                f"num_workers is {num_workers}, but this backend runs one request at a time; give 1"
+                f"num_workers is {num_workers}, but this backend runs one request at a time",
+                hint="give 1",
+                code="request.option",
             )
         self._pipeline = pipeline
         self._num_workers, self._max_queue = num_workers, max_queue
@@ -171,12 +173,13 @@ class RequestQueue:
 
     def _check_room(self) -> None:
         if self._is_closed:
-            raise BackendError("the queue is closed; make a new RequestQueue")
+            raise BackendError("the queue is closed", hint="make a new RequestQueue", code="backend.closed")
         there, most = len(self._waiting) + len(self._running), self._num_workers + self._max_queue
         if there >= most:
             raise QueueFull(
-                f"{there} requests run or wait, and {self._num_workers} may run and {self._max_queue} wait; "
-                "submit again when one of them is done, or give a larger max_queue"
+                f"{there} requests run or wait, and {self._num_workers} may run and {self._max_queue} wait",
+                hint="submit again when one of them is done, or give a larger max_queue",
+                code="queue_full",
             )
 
     def _leave_weights(self, budget_bytes: int) -> int:
@@ -184,7 +187,9 @@ class RequestQueue:
         weights = sum(weight_bytes(self._pipeline.bundle.spec, CPU_PRECISION).values())
         if budget_bytes <= weights:
             raise RequestError(
-                f"memory_budget_bytes is {budget_bytes}, and the weights alone take {weights}; give more"
+                f"memory_budget_bytes is {budget_bytes}, and the weights alone take {weights}",
+                hint="give more",
+                code="request.option",
             )
         return budget_bytes - weights
 
@@ -203,8 +208,16 @@ class RequestQueue:
         )
         largest = find_largest(lambda w: estimate_work(spec, w).peak_bytes <= budget, spec, work)
         if largest is None:
-            raise RequestError(f"{need}; not even one frame fits: take a smaller size or a larger budget")
-        raise RequestError(f"{need}; the largest that fits at this size is {largest} frames")
+            raise RequestError(
+                f"{need}",
+                hint="not even one frame fits: take a smaller size or a larger budget",
+                code="request.too_large",
+            )
+        raise RequestError(
+            f"{need}",
+            hint=f"the largest that fits at this size is {largest} frames",
+            code="request.too_large",
+        )
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:
@@ -243,7 +256,7 @@ class RequestQueue:
             is_stopped = handle._stop.is_set()
         # Outside of the lock, because a future calls its callbacks here.
         if is_stopped and not isinstance(error, RequestCancelled):
-            error = RequestCancelled("cancelled by its caller; nothing was written")
+            error = RequestCancelled("cancelled by its caller", hint="nothing was written", code="cancelled")
         if error is not None:
             handle.set_exception(error)
         elif result is not None:
@@ -258,5 +271,9 @@ class RequestQueue:
                 return handle.cancelled()
             del self._waiting[handle]
             self._changed.notify_all()
-        handle.set_exception(RequestCancelled("cancelled by its caller before it began; nothing was written"))
+        handle.set_exception(
+            RequestCancelled(
+                "cancelled by its caller before it began", hint="nothing was written", code="cancelled"
+            )
+        )
         return True

@@ -56,7 +56,9 @@ class Bundle:
         if name not in self.spec.graphs:
             known = ", ".join(self.spec.graphs)
             raise BundleError(
-                f'bundle "{self.spec.name}" has no graph "{name}", only {known}; {EXPORT_AGAIN}'
+                f'bundle "{self.spec.name}" has no graph "{name}", only {known}',
+                hint=EXPORT_AGAIN,
+                code="bundle.graph_missing",
             )
         return self.root / self.spec.graphs[name].file
 
@@ -117,7 +119,11 @@ def write_bundle_json(root: str | os.PathLike[str], spec: BundleSpec) -> Path:
     path = Path(root) / BUNDLE_JSON
     text = json.dumps(json_from_spec(spec), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if spec_from_json(json.loads(text), where=str(path)) != spec:
-        raise BundleError(f"{path}: the spec does not read back as it was written; use only JSON types in it")
+        raise BundleError(
+            f"{path}: the spec does not read back as it was written",
+            hint="use only JSON types in it",
+            code="bundle.unwritable",
+        )
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
@@ -166,8 +172,9 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
     if version > FORMAT_VERSION:
         # Before any other field: a newer format may mean anything by them.
         raise BundleError(
-            f"{where}: format_version is {version}, made by a newer version of editverse-rt; this one reads "
-            f"up to {FORMAT_VERSION}; upgrade with: pip install -U editverse-rt"
+            f"{where}: format_version is {version}, made by a newer version of editverse-rt",
+            hint=f"this one reads up to {FORMAT_VERSION}; upgrade with: pip install -U editverse-rt",
+            code="bundle.format",
         )
     geometry = _read_geometry(fields.child("geometry"))
     tokenizer_fields = fields.child("tokenizer")
@@ -300,7 +307,10 @@ def _find_root(path_or_name: str | os.PathLike[str]) -> Path:
         entry = resources.files("editverse_rt") / "bundles" / path_or_name
         if not isinstance(entry, Path):
             raise BundleError(
-                f'bundle "{path_or_name}" lies in an archive; expected an installed folder; install with pip'
+                f'bundle "{path_or_name}" lies in an archive',
+                expected="an installed folder",
+                hint="install with pip",
+                code="bundle.not_found",
             )
         return entry
     root = Path(path_or_name)
@@ -308,7 +318,9 @@ def _find_root(path_or_name: str | os.PathLike[str]) -> Path:
         found = f"no {BUNDLE_JSON} in it" if root.is_dir() else "no such folder"
         names = ", ".join(f'"{name}"' for name in shipped) or "none in this installation"
         raise BundleError(
-            f'bundle "{root}": {found}; give the folder of a bundle, or a name that ships: {names}'
+            f'bundle "{root}": {found}',
+            hint=f"give the folder of a bundle, or a name that ships: {names}",
+            code="bundle.not_found",
         )
     return root
 
@@ -316,16 +328,30 @@ def _find_root(path_or_name: str | os.PathLike[str]) -> Path:
 def _verify_file(root: Path, file: FileSpec) -> None:
     path = root / file.path
     if not path.resolve().is_relative_to(root.resolve()):
-        raise BundleError(f"{path} is a link that leaves the bundle; copy the file itself to that place")
+        raise BundleError(
+            f"{path} is a link that leaves the bundle",
+            hint="copy the file itself to that place",
+            code="bundle.file_outside",
+        )
     if not path.is_file():
-        raise BundleError(f"{path} is missing; bundle.json lists it; fetch or {EXPORT_AGAIN}")
+        raise BundleError(
+            f"{path} is missing",
+            hint=f"bundle.json lists it; fetch or {EXPORT_AGAIN}",
+            code="bundle.file_missing",
+        )
     num_bytes = path.stat().st_size
     if num_bytes != file.num_bytes:
-        raise BundleError(f"{path} has {num_bytes} bytes, expected {file.num_bytes}; fetch or {EXPORT_AGAIN}")
+        raise BundleError(
+            f"{path} has {num_bytes} bytes, expected {file.num_bytes}",
+            hint=f"fetch or {EXPORT_AGAIN}",
+            code="bundle.file_altered",
+        )
     digest = hash_file(path)
     if digest != file.sha256:
         raise BundleError(
-            f"{path} was altered: sha256 {digest}, expected {file.sha256}; fetch or {EXPORT_AGAIN}"
+            f"{path} was altered: sha256 {digest}, expected {file.sha256}",
+            hint=f"fetch or {EXPORT_AGAIN}",
+            code="bundle.file_altered",
         )
 
 
@@ -346,7 +372,9 @@ def _refuse_unlisted_weights(root: Path, spec: BundleSpec) -> None:
                     if content.find(PurePosixPath(path).name.encode()) >= 0:
                         raise BundleError(
                             f"{root / path} is not in the list of files of bundle.json, but graph "
-                            f'"{graph.name}" refers to it; {EXPORT_AGAIN}'
+                            f'"{graph.name}" refers to it',
+                            hint=EXPORT_AGAIN,
+                            code="bundle.file_unlisted",
                         )
 
 

@@ -122,11 +122,15 @@ class Schedule:
         if num_inference_steps == self.num_inference_steps:
             return self
         if num_inference_steps < 1:
-            raise RequestError(f"num_inference_steps is {num_inference_steps}; give at least 1")
+            raise RequestError(
+                f"num_inference_steps is {num_inference_steps}", hint="give at least 1", code="request.option"
+            )
         if self.kind != "euler":
             raise RequestError(
-                f'num_inference_steps is {num_inference_steps}, but schedule "{self.name}" is a multistep '
-                f"table of {self.num_inference_steps} steps; leave it out, or choose an euler schedule"
+                f'num_inference_steps is {num_inference_steps}, but schedule "{self.name}" is a '
+                f"multistep table of {self.num_inference_steps} steps",
+                hint="leave it out, or choose an euler schedule",
+                code="request.option",
             )
         n = num_inference_steps
         return replace(
@@ -144,7 +148,11 @@ class Schedule:
         negative or non-finite value.
         """
         if not math.isfinite(guidance_scale) or guidance_scale < 0:
-            raise RequestError(f"guidance_scale is {guidance_scale}; give a number of at least 0 (1: none)")
+            raise RequestError(
+                f"guidance_scale is {guidance_scale}",
+                hint="give a number of at least 0 (1: none)",
+                code="request.option",
+            )
         unguided = all(row == 1 for row in self.guidance_scale)
         rows = tuple(float(guidance_scale) if unguided or row != 1 else row for row in self.guidance_scale)
         return replace(self, guidance_scale=rows)

@@ -84,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is an error of the tree: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message}; `{self.prog} --help` shows an example")
+        raise RequestError(f"{message}", hint=f"`{self.prog} --help` shows an example", code="command.usage")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -252,7 +252,9 @@ def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
     if args.command != "edit" or unknown:
         word = (unknown or extra)[0]
         raise RequestError(
-            f"unrecognized argument {word!r}; `editverse-rt {args.command} --help` lists the options"
+            f"unrecognized argument {word!r}",
+            hint=f"`editverse-rt {args.command} --help` lists the options",
+            code="command.usage",
         )
     args.words += extra
 

@@ -60,7 +60,7 @@ def choose_plans(
     if fitting:
         return min(fitting, key=lambda found: not is_verified(found[0], gpu))
     why = "; ".join(reasons) or f'bundle "{bundle.spec.name}" has no plan of {backend}'
-    raise BackendError(f"{why}; build it with: {command}")
+    raise BackendError(f"{why}", hint=f"build it with: {command}", code="backend.engine_missing")
 
 
 def build_command(bundle: Bundle, backend: str, capability: str) -> str:
@@ -76,13 +76,19 @@ def choose_profile(plan: PlanSpec, shapes: Mapping[str, Shape]) -> int:
     without profiles, or with one of an input that is not given.
     """
     if not plan.profiles:
-        raise BackendError(f'the plan of graph "{plan.graph}" has no profile; {BUILD_AGAIN}')
+        raise BackendError(
+            f'the plan of graph "{plan.graph}" has no profile',
+            hint=BUILD_AGAIN,
+            code="backend.engine_damaged",
+        )
     for profile in plan.profiles:
         for name in profile.shapes:
             if name not in shapes:
                 raise BackendError(
-                    f'the plan of graph "{plan.graph}" has a profile of "{name}", which the graph does not '
-                    f"take; {BUILD_AGAIN}"
+                    f'the plan of graph "{plan.graph}" has a profile of "{name}", which the graph '
+                    "does not take",
+                    hint=BUILD_AGAIN,
+                    code="backend.engine_damaged",
                 )
     order = sorted(range(len(plan.profiles)), key=lambda index: plan.profiles[index].num_largest)
     for index in order:
@@ -93,8 +99,9 @@ def choose_profile(plan: PlanSpec, shapes: Mapping[str, Shape]) -> int:
     found = ", ".join(f"{name} {list(shapes[name])}" for name in misfits)
     reach = ", ".join(f"{name} {list(largest[name][0])} to {list(largest[name][2])}" for name in misfits)
     raise BackendError(
-        f'graph "{plan.graph}" was asked for {found}, its plan reaches {reach}; ask for less, or build with '
-        "a larger --max-tokens or --maxShapes"
+        f'graph "{plan.graph}" was asked for {found}, its plan reaches {reach}',
+        hint="ask for less, or build with a larger --max-tokens or --maxShapes",
+        code="backend.engine_range",
     )
 
 

@@ -153,9 +153,13 @@ def verify_plan_file(engines: EngineSet, plan: PlanSpec) -> Path:
     """The plan's file, of the size and hash that the manifest says. Raises BackendError."""
     path = engines.folder / plan.file
     if not path.is_file():
-        raise BackendError(f"{path} is missing; {BUILD_AGAIN}")
+        raise BackendError(f"{path} is missing", hint=BUILD_AGAIN, code="backend.engine_damaged")
     if hash_file(path) != plan.sha256:
-        raise BackendError(f"{path} was altered: its sha256 is not the manifest's; {BUILD_AGAIN}")
+        raise BackendError(
+            f"{path} was altered: its sha256 is not the manifest's",
+            hint=BUILD_AGAIN,
+            code="backend.engine_damaged",
+        )
     return path
 
 

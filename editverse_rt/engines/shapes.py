@@ -28,7 +28,9 @@ def output_shapes(graph: GraphSpec, shapes: Mapping[str, Shape]) -> dict[str, Sh
             found = "is missing" if shape is None else f"has shape {list(shape)}"
             raise BackendError(
                 f'graph "{graph.name}": {tensor.name} {found}, expected {list(tensor.shape)}'
-                f"{f' with {sizes}' if sizes else ''}; give inputs as the bundle's graph table has them"
+                f"{f' with {sizes}' if sizes else ''}",
+                hint="give inputs as the bundle's graph table has them",
+                code="backend.inputs",
             )
     results: dict[str, Shape] = {}
     for tensor in graph.outputs:
@@ -36,7 +38,9 @@ def output_shapes(graph: GraphSpec, shapes: Mapping[str, Shape]) -> dict[str, Sh
         for _, name in axes:
             if name and name not in sizes:
                 raise BackendError(
-                    f'graph "{graph.name}": no input has the axis {name} of {tensor.name}; {EXPORT_AGAIN}'
+                    f'graph "{graph.name}": no input has the axis {name} of {tensor.name}',
+                    hint=EXPORT_AGAIN,
+                    code="bundle.field",
                 )
         results[tensor.name] = tuple(factor * sizes[name] if name else factor for factor, name in axes)
     return results
@@ -68,5 +72,10 @@ def _split_axis(axis: int | str) -> tuple[int, str]:
     if not star:
         return 1, name
     if not re.fullmatch("[0-9]{1,9}", factor) or int(factor) == 0:
-        raise BundleError(f'a graph has the axis "{axis}"; expected a name, or 16*name; {EXPORT_AGAIN}')
+        raise BundleError(
+            f'a graph has the axis "{axis}"',
+            expected="a name, or 16*name",
+            hint=EXPORT_AGAIN,
+            code="bundle.field",
+        )
     return int(factor), name

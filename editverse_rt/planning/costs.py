@@ -233,8 +233,10 @@ def _axis_px(axis: int | str, height_px: int, width_px: int, multiple: int) -> i
 def _facts(spec: BundleSpec, part: str) -> Fields:
     if not isinstance(spec.model.get(part), dict):
         raise BundleError(
-            f'bundle "{spec.name}" does not say how its {part} is built: bundle.json has no object '
-            f'"model.{part}"; export the bundle again'
+            f'bundle "{spec.name}" does not say how its {part} is built: bundle.json has no '
+            f'object "model.{part}"',
+            hint="export the bundle again",
+            code="bundle.field",
         )
     return Fields(spec.model[part], f'bundle "{spec.name}"', f"model.{part}")
 

@@ -167,9 +167,15 @@ def check_fit(spec: BundleSpec, work: Work, target: Target, precision: str | Non
     if largest is None:
         weights = f"the weights alone take {estimate.weight_bytes / 1e9:.1f} GB"
         raise RequestError(
-            f"{need}, {has}; not even one frame fits ({weights}): take a larger GPU or a smaller size"
+            f"{need}, {has}",
+            hint=f"not even one frame fits ({weights}): take a larger GPU or a smaller size",
+            code="request.too_large",
         )
-    raise RequestError(f"{need}, {has}; the largest that fits at this size is {largest} frames")
+    raise RequestError(
+        f"{need}, {has}",
+        hint=f"the largest that fits at this size is {largest} frames",
+        code="request.too_large",
+    )
 
 
 def find_largest(fits: Callable[[Work], bool], spec: BundleSpec, work: Work) -> int | None:

@@ -114,7 +114,9 @@ def load_target(name: str) -> Target:
     near = difflib.get_close_matches(name.lower(), names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise RequestError(
-        f'there is no target "{name}"; {hint}choose one of {", ".join(names)}, or give a recipe of your own'
+        f'there is no target "{name}"',
+        hint=f"{hint}choose one of {', '.join(names)}, or give a recipe of your own",
+        code="request.unknown_target",
     )
 
 
@@ -124,7 +126,9 @@ def load_recipe(path: str | os.PathLike[str]) -> Target:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise RequestError(f"recipe {file} cannot be read ({error}); give a TOML file") from error
+        raise RequestError(
+            f"recipe {file} cannot be read ({error})", hint="give a TOML file", code="request.recipe"
+        ) from error
     return _target_from_text(text, file.stem, str(file))
 
 
@@ -137,7 +141,11 @@ def default_precisions(target: Target, precision: str | None) -> dict[str, str]:
     if precision is None:
         return dict(target.precision)
     if precision not in PRECISIONS:
-        raise RequestError(f'precision is "{precision}"; choose one of {", ".join(PRECISIONS)}')
+        raise RequestError(
+            f'precision is "{precision}"',
+            hint=f"choose one of {', '.join(PRECISIONS)}",
+            code="request.unknown_precision",
+        )
     vae = target.precision["vae"]
     text = "bf16" if precision == "bf16" else target.precision["vae"]
     return {"transformer": precision, "text_encoder": text, "vae": vae}
@@ -147,26 +155,37 @@ def check_build(target: Target, backend: str, precision: dict[str, str]) -> None
     """Refuse what a backend cannot build for a target. Raises RequestError that says what to use instead."""
     capability = _version(target.compute_capability)
     if backend not in BACKENDS:
-        raise RequestError(f'backend is "{backend}"; plans are built for {" or ".join(BACKENDS)}')
+        raise RequestError(
+            f'backend is "{backend}"',
+            hint=f"plans are built for {' or '.join(BACKENDS)}",
+            code="request.unknown_backend",
+        )
     if backend == "tensorrt-rtx" and target.compute_capability not in _RTX_CAPABILITIES:
         raise RequestError(
-            f"{target.name} has compute capability {target.compute_capability}, TensorRT for RTX builds for "
-            f"{', '.join(_RTX_CAPABILITIES)}; use --backend tensorrt, on a machine with that GPU"
+            f"{target.name} has compute capability {target.compute_capability}, TensorRT for RTX "
+            f"builds for {', '.join(_RTX_CAPABILITIES)}",
+            hint="use --backend tensorrt, on a machine with that GPU",
+            code="request.target_cannot",
         )
     if capability < _OLDEST_CAPABILITY:
         raise RequestError(
-            f"{target.name} has compute capability {target.compute_capability}, TensorRT needs 7.5 or above; "
-            "use ort-cuda or ort-cpu"
+            f"{target.name} has compute capability {target.compute_capability}, TensorRT needs 7.5 or above",
+            hint="use ort-cuda or ort-cpu",
+            code="request.target_cannot",
         )
     for part, wanted in precision.items():
         if wanted == "bf16" and capability < _OLDEST_BFLOAT16:
             raise RequestError(
-                f"{target.name} ({target.sm}) has no bfloat16, asked for in the {part}; use --precision fp16"
+                f"{target.name} ({target.sm}) has no bfloat16, asked for in the {part}",
+                hint="use --precision fp16",
+                code="request.target_cannot",
             )
         if wanted == "fp32" and backend == "tensorrt-rtx" and capability < _OLDEST_BFLOAT16:
             raise RequestError(
-                f"TensorRT for RTX has no float32 matrix products on {target.name} ({target.sm}), asked for "
-                f"in the {part}; use --precision fp16"
+                f"TensorRT for RTX has no float32 matrix products on {target.name} ({target.sm}), "
+                f"asked for in the {part}",
+                hint="use --precision fp16",
+                code="request.target_cannot",
             )
 
 
@@ -186,7 +205,9 @@ def _target_from_text(text: str, name: str, where: str) -> Target:
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"{where}: not TOML: {error}; correct the recipe") from error
+        raise RequestError(
+            f"{where}: not TOML: {error}", hint="correct the recipe", code="request.recipe"
+        ) from error
     fields = Fields(value, where, "", error=RequestError, fix="correct the recipe")
     peaks, precision = fields.child("peak_tflops"), fields.child("precision")
     target = Target(

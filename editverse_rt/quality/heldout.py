@@ -65,7 +65,9 @@ def load_heldout(bundle: Bundle) -> tuple[tuple[HeldoutEdit, ...], Rule] | None:
             clips = {name: arrays[name] for name in arrays.files}
         facts = json.loads(bytes(clips.pop("facts")))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} holds no held-out edits ({error}); write it again") from error
+        raise BundleError(
+            f"{path} holds no held-out edits ({error})", hint="write it again", code="bundle.field"
+        ) from error
     fields = Fields(facts, str(path), "", fix="write it with python -m export.write_heldout")
     rule = fields.child("rule")
     found = Rule(

@@ -152,7 +152,9 @@ def verify_backend(
     )
     if report.failure is not None:
         raise BackendError(
-            f"{backend} ({precision}) is {report.failure}; build its engines again, or use another backend"
+            f"{backend} ({precision}) is {report.failure}",
+            hint="build its engines again, or use another backend",
+            code="backend.unverified",
         )
     if used is None:
         return report
@@ -199,8 +201,12 @@ def _check_standard(bundle: Bundle, standard: Bundle) -> None:
     if made.get("attention") == "plugin" or made.get("dtype", "float32") != "float32":
         raise RequestError(
             f'ort-cpu cannot run bundle "{standard.spec.name}", exported with attention '
-            f"{made.get('attention')} in {made.get('dtype', 'float32')}; export the same checkpoint with "
-            "--attention fused in float32, and name that bundle with --reference"
+            f"{made.get('attention')} in {made.get('dtype', 'float32')}",
+            hint=(
+                "export the same checkpoint with --attention fused in float32, and name that bundle "
+                "with --reference"
+            ),
+            code="backend.cannot_run",
         )
     own, other = bundle.spec, standard.spec
     for part, is_same in (
@@ -210,8 +216,9 @@ def _check_standard(bundle: Bundle, standard: Bundle) -> None:
     ):
         if not is_same:
             raise RequestError(
-                f'bundle "{other.name}" has another {part} than "{own.name}"; name an export of the same '
-                "checkpoint with --reference"
+                f'bundle "{other.name}" has another {part} than "{own.name}"',
+                hint="name an export of the same checkpoint with --reference",
+                code="bundle.mismatch",
             )
 
 

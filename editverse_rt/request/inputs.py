@@ -49,7 +49,11 @@ class Inputs:
         self.main = self.names[0] if self.names else None
         self.has_video = self.main is not None and _kind(self.main) == "video"
         if start_s > 0 and not self.has_video:
-            raise RequestError(f"start_s is {start_s:g}, but there is no video to begin in; leave it out")
+            raise RequestError(
+                f"start_s is {start_s:g}, but there is no video to begin in",
+                hint="leave it out",
+                code="request.option",
+            )
         pixels = {name: (media.height_px, media.width_px) for name, media in self._media.items()}
         self.size, self._sizes = choose_sizes(pixels, self.main, geometry, size)
         self.num_frames = choose_num_frames(num_frames, self.has_video, self.main is not None, geometry)
@@ -148,8 +152,9 @@ def _probe(name: str, source: Source, array_fps: float) -> MediaInfo:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (3, 4) or source.shape[-1] != 3 or not source.size:
             raise MediaError(
-                f"{name} is an array {source.dtype} {list(source.shape)}; expected uint8 [T, H, W, 3], "
-                "or [H, W, 3] for an image"
+                f"{name} is an array {source.dtype} {list(source.shape)}",
+                expected="uint8 [T, H, W, 3], or [H, W, 3] for an image",
+                code="request.input_type",
             )
         height, width = source.shape[-3:-1]
         num_frames = len(source) if source.ndim == 4 else 1
@@ -160,11 +165,16 @@ def _probe(name: str, source: Source, array_fps: float) -> MediaInfo:
     elif isinstance(source, (str, os.PathLike)):
         info = media.probe(source)
     else:
-        raise MediaError(f"{name} is {type(source).__name__}; give a path, or an array uint8 [T, H, W, 3]")
+        raise MediaError(
+            f"{name} is {type(source).__name__}",
+            hint="give a path, or an array uint8 [T, H, W, 3]",
+            code="request.input_type",
+        )
     if info.kind != _kind(name):
         shown = "an array" if isinstance(source, np.ndarray) else os.fspath(source)
         raise MediaError(
-            f"{name}: {shown} is {'an image' if info.kind == 'image' else 'a video'}; "
-            f"give it as {info.kind}1 and mention it as <{info.kind}1>"
+            f"{name}: {shown} is {('an image' if info.kind == 'image' else 'a video')}",
+            hint=f"give it as {info.kind}1 and mention it as <{info.kind}1>",
+            code="request.input_kind",
         )
     return info

@@ -33,7 +33,11 @@ class VisionSegment:
 def check_input_name(name: str) -> None:
     """Raises RequestError unless name is one that a tag can mention: video1, image2 ..."""
     if not _INPUT_NAME.fullmatch(name):
-        raise RequestError(f'an input is called "{name}"; inputs are video1, video2, image1 ...; rename it')
+        raise RequestError(
+            f'an input is called "{name}"',
+            hint="inputs are video1, video2, image1 ...; rename it",
+            code="request.input_name",
+        )
 
 
 def has_tags(prompt: str) -> bool:
@@ -48,7 +52,9 @@ def parse_prompt(prompt: str, input_names: Collection[str]) -> tuple[TextSegment
     twice (an input has one place in the sequence), or something that looks like a tag and is none.
     """
     if not isinstance(prompt, str):
-        raise RequestError(f"the instruction is {type(prompt).__name__}; give a string")
+        raise RequestError(
+            f"the instruction is {type(prompt).__name__}", hint="give a string", code="request.prompt"
+        )
     for name in input_names:
         check_input_name(name)
     segments: list[TextSegment | VisionSegment] = []
@@ -58,28 +64,39 @@ def parse_prompt(prompt: str, input_names: Collection[str]) -> tuple[TextSegment
             segment = VisionSegment(part)
             if part not in input_names:
                 raise RequestError(
-                    f"the instruction mentions <{part}>, but no {part} is given; add it or remove the tag"
+                    f"the instruction mentions <{part}>, but no {part} is given",
+                    hint="add it or remove the tag",
+                    code="request.tag",
                 )
             if segment in segments:
                 raise RequestError(
-                    f"the instruction mentions <{part}> twice; a tag stands once, where the input belongs in "
-                    'the sequence; call it "the video" or "the image" elsewhere'
+                    f"the instruction mentions <{part}> twice",
+                    hint=(
+                        'a tag stands once, where the input belongs in the sequence; call it "the '
+                        'video" or "the image" elsewhere'
+                    ),
+                    code="request.tag",
                 )
             segments.append(segment)
             continue
         like = _TAG_LIKE.search(part)
         if like:
             raise RequestError(
-                f'the instruction has "{like[0]}", which is not a tag; tags look like <video1>, <video2>, '
-                "<image1>; correct it"
+                f'the instruction has "{like[0]}", which is not a tag',
+                hint="tags look like <video1>, <video2>, <image1>; correct it",
+                code="request.tag",
             )
         if part.strip():
             segments.append(TextSegment(part.strip()))
     if not any(isinstance(segment, TextSegment) for segment in segments):
-        raise RequestError("the instruction is empty; say what to make or what to change")
+        raise RequestError(
+            "the instruction is empty", hint="say what to make or what to change", code="request.prompt"
+        )
     for name in input_names:
         if VisionSegment(name) not in segments:
             raise RequestError(
-                f"{name} is given, but the instruction does not mention <{name}>; put the tag in it"
+                f"{name} is given, but the instruction does not mention <{name}>",
+                hint="put the tag in it",
+                code="request.tag",
             )
     return tuple(segments)

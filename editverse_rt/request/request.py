@@ -121,7 +121,11 @@ def choose_schedule(
     Raises RequestError for a name that the bundle does not have, and for numbers that the schedule refuses.
     """
     if name is not None and name not in spec.schedules:
-        raise RequestError(f'schedule is "{name}"; this bundle has {", ".join(spec.schedules)}')
+        raise RequestError(
+            f'schedule is "{name}"',
+            hint=f"this bundle has {', '.join(spec.schedules)}",
+            code="request.unknown_schedule",
+        )
     schedule = spec.schedules[spec.default_schedule if name is None else name]
     if num_inference_steps is not None:
         schedule = schedule.with_steps(num_inference_steps)
@@ -144,8 +148,10 @@ def _grid(geometry: Geometry, shape: tuple[int, ...]) -> Grid:
 
 def _check_numbers(seed: int, fps: float | None, start_s: float) -> None:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise RequestError(f"seed is {seed}; give a whole number from 0 to {2**63 - 1}")
+        raise RequestError(
+            f"seed is {seed}", hint=f"give a whole number from 0 to {2**63 - 1}", code="request.option"
+        )
     if fps is not None and not 0 < fps < math.inf:
-        raise RequestError(f"fps is {fps}; give a number above 0")
+        raise RequestError(f"fps is {fps}", hint="give a number above 0", code="request.option")
     if not 0 <= start_s < math.inf:
-        raise RequestError(f"start_s is {start_s}; give seconds of 0 or more")
+        raise RequestError(f"start_s is {start_s}", hint="give seconds of 0 or more", code="request.option")

@@ -60,13 +60,18 @@ def choose_size(name: str, source: Size, geometry: Geometry) -> Size:
     """
     height, width = source
     if height < 1 or width < 1:
-        raise RequestError(f"{name} is {width}x{height} px (width x height); give one that has pixels")
+        raise RequestError(
+            f"{name} is {width}x{height} px (width x height)",
+            hint="give one that has pixels",
+            code="request.size",
+        )
     sizes = list(_iterate_sizes(geometry))
     closest = min(sizes, key=lambda size: _AspectError(size, source))
     if _differ_by_more(closest, source, _MAX_DISTORTION_PERCENT):
         raise RequestError(
-            f"{name} is {width}x{height} px (width x height); the nearest shape that this bundle takes is "
-            f"{closest[1]}x{closest[0]}; crop it first"
+            f"{name} is {width}x{height} px (width x height)",
+            hint=f"the nearest shape that this bundle takes is {closest[1]}x{closest[0]}; crop it first",
+            code="request.size",
         )
     candidates = [size for size in sizes if _is_same_aspect(size, source)] or [
         size for size in sizes if not _AspectError(closest, source) < _AspectError(size, source)
@@ -86,7 +91,11 @@ def choose_num_frames(num_frames: int | None, has_video: bool, has_image: bool, 
             return geometry.max_frames
         return 1 if has_image else geometry.default_frames
     if not isinstance(num_frames, (int, np.integer)) or not 1 <= num_frames <= geometry.max_frames:
-        raise RequestError(f"num_frames is {num_frames}; this bundle takes 1 to {geometry.max_frames}")
+        raise RequestError(
+            f"num_frames is {num_frames}",
+            hint=f"this bundle takes 1 to {geometry.max_frames}",
+            code="request.option",
+        )
     return geometry.round_frames(num_frames)
 
 
@@ -102,15 +111,21 @@ def _check_size(size: Size, geometry: Geometry) -> Size:
     try:
         height, width = map(operator.index, size)
     except (TypeError, ValueError) as error:
-        raise RequestError(f"size is {size!r}; give (height, width) in whole pixels") from error
+        raise RequestError(
+            f"size is {size!r}", hint="give (height, width) in whole pixels", code="request.size"
+        ) from error
     sizes = list(_iterate_sizes(geometry))
     if (height, width) in sizes:
         return height, width
     nearest = min(sizes, key=lambda s: (abs(s[0] - height) + abs(s[1] - width), s))
     raise RequestError(
-        f"size is {width}x{height} (width x height); this bundle takes multiples of {geometry.size_multiple} "
-        f"up to {geometry.max_side_px} px a side, with {geometry.min_area_px} to {geometry.max_area_px} px "
-        f"in all; the nearest is {nearest[1]}x{nearest[0]}"
+        f"size is {width}x{height} (width x height)",
+        hint=(
+            f"this bundle takes multiples of {geometry.size_multiple} up to {geometry.max_side_px} px "
+            f"a side, with {geometry.min_area_px} to {geometry.max_area_px} px in all; the "
+            f"nearest is {nearest[1]}x{nearest[0]}"
+        ),
+        code="request.size",
     )
 
 

@@ -24,12 +24,17 @@ class Tokenizer:
         try:
             self._processor = SentencePieceProcessor(model_file=os.fspath(path))
         except (OSError, RuntimeError) as error:
-            raise BundleError(f"{path} is not a SentencePiece model; export the bundle again") from error
+            raise BundleError(
+                f"{path} is not a SentencePiece model",
+                hint="export the bundle again",
+                code="bundle.tokenizer",
+            ) from error
         num_pieces = self._processor.get_piece_size()
         if not 0 <= eos_id < num_pieces:
             raise BundleError(
-                f"tokenizer.eos_id is {eos_id}, but {path} has ids 0 to {num_pieces - 1}; "
-                "export the bundle again"
+                f"tokenizer.eos_id is {eos_id}, but {path} has ids 0 to {num_pieces - 1}",
+                hint="export the bundle again",
+                code="bundle.field",
             )
         self._eos_id = eos_id
         self._max_tokens = max_tokens
@@ -44,7 +49,8 @@ class Tokenizer:
         num_tokens = sum(len(segment) for segment in ids)
         if num_tokens > self._max_tokens:
             raise RequestError(
-                f"the instruction has {num_tokens} tokens, the end included; this bundle takes up to "
-                f"{self._max_tokens}; shorten it"
+                f"the instruction has {num_tokens} tokens, the end included",
+                hint=f"this bundle takes up to {self._max_tokens}; shorten it",
+                code="request.prompt_length",
             )
         return ids

@@ -15,7 +15,7 @@ import resource
 import numpy as np
 from pathlib import Path
 from editverse_rt.backends import select_backend
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 
 def held_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6

@@ -106,7 +106,7 @@ def test_a_transformer_by_hand(large: BundleSpec) -> None:
 MEASURE = """
 import json, sys
 import numpy as np, onnxruntime as ort
-from editverse_rt.bundle import load_bundle
+from editverse_rt.bundle.manifest import load_bundle
 graph, sizes = sys.argv[1], json.loads(sys.argv[2])
 bundle = load_bundle("nano")
 def axis(a):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt.backends import Runner, select_backend
+from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.bundle.spec import GraphSpec
 
@@ -126,7 +127,7 @@ class PlainOrtRunner(_Unmanaged):
 
     def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
         if graph not in self._sessions:
-            ort = importlib.import_module("onnxruntime")
+            ort = import_onnxruntime()
             options = ort.SessionOptions()
             options.intra_op_num_threads = self._num_threads
             options.log_severity_level = 3

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clock import time_call
+from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.commands.arguments import version_of
 
 __all__ = ["VERSIONED", "describe_machine", "measure_matrix_peak", "measure_peak_apart"]
@@ -98,8 +99,9 @@ def _product_of_torch(num_threads: int, a: Any, b: Any) -> Callable[[], Any]:
 
 
 def _product_of_onnxruntime(num_threads: int, a: Any, b: Any) -> Callable[[], Any]:
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
+
+    onnxruntime = import_onnxruntime()
 
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "weight"], ["y"])],

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.request.layout import Grid, lay_out
 from export.export_onnx import export_graph
 from export.graphs import build_graphs
@@ -118,6 +118,7 @@ def format_forms(columns: dict[str, list[Measured]]) -> str:
 
 
 def _run(path: Path, inputs: dict[str, Array]) -> Array:
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

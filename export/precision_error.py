@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec
 from editverse_rt.errors import RequestError
@@ -105,6 +105,7 @@ def _draw(rng: np.random.Generator, graph: GraphSpec, name: str, sizes: Mapping[
 
 
 def _run(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4

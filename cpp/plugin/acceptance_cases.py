@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
 from cpp.plugin.kernel_libraries import Rope
+from editverse_rt.backends.ort import import_onnxruntime
 from export import lower
 from reference.model import CONFIGS, TransformerConfig
 
@@ -103,6 +103,7 @@ def make_inputs(case: Case, dtype: str, seed: int = 0) -> dict[str, torch.Tensor
 
 def run_onnx_runtime(case: Case, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     """The function body in float32 on the CPU."""
+    ort = import_onnxruntime()
     session = ort.InferenceSession(node_model(case, "float32", "inline"), providers=["CPUExecutionProvider"])
     widened = {
         name: (value if name == "positions" else value.float()).numpy() for name, value in inputs.items()

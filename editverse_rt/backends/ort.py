@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from types import TracebackType
 from typing import Any, cast
@@ -14,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, DeviceArray, GpuOptions, Tensor
+from editverse_rt.backends.ort_probes import free_idle_memory, saturates_integers, starts_provider
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec
 from editverse_rt.errors import BackendError
 
-__all__ = ["BoundOrtRunner", "BoundTensor", "OrtBackend", "OrtRunner"]
+__all__ = ["BoundOrtRunner", "BoundTensor", "OrtBackend", "OrtRunner", "import_onnxruntime"]
 
 _CPU = "CPUExecutionProvider"
 # Where a provider keeps its tensors, by ONNX Runtime's names. The CPU is here for tests of the binding.
@@ -36,6 +40,8 @@ _FRAME_BY_FRAME_GRAPHS = frozenset(
     {"vae_encoder_first", "vae_encoder_next", "vae_decoder_first", "vae_decoder_next"}
 )
 _BLOCKED_LAYOUT_MACHINES = frozenset({"x86_64", "AMD64"})
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_TELEMETRY_LOCK = threading.Lock()
 # What ONNX Runtime says of an operator, an operator set or a function that it does not have.
 _FIX_PROVIDER = "install the GPU's driver, CUDA and cuDNN as onnxruntime needs them, or use ort-cpu"
 _UNKNOWN_OPERATOR = re.compile(
@@ -75,7 +81,7 @@ class OrtBackend:
                 ort.__version__,
             )
         # Being built with a provider says nothing about the driver and the libraries that it loads.
-        if self._provider != _CPU and not _can_start(ort, self._provider):
+        if self._provider != _CPU and not starts_provider(ort, self._provider):
             reason = f"onnxruntime {ort.__version__} cannot start {self._provider} here; {_FIX_PROVIDER}"
             return Availability(self._name, reason, ort.__version__)
         return Availability(self._name, None, ort.__version__)
@@ -136,7 +142,8 @@ class OrtRunner:
         if self._sessions:
             self._sessions.clear()
             if self._provider == _CPU:
-                _free_idle_memory(import_onnxruntime())
+                ort = import_onnxruntime()
+                free_idle_memory(ort, _shared_memory_options(ort))
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""
@@ -190,6 +197,8 @@ class OrtRunner:
         # Each graph has threads of its own, which would spin on for a while after its run, on the cores that
         # the next graph's threads need (docs/benchmarks.md).
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if _saturates_integers(ort):
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = _FATAL_SEVERITY
         if self._provider == _CPU:
             _take_shared_memory(ort, options)
@@ -287,6 +296,20 @@ def _take_shared_memory(ort: Any, options: Any) -> None:
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
 
 
+def _shared_memory_options(ort: Any) -> Any:
+    """Options of a session that takes its memory from the shared arena and does nothing else."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_SEVERITY
+    _take_shared_memory(ort, options)
+    return options
+
+
+@cache
+def _saturates_integers(ort: Any) -> bool:
+    """Whether this processor's fast 8-bit products are wrong, measured once a process."""
+    return saturates_integers(ort)
+
+
 @cache
 def _create_shared_arena(ort: Any) -> None:
     """Once a process. Twice, by two threads, would do no harm: ONNX Runtime replaces one by the other."""
@@ -295,48 +318,42 @@ def _create_shared_arena(ort: Any) -> None:
     ort.create_and_register_allocator(memory, None)
 
 
-def _free_idle_memory(ort: Any) -> None:
-    """Give what the shared arena holds and nobody uses back to the system.
-
-    ONNX Runtime does so after a run that asks for it, of any session of the arena.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_SEVERITY
-    _take_shared_memory(ort, options)
-    session = ort.InferenceSession(_identity_model(), options, providers=[_CPU])
-    run_options = ort.RunOptions()
-    run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
-
-
-def _can_start(ort: Any, provider: str) -> bool:
-    """Whether a session of one node runs on the provider."""
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_SEVERITY
-    try:
-        session = ort.InferenceSession(_identity_model(), options, providers=[provider])
-        return provider in session.get_providers()
-    except Exception:
-        return False
-
-
-def _identity_model() -> bytes:
-    """An ONNX file (opset 13) of one Identity node, from x to y, float32 [1]."""
-    tensor = b"\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01"
-    node = b'\x0a\x10\x0a\x01x\x12\x01y"\x08Identity'
-    graph = node + b"\x12\x01gZ\x0f\x0a\x01x" + tensor + b"b\x0f\x0a\x01y" + tensor
-    return b"\x08\x08:" + bytes([len(graph)]) + graph + b"B\x04\x0a\x00\x10\x0d"
-
-
 def import_onnxruntime() -> Any:
-    """The onnxruntime module, imported when it is first needed. Raises BackendError if it cannot be."""
+    """The onnxruntime module, imported when it is first needed, with its telemetry off.
+
+    Raises BackendError if it cannot be imported.
+    """
     try:
-        import onnxruntime
+        with _without_telemetry():
+            import onnxruntime
     except ImportError as error:
         raise BackendError(
             f"onnxruntime cannot be imported ({first_line(error)}); install it with: pip install onnxruntime"
         ) from error
     return onnxruntime
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Set ORT_DISABLE_TELEMETRY=1 while ONNX Runtime is imported, and put back what was there.
+
+    ONNX Runtime 1.29 and newer otherwise write a device id below the user's cache folder during the import,
+    and look for a host to send events to. Its `disable_telemetry_events` comes too late for the former. This
+    is the one variable of the environment that the runtime touches below the command line.
+    """
+    if "onnxruntime" in sys.modules:
+        yield
+        return
+    with _TELEMETRY_LOCK:
+        before = os.environ.get(_NO_TELEMETRY)
+        os.environ[_NO_TELEMETRY] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_NO_TELEMETRY]
+            else:
+                os.environ[_NO_TELEMETRY] = before
 
 
 def first_line(error: BaseException) -> str:

@@ -55,7 +55,9 @@ def test_a_product_in_integers_is_near(is_half: bool, tmp_path: Path):
     assert quantize_products(model) == 1
     ir.save(model, tmp_path / "m.onnx")
     onnx.checker.check_model(tmp_path / "m.onnx")
-    found = ort.InferenceSession(str(tmp_path / "m.onnx")).run(None, {"x": x})[0]
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtime, where it is needed
+    found = ort.InferenceSession(str(tmp_path / "m.onnx"), options).run(None, {"x": x})[0]
     expected = x.astype(np.float64) @ weight.T.astype(np.float64)
     # Against the size that a column's results have, not against those that happen to cancel.
     size = np.sqrt(len(x)) * np.linalg.norm(weight, axis=1)

@@ -19,6 +19,7 @@ import pytest
 
 from editverse_rt import backends
 from editverse_rt.backends import GpuOptions, list_backends, select_backend
+from editverse_rt.backends import ort as ort_file
 from editverse_rt.backends.ort import BoundOrtRunner, BoundTensor, OrtBackend, OrtRunner
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
@@ -97,6 +98,23 @@ def test_a_graph_runs_by_names(bundle: Bundle) -> None:
 def test_axes_may_be_empty(bundle: Bundle) -> None:
     with open_runner(bundle) as runner:
         assert runner.run("product", matrices(0, 4, 5))["c"].shape == (0, 5)
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_the_exact_integer_products_are_asked_for_where_the_fast_ones_are_wrong(
+    bundle: Bundle, saturates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_file, "_saturates_integers", lambda ort: saturates)
+    inputs = matrices(2, 2, 2)
+    with open_runner(bundle) as runner:
+        found = runner.run("product", inputs)["c"]
+        options = runner._sessions["product"].get_session_options()
+    if saturates:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match=r"session\.x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")
+    np.testing.assert_allclose(found, inputs["a"] @ inputs["b"], rtol=1e-5, atol=1e-6)
 
 
 def test_the_number_of_threads_changes_no_byte(bundle: Bundle) -> None:
@@ -344,15 +362,6 @@ def test_a_provider_that_is_built_in_but_cannot_start(monkeypatch: pytest.Monkey
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["NoSuchExecutionProvider"])
     state = OrtBackend("ort-cuda", "NoSuchExecutionProvider", "onnxruntime-gpu").probe()
     assert "cannot start NoSuchExecutionProvider here; install the GPU's driver" in str(state.reason)
-
-
-def test_the_model_that_probes_a_provider_is_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU it must start, or the probe would refuse every GPU."""
-    import onnxruntime
-
-    from editverse_rt.backends import ort
-
-    assert ort._can_start(onnxruntime, "CPUExecutionProvider")
 
 
 def test_without_onnxruntime_every_backend_says_so(

@@ -17,7 +17,7 @@ from torch.export import Dim
 
 from editverse_rt.bundle.spec import Geometry, GraphSpec, TensorSpec
 from reference.checkpoint import Checkpoint
-from reference.model import EditVerseTransformer
+from reference.families.editverse import EditVerseTransformer
 from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext
 
 __all__ = [

@@ -23,12 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import opset23, values
 from torch import Tensor
 
-import reference.model
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import RequestError
 from export.integers import INTEGERS
 from export.precision import use_standard_attention
-from reference.model import TransformerConfig
+from reference.families import editverse
+from reference.families.editverse import TransformerConfig
 
 __all__ = [
     "DOMAIN",
@@ -59,7 +59,7 @@ TABLES_OF = ("q_cos", "q_sin", "k_cos", "k_sin")
 """The tables as the lowered node takes them: the rows of the queries, which may be fewer, and of the keys."""
 PLUGIN_VERSION = "1"
 
-_eager_rope_attention = reference.model.rope_attention
+_eager_rope_attention = editverse.rope_attention
 
 
 @torch.library.custom_op("editverse::rope_attention", mutates_args=())
@@ -103,11 +103,11 @@ def rope_attention_as_node() -> Iterator[None]:
     """While open, the reference's transformer calls the operator, so that an export keeps it as one node."""
     schema = _node_schema()
     onnx.defs.register_schema(schema)
-    reference.model.rope_attention = _rope_attention_through_op
+    editverse.rope_attention = _rope_attention_through_op
     try:
         yield
     finally:
-        reference.model.rope_attention = _eager_rope_attention
+        editverse.rope_attention = _eager_rope_attention
         onnx.defs.deregister_schema(OP_TYPE, 1, DOMAIN)
 
 
@@ -275,7 +275,7 @@ def _build_tables_function(config: TransformerConfig) -> onnx.FunctionProto:
 
 
 def _build_attention_function(config: TransformerConfig, lowering: Lowering) -> onnx.FunctionProto:
-    """The body of `RopeAttention`, after `reference.model.rope_attention` (paper section 3.2).
+    """The body of `RopeAttention`, after `editverse.rope_attention` (paper section 3.2).
 
     q [Lq, C]; k, v [L, C]; the tables float32 [Lq or L, head_dim / 2]. `positions` [L, 4], `axis_dims` and
     `axis_thetas` say the same to a kernel that reads no body.
@@ -322,7 +322,7 @@ def _pair_frequencies(config: TransformerConfig) -> tuple[list[int], np.ndarray]
     for axis, dim in enumerate(config.axis_dims):
         axes += [axis] * (dim // 2)
     # At position 1 the angle is the frequency itself.
-    frequencies = reference.model.rope_angles(unit, config.axis_dims, config.axis_thetas)
+    frequencies = editverse.rope_angles(unit, config.axis_dims, config.axis_thetas)
     return axes, frequencies.numpy()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ class Interleaved:
     positions: Tensor
 
 
-def interleave(segments: list[int | tuple[int, int, int]], target: tuple[int, int, int]) -> Interleaved:
+def interleave(segments: Sequence[int | tuple[int, int, int]], target: tuple[int, int, int]) -> Interleaved:
     """Layout and positions of text segments (numbers of tokens) and clips (latent frames, rows, columns).
 
     Text rows and clean rows are numbered in the order in which they stand. Positions are (sequential,

@@ -220,7 +220,7 @@ class Schedule(nn.Module):
         """
         begin = torch.zeros_like(steps) if first is None else first
         count = (steps - begin).item()
-        torch._check(count >= 1)  # type: ignore[no-untyped-call]
+        torch._check(count >= 1)
         index = torch.arange(count, dtype=torch.float64)
         return self.rows(index, steps.to(torch.float64), shift, begin.to(torch.float64))
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from cpp.plugin.kernel_libraries import Rope
 from editverse_rt.backends.ort import import_onnxruntime
 from export import lower
-from reference.model import CONFIGS, TransformerConfig
+from reference.families.editverse import CONFIGS, TransformerConfig
 
 ONNX_TYPES = {
     "float32": TensorProto.FLOAT,

@@ -11,9 +11,9 @@ import tensorrt as trt
 import torch
 import torch.nn.functional as F
 
-import reference.model
 from cpp.plugin import acceptance_cases as cases
 from cpp.plugin.acceptance_cases import Case
+from reference.families import editverse
 
 if TYPE_CHECKING:
     from cpp.plugin.accept import Report
@@ -108,7 +108,7 @@ def run_pytorch(case: Case, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The reference's function in the inputs' format, with a batch axis: its fused attention needs four."""
     rope = case.rope
     q, k, v, q_norm, k_norm, positions = inputs.values()
-    mixed = reference.model.rope_attention(
+    mixed = editverse.rope_attention(
         q[None], k[None], v[None], q_norm, k_norm, positions[None], num_heads=rope.num_heads,
         axis_dims=rope.axis_dims, axis_thetas=rope.axis_thetas, eps=rope.epsilon,
     )  # fmt: skip

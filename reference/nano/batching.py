@@ -224,7 +224,8 @@ class ShardPool:
         while True:
             drawn = [self.draw(rng) for _ in range(512)]
             drawn.sort(key=lambda p: p.length)
-            cuts, batch = [], []
+            cuts: list[list[Packed]] = []
+            batch: list[Packed] = []
             for p in drawn:
                 if batch and (len(batch) + 1) * p.length > tokens:
                     cuts.append(batch)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reference.model import TransformerConfig
+from reference.families.editverse import TransformerConfig
 from reference.nano.optim import Averaged
 from reference.nano.train import make_nano, make_optimizers, save_state
 

@@ -13,6 +13,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,8 @@ def calm_stream(coder: nn.Module, run: Callable[[], object]) -> int:
     for hook in hooks:
         hook.remove()
     power = _power_above(peak)
-    writers = [coder.conv_in]
-    biases = []
+    writers: list[Any] = [coder.conv_in]
+    biases: list[Any] = []
     for module in coder.modules():
         if isinstance(module, WanResidualBlock):
             writers.append(module.conv2)

@@ -325,16 +325,14 @@ def guided_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
     place = next(name for name, value in PLACES.items() if value == thing.place)
     page = Background("plain", choose(rng, "white", "black"))
     still = replace(canvas, frames=1)
-    reference = render(Scene(page, (replace(thing, place=(0.5, 0.5)),)), still)
+    shown = render(Scene(page, (replace(thing, place=(0.5, 0.5)),)), still)
     prompt = choose(
         rng,
         f"<{tag}> Insert the object of <{image_tag}> at the {place}",
         f"Put the object from <{image_tag}> at the {place} of <{tag}>",
         f"<{tag}> Add the object shown in <{image_tag}> at the {place}.",
     )
-    return Sample(
-        task, prompt, {tag: source, image_tag: reference}, render(edited, canvas), tag, (scene, edited)
-    )
+    return Sample(task, prompt, {tag: source, image_tag: shown}, render(edited, canvas), tag, (scene, edited))
 
 
 def described_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:

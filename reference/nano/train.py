@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from reference.model import CONFIGS, EditVerseTransformer, TransformerConfig
+from reference.families.editverse import CONFIGS, Block, EditVerseTransformer, TransformerConfig
 from reference.nano.batching import NUM_FACTS, Batch, Packed, ShardPool, collate, pack
 from reference.nano.curate import draw_curated, random_canvas
 from reference.nano.dataset import cache_samples
 from reference.nano.optim import Averaged, Muon
-from reference.nano.tasks import TASKS
+from reference.nano.tasks import TASKS, Sample
 from reference.nano.train_vae import LATENT_SCALE
 from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
 from reference.text_encoder import Tokenizer, make_nano_text_encoder
@@ -96,6 +96,7 @@ class Nano(nn.Module):
         self.fact_heads = FactHeads(config)
         first = (config.axis_dims[0] + config.axis_dims[1]) // 2
         for block in self.transformer.blocks:
+            assert isinstance(block, Block)
             for norm in (block.attention.q_norm, block.attention.k_norm):
                 norm.data.view(2, -1)[:, first:] = POSITION_GAIN
 
@@ -190,7 +191,7 @@ def validation_set(run: Path) -> list[Packed]:
     path = run / "validation.pt"
     if not path.exists():
         vae = AutoencoderKLWan.from_pretrained(run / "vae").eval()
-        samples = []
+        samples: list[Sample] = []
         for index, task in enumerate(TASKS):
             for video_share in (0.0, 0.0, 0.0, 0.0, 1.0, 1.0):
                 rng = np.random.default_rng([VALIDATION_SEED, index, len(samples)])

@@ -107,8 +107,8 @@ def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
             np.clip((start + speed * i).astype(int), 0, [96 - canvas.height, 96 - canvas.width])
             for i in range(canvas.frames)
         ]
-        frames = np.stack([picture[y : y + canvas.height, x : x + canvas.width] for y, x in corners])
-        return np.asarray(frames * 255, np.uint8)
+        crops = np.stack([picture[y : y + canvas.height, x : x + canvas.width] for y, x in corners])
+        return np.asarray(crops * 255, np.uint8)
     frames = render(scene, canvas)
     if draw < 0.50:
         frames = styles.STYLES[str(rng.choice(list(styles.STYLES)))](frames)

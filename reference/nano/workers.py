@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 
 def start_workers(work: Callable[[int, argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Run work(rank, args) in `args.workers` processes, which meet at a file in `args.run`; wait for them."""
     args.meeting = args.run / "workers"
     args.meeting.unlink(missing_ok=True)
-    mp.start_processes(work, (args,), nprocs=args.workers, start_method="spawn")
+    start_processes(work, (args,), nprocs=args.workers, start_method="spawn")
 
 
 def join_workers(rank: int, args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from export.graphs import (
     graph_specs,
 )
 from reference.checkpoint import Checkpoint
-from reference.model import CONFIGS
+from reference.families.editverse import CONFIGS
 
 SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2}
 

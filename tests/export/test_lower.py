@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-import reference.model
 from export import lower
-from reference.model import TransformerConfig
+from reference.families import editverse
+from reference.families.editverse import TransformerConfig
 
 # float32 on both sides, another order of the sums.
 TOLERANCE = 1e-5
@@ -75,7 +75,7 @@ def random_inputs(config: TransformerConfig, length: int, seed: int) -> dict[str
 
 
 def run_reference(config: TransformerConfig, inputs: dict[str, torch.Tensor]) -> np.ndarray:
-    mixed = reference.model.rope_attention(
+    mixed = editverse.rope_attention(
         *inputs.values(),
         num_heads=config.num_heads,
         axis_dims=config.axis_dims,
@@ -191,15 +191,15 @@ def test_the_operator_equals_the_function_it_stands_for() -> None:
     inputs = random_inputs(CONFIG, 12, seed=2)
     expected = run_reference(CONFIG, inputs)
     with lower.rope_attention_as_node():
-        assert reference.model.rope_attention is not lower._eager_rope_attention
+        assert editverse.rope_attention is not lower._eager_rope_attention
         np.testing.assert_array_equal(run_reference(CONFIG, inputs), expected)
         with pytest.raises(ValueError, match="no key_mask"):
-            reference.model.rope_attention(*inputs.values(), key_mask=torch.ones(1, 12), eps=1e-6)
-    assert reference.model.rope_attention is lower._eager_rope_attention
+            editverse.rope_attention(*inputs.values(), key_mask=torch.ones(1, 12), eps=1e-6)
+    assert editverse.rope_attention is lower._eager_rope_attention
 
 
 def test_the_reference_is_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"), lower.rope_attention_as_node():
         raise RuntimeError("stop")
-    assert reference.model.rope_attention is lower._eager_rope_attention
+    assert editverse.rope_attention is lower._eager_rope_attention
     assert not onnx.defs.has(lower.OP_TYPE, lower.DOMAIN)

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from cpp.plugin.kernel_libraries import DeviceKernel, EmulatedKernel, Rope
 from export import lower
-from reference.model import CONFIGS
+from reference.families.editverse import CONFIGS
 
 TEXT_BYTES = 4096
 # NvInfer's DataType, TensorFormat and PluginFieldType.

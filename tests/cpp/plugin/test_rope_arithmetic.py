@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference.model
 from cpp.plugin.kernel_libraries import EmulatedKernel, Rope
+from reference.families.editverse import rope_angles
 
 # Rounding of the reduced angle (2^-25 absolute), of the series and of the result.
 ROTATION_TOLERANCE = 2.0**-23
@@ -104,6 +104,6 @@ def test_frequencies_equal_the_reference(
 ) -> None:
     frequencies, axes = emulated_kernel.frequencies_of(Rope(1, axis_dims, axis_thetas))
     # At position 1 the angle is the frequency. PyTorch's power may differ in the last place.
-    expected = reference.model.rope_angles(torch.ones(4, dtype=torch.int64), axis_dims, axis_thetas).numpy()
+    expected = rope_angles(torch.ones(4, dtype=torch.int64), axis_dims, axis_thetas).numpy()
     np.testing.assert_allclose(frequencies, expected, rtol=2.0**-23)
     assert axes.tolist() == [axis for axis, dim in enumerate(axis_dims) for _ in range(dim // 2)]

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from cpp.plugin.kernel_libraries import EmulatedKernel, EmulatedRun, Rope
 from export import lower
-from reference.model import TransformerConfig
+from reference.families.editverse import TransformerConfig
 
 # float32 sums of up to 256 squares in another order, and a few roundings after.
 FLOAT_TOLERANCE = 2e-6

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from diffusers import AutoencoderKLWan
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from reference.model import CONFIGS
+from reference.families.editverse import CONFIGS
 from reference.nano.batching import collate, pack
 from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt

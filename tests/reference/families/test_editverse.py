@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reference.model import (
+from reference.families.editverse import (
     CONFIGS,
     EditVerseTransformer,
     TransformerConfig,

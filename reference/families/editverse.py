@@ -51,7 +51,7 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TransformerConfig:
-        known = {
+        known: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if not k.startswith("_")
         }
         return cls(**known)
@@ -193,6 +193,8 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config)
         self.modulation = nn.Parameter(torch.zeros(6, config.width))
+        nn.init.zeros_(self.attention.to_out.weight)
+        nn.init.zeros_(self.mlp.down.weight)
 
     def forward(
         self, x: Tensor, modulation: Tensor, noisy: Tensor, positions: Tensor, key_mask: Tensor | None = None
@@ -246,9 +248,6 @@ class EditVerseTransformer(nn.Module):
         self.patch_out = nn.Linear(config.width, config.patch_dim, bias=False)
         nn.init.zeros_(self.time_to_modulation.weight)
         nn.init.zeros_(self.patch_out.weight)
-        for block in self.blocks:
-            nn.init.zeros_(block.attention.to_out.weight)
-            nn.init.zeros_(block.mlp.down.weight)
 
     def forward(
         self, text: Tensor, clean: Tensor, noisy: Tensor, layout: Tensor, positions: Tensor, timestep: Tensor

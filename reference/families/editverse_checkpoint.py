@@ -1,0 +1,240 @@
+"""EditVerse checkpoints: read, written, and made with random weights.
+
+model_index.json         which class each part is; under "editverse", the sizes it was trained for
+transformer/             config.json, diffusion_pytorch_model.safetensors (or shards and their index)
+vae/  text_encoder/      as diffusers and transformers save them
+tokenizer/spiece.model   SentencePiece, as Flan-T5 has it
+scheduler/               scheduler_config.json: how many Euler steps, and the guidance (section 5.1)
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from diffusers import AutoencoderKLWan
+from transformers import T5Config, T5EncoderModel
+
+from reference.families.editverse import CONFIGS, EditVerseTransformer, TransformerConfig
+from reference.random_weights import fill_randomly, random_sentences, train_tokenizer
+from reference.weights import existing, forget_origin, load_weights, read_json, save_weights, write_json
+
+__all__ = [
+    "LIMITS",
+    "PAPER_SCHEDULE",
+    "EditVerseCheckpoint",
+    "load_editverse",
+    "make_random_editverse",
+    "patch_size_of",
+    "save_checkpoint",
+]
+
+TOKENIZER_FILE = "spiece.model"
+PAPER_SCHEDULE = {"num_inference_steps": 50, "guidance_scale": 5.0}
+
+# What a checkpoint says of the sizes it takes; the names are those of the runtime's geometry.
+LIMITS: dict[str, dict[str, float]] = {
+    "nano": {  # 64 x 64, 48 x 80 and 80 x 48 were trained on: grids of these rows and columns
+        "min_area_px": 48 * 64,
+        "max_area_px": 64 * 80,
+        "max_side_px": 128,
+        "max_frames": 17,
+        "default_height_px": 64,
+        "default_width_px": 64,
+        "default_frames": 9,
+        "default_fps": 8.0,
+        "max_text_tokens": 128,
+    },
+    "editverse-2b": {
+        "min_area_px": 256 * 256,
+        "max_area_px": 512 * 512,
+        "max_side_px": 1024,
+        "max_frames": 81,
+        "default_height_px": 320,
+        "default_width_px": 576,
+        "default_frames": 81,
+        "default_fps": 16.0,
+        "max_text_tokens": 512,
+    },
+}
+LIMITS["editverse-150m"] = LIMITS["editverse-2b"]
+
+
+@dataclass(frozen=True)
+class EditVerseCheckpoint:
+    """A loaded checkpoint: three modules in eval mode, the tokenizer's file, and plain facts."""
+
+    transformer: EditVerseTransformer
+    vae: AutoencoderKLWan
+    text_encoder: T5EncoderModel
+    tokenizer_file: Path
+    scheduler: dict[str, Any]
+    limits: dict[str, float]
+
+    @property
+    def patch_size(self) -> int:
+        return patch_size_of(self.transformer.config, self.vae)
+
+
+def patch_size_of(config: TransformerConfig, vae: AutoencoderKLWan) -> int:
+    """Side p of the transformer's 1 x p x p patches of latents (section 3.1).
+
+    Raises ValueError when patch_dim is not z_dim * p * p for a whole p.
+    """
+    z_dim = vae.config.z_dim
+    for p in itertools.takewhile(lambda side: z_dim * side * side <= config.patch_dim, itertools.count(1)):
+        if z_dim * p * p == config.patch_dim:
+            return p
+    raise ValueError(
+        f"the transformer's patch_dim is {config.patch_dim}; expected {z_dim} * p * p, the VAE's z_dim being "
+        f"{z_dim}: take a transformer and a VAE that were trained together"
+    )
+
+
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    transformer: EditVerseTransformer,
+    vae: AutoencoderKLWan,
+    text_encoder: T5EncoderModel,
+    tokenizer_file: str | Path,
+    limits: dict[str, float],
+    scheduler: dict[str, Any] | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write a checkpoint folder; what it already holds is overwritten. Weights keep the dtype they have.
+
+    limits: the sizes that the model was trained for, the keys of `LIMITS["nano"]`. A transformer beyond
+    max_shard_bytes is cut into shards with an index.
+    """
+    missing = LIMITS["nano"].keys() - limits.keys()
+    if missing:
+        raise ValueError(f"limits lack {', '.join(sorted(missing))}; give all of {', '.join(LIMITS['nano'])}")
+    root = Path(folder)
+    write_json(root / "model_index.json", _model_index(limits))
+    write_json(root / "transformer" / "config.json", transformer.config.to_dict())
+    save_weights(root / "transformer", dict(transformer.state_dict()), max_shard_bytes)
+    vae.save_pretrained(root / "vae")
+    forget_origin(root / "vae" / "config.json")
+    text_encoder.save_pretrained(root / "text_encoder")
+    tokenizer = root / "tokenizer" / TOKENIZER_FILE
+    tokenizer.parent.mkdir(parents=True, exist_ok=True)
+    if Path(tokenizer_file).resolve() != tokenizer.resolve():
+        shutil.copyfile(tokenizer_file, tokenizer)
+    schedule = PAPER_SCHEDULE if scheduler is None else scheduler
+    write_json(
+        root / "scheduler" / "scheduler_config.json", {"_class_name": "EulerFlowScheduler", **schedule}
+    )
+    return root
+
+
+def load_editverse(folder: str | Path, *, dtype: torch.dtype | None = None) -> EditVerseCheckpoint:
+    """Read a checkpoint folder, the modules in eval mode without gradients.
+
+    dtype: that of the transformer and the text encoder, None for the one they were saved in. The VAE is
+    always float32, since it decides on grey levels.
+    Raises ValueError for a part of another class, FileNotFoundError for a part that is not there.
+    """
+    root = Path(folder)
+    index = read_json(root / "model_index.json")
+    for part, (_, class_name) in _PARTS.items():
+        found = (index.get(part) or [None, None])[1]
+        if found != class_name:
+            raise ValueError(f"{root / 'model_index.json'}: {part} is {found}; expected {class_name}")
+    config = TransformerConfig.from_dict(read_json(root / "transformer" / "config.json"))
+    with torch.device("meta"):
+        transformer = EditVerseTransformer(config)
+    weights = load_weights(root / "transformer")
+    if dtype is not None:
+        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    transformer.load_state_dict(weights, assign=True)
+    vae = AutoencoderKLWan.from_pretrained(root / "vae", torch_dtype=torch.float32)
+    text_encoder = T5EncoderModel.from_pretrained(
+        root / "text_encoder", dtype="auto" if dtype is None else dtype
+    )
+    for module in (transformer, vae, text_encoder):
+        module.eval().requires_grad_(False)
+    return EditVerseCheckpoint(
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer_file=existing(root / "tokenizer" / TOKENIZER_FILE),
+        scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
+        limits=index["editverse"],
+    )
+
+
+_PARTS = {
+    "transformer": ("reference.families.editverse", "EditVerseTransformer"),
+    "vae": ("diffusers", "AutoencoderKLWan"),
+    "text_encoder": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("sentencepiece", "SentencePieceProcessor"),
+    "scheduler": ("reference.sampler", "EulerFlowScheduler"),
+}
+
+
+def _model_index(limits: dict[str, float]) -> dict[str, Any]:
+    return {"_class_name": "EditVersePipeline", **_PARTS, "editverse": limits}
+
+
+def make_random_editverse(
+    config_name: str,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tokenizer_file: str | Path | None = None,
+    seed: int = 0,
+    max_shard_bytes: int = 5_000_000_000,
+    transformer_overrides: dict[str, Any] | None = None,
+    vae_overrides: dict[str, Any] | None = None,
+    text_overrides: dict[str, Any] | None = None,
+) -> Path:
+    """A checkpoint of the right shapes with random weights, to try an export; its pictures mean nothing.
+
+    The transformer has the sizes of `CONFIGS[config_name]`. The VAE and the text encoder are small in either
+    case: only the text encoder's width is the model's, its layers are two narrow ones. The overrides change
+    single arguments of the transformer's config, of the VAE and of the text encoder's config.
+    """
+    config = replace(CONFIGS[config_name], **(transformer_overrides or {}))
+    with torch.device("meta"):
+        transformer = EditVerseTransformer(config).to(dtype)
+    transformer.to_empty(device="cpu")
+    fill_randomly(transformer, seed)
+    torch.manual_seed(seed)
+    z_dim = config.patch_dim // 4  # a patch is two by two latents
+    statistics = torch.rand((2, z_dim)).tolist()
+    layout: dict[str, Any] = {
+        "base_dim": 8, "z_dim": z_dim, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "attn_scales": [],
+        "temperal_downsample": [True, True], "patch_size": 2, "in_channels": 12, "out_channels": 12,
+        "scale_factor_temporal": 4, "scale_factor_spatial": 8,
+        "latents_mean": statistics[0], "latents_std": [0.5 + value for value in statistics[1]],
+    }  # fmt: skip
+    vae = AutoencoderKLWan(**(layout | (vae_overrides or {})))
+    fill_randomly(vae, seed)
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    if tokenizer_file is None:
+        (root / "tokenizer").mkdir(exist_ok=True)
+        tokenizer_file = train_tokenizer(
+            random_sentences(), root / "tokenizer" / TOKENIZER_FILE, vocab_size=384
+        )
+    vocab_size = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_file)).vocab_size()
+    text_layout: dict[str, Any] = {
+        "vocab_size": vocab_size, "d_model": config.text_dim, "d_kv": 32, "d_ff": 128, "num_layers": 2,
+        "num_heads": 2, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "tie_word_embeddings": False,
+    }  # fmt: skip
+    text_encoder = T5EncoderModel(T5Config(**(text_layout | (text_overrides or {})))).to(dtype)
+    return save_checkpoint(
+        root,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer_file=tokenizer_file,
+        limits=LIMITS[config_name],
+        max_shard_bytes=max_shard_bytes,
+    )

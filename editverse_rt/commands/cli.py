@@ -27,7 +27,7 @@ from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, Re
 from editverse_rt.media.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.quality.verify import describe_verification, verify_backend
-from editverse_rt.request.prompt import has_tags
+from editverse_rt.request.prompt import with_tags
 
 __all__ = ["main"]
 
@@ -81,9 +81,7 @@ def run_edit(args: argparse.Namespace) -> int:
             '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
         )
     inputs = name_inputs(paths)
-    if not has_tags(instruction):
-        instruction = " ".join([*(f"<{name}>" for name in inputs), instruction])
-    return run_request(args, instruction, inputs, start_s=args.start)
+    return run_request(args, with_tags(instruction, inputs), inputs, start_s=args.start)
 
 
 def run_generate(args: argparse.Namespace) -> int:

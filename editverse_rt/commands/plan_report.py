@@ -27,7 +27,7 @@ from editverse_rt.planning.targets import (
     target_names,
 )
 from editverse_rt.request.inputs import Inputs
-from editverse_rt.request.prompt import parse_prompt
+from editverse_rt.request.prompt import TextSegment, parse_prompt, with_tags
 from editverse_rt.request.request import choose_schedule, expect_work
 from editverse_rt.request.tokenizer import Tokenizer
 
@@ -82,8 +82,8 @@ def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]
     num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"
     if args.prompt is not None:
         tokenizer = Tokenizer(tokenizer_file(args.bundle, spec), spec.tokenizer.eos_id, most)
-        tags = "".join(f"<{name}>" for name in inputs if f"<{name}>" not in args.prompt)
-        words = [s.text for s in parse_prompt(tags + args.prompt, inputs) if hasattr(s, "text")]
+        segments = parse_prompt(with_tags(args.prompt, inputs), inputs)
+        words = [segment.text for segment in segments if isinstance(segment, TextSegment)]
         num_text = sum(len(ids) for ids in tokenizer.encode_segments(words))
         note = f"text: {num_text} tokens"
     schedule = choose_schedule(spec, args.schedule, args.num_inference_steps, args.guidance_scale)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from editverse_rt.errors import RequestError
 
-__all__ = ["TAG_PATTERN", "TextSegment", "VisionSegment", "check_input_name", "has_tags", "parse_prompt"]
+__all__ = ["TAG_PATTERN", "TextSegment", "VisionSegment", "check_input_name", "parse_prompt", "with_tags"]
 
 TAG_PATTERN = re.compile(r"<((?:video|image)[1-9][0-9]*)>")
 """A tag of an instruction; its group is the input's name."""
@@ -40,9 +40,15 @@ def check_input_name(name: str) -> None:
         )
 
 
-def has_tags(prompt: str) -> bool:
-    """Whether an instruction says where its inputs belong, if only by tags that `parse_prompt` refuses."""
-    return _TAG_LIKE.search(prompt) is not None
+def with_tags(prompt: str, input_names: Iterable[str]) -> str:
+    """Put the tags of all inputs, in their order, in front of an instruction that has no tag.
+
+    An instruction with a tag says itself where its inputs belong and is returned as it is, even if the tag is
+    misspelt or another one is missing: `parse_prompt` then refuses it and says why.
+    """
+    if _TAG_LIKE.search(prompt) is not None:
+        return prompt
+    return " ".join([*(f"<{name}>" for name in input_names), prompt])
 
 
 def parse_prompt(prompt: str, input_names: Collection[str]) -> tuple[TextSegment | VisionSegment, ...]:

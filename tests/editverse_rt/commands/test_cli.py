@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from editverse_rt import media
 from editverse_rt.backends import Availability
 from editverse_rt.commands import arguments, cli, descriptions, doctor
-from editverse_rt.errors import BackendError, BundleError, RequestCancelled
+from editverse_rt.errors import BackendError, BundleError, RequestCancelled, RequestError
+from editverse_rt.request.prompt import parse_prompt
 
 
 @dataclass
@@ -109,6 +111,33 @@ def test_inputs_are_named_by_kind_and_order(clip: str, picture: str, out: str) -
 def test_instruction_without_tags_gets_them_in_front(clip: str, picture: str, out: str) -> None:
     assert cli.main(["edit", picture, clip, "Insert it", "-o", out]) == 0
     assert FakePipeline.prompt == "<image1> <video1> Insert it"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "line"),
+    [
+        ("Insert it", None),
+        ("<image1> Insert it in <video1>", None),
+        ("<video1> Insert it", "image1 is given, but the instruction does not mention <image1>"),
+        ("<Video1> Insert it", 'the instruction has "<Video1>", which is not a tag'),
+        ("", "the instruction is empty"),
+    ],
+)
+def test_plan_takes_and_refuses_the_instructions_that_edit_does(
+    instruction: str, line: str | None, clip: str, picture: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pipeline refuses what `parse_prompt` does; here the pipeline is a stand-in, so it is asked itself."""
+    assert cli.main(["edit", picture, clip, instruction, "-o", out, "--quiet"]) == 0
+    if line is None:
+        parse_prompt(FakePipeline.prompt, ["image1", "video1"])
+    else:
+        with pytest.raises(RequestError, match=re.escape(line)):
+            parse_prompt(FakePipeline.prompt, ["image1", "video1"])
+    capsys.readouterr()
+    code = cli.main(["plan", "--input", picture, "--input", clip, "--prompt", instruction])
+    errors = capsys.readouterr().err
+    assert code == (0 if line is None else 2), errors
+    assert (line or "") in errors
 
 
 def test_options_reach_the_pipeline(clip: str, out: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.errors import RequestError
 from editverse_rt.request.layout import Grid, lay_out
-from editverse_rt.request.prompt import TextSegment, VisionSegment, has_tags, parse_prompt
+from editverse_rt.request.prompt import TextSegment, VisionSegment, parse_prompt, with_tags
 from editverse_rt.request.sizes import choose_num_frames, choose_size, choose_sizes
 
 GEOMETRY = Geometry(
@@ -122,7 +122,8 @@ def test_prompts_that_contradict_their_inputs(prompt: str, names: list[str], lin
     ],
 )
 def test_tags_are_told_from_words(prompt: str, expected: bool) -> None:
-    assert has_tags(prompt) is expected
+    assert with_tags(prompt, ["video1", "image1"]) == (prompt if expected else f"<video1> <image1> {prompt}")
+    assert with_tags(prompt, []) == prompt
 
 
 def test_a_prompt_that_is_no_string() -> None:

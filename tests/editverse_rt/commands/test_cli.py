@@ -126,7 +126,7 @@ def test_instruction_without_tags_gets_them_in_front(clip: str, picture: str, ou
 def test_plan_takes_and_refuses_the_instructions_that_edit_does(
     instruction: str, line: str | None, clip: str, picture: str, out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The pipeline refuses what `parse_prompt` does; here the pipeline is a stand-in, so it is asked itself."""
+    """The pipeline is a stand-in here, so what it would refuse is asked of `parse_prompt`."""
     assert cli.main(["edit", picture, clip, instruction, "-o", out, "--quiet"]) == 0
     if line is None:
         parse_prompt(FakePipeline.prompt, ["image1", "video1"])

@@ -1,4 +1,4 @@
-"""Files as such: hashes, checks before they are opened, outputs that appear whole or not at all, EXIF."""
+"""Files as such: hashes, checks before they are opened, outputs that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import shutil
-import struct
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ from pathlib import Path
 from editverse_rt.errors import MediaError
 
 __all__ = [
+    "OpenFile",
     "check_input_file",
-    "exif_orientation",
     "hash_file",
     "move_files",
     "reason",
@@ -41,15 +42,88 @@ def hash_file(path: Path) -> str:
 def check_input_file(name: str) -> None:
     """Raise MediaError unless `name` is a readable file that is not empty."""
     if not os.path.exists(name):
-        raise MediaError(f"{name}: no such file; expected a video or an image, check the path")
+        raise MediaError(
+            f"{name}: no such file",
+            expected="a video or an image",
+            hint="check the path",
+            code="media.not_found",
+        )
     if not os.path.isfile(name):
-        raise MediaError(f"{name}: found a folder or a device; expected a video or image file")
+        raise MediaError(
+            f"{name}: found a folder or a device", expected="a video or image file", code="media.not_a_file"
+        )
     if not os.access(name, os.R_OK):
         raise MediaError(
-            f"{name}: no permission to read it; expected a readable file, change its permissions"
+            f"{name}: no permission to read it",
+            expected="a readable file",
+            hint="change its permissions",
+            code="media.permission",
         )
     if os.path.getsize(name) == 0:
-        raise MediaError(f"{name}: the file is empty; expected a video or an image, make it again")
+        raise MediaError(
+            f"{name}: the file is empty",
+            expected="a video or an image",
+            hint="make it again",
+            code="media.empty",
+        )
+
+
+class OpenFile:
+    """A file that is open for reading, by one handle that several readers share; each has a place of its own.
+
+    What was opened stays readable after the file's name is gone. Raises MediaError as `check_input_file`.
+    """
+
+    def __init__(self, name: str) -> None:
+        check_input_file(name)
+        self.name = name
+        try:
+            self._handle = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise MediaError(
+                f"{name}: cannot be opened ({reason(error)})", code="media.permission"
+            ) from error
+        self._turn = threading.Lock()
+        self._finalizer = weakref.finalize(self, os.close, self._handle)
+        self.num_bytes = os.fstat(self._handle).st_size
+
+    def close(self) -> None:
+        """Give the handle back; safe to call twice."""
+        self._finalizer()
+
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """Read up to `num_bytes` from a place in the file; fewer only at its end."""
+        if not self._finalizer.alive:
+            raise MediaError(f"{self.name}: the file was closed", hint="open it again", code="media.closed")
+        parts, left = [], num_bytes
+        with self._turn:
+            os.lseek(self._handle, offset, os.SEEK_SET)
+            while left and (part := os.read(self._handle, min(left, 1 << 24))):
+                parts.append(part)
+                left -= len(part)
+        return b"".join(parts)
+
+    def reader(self) -> _Reader:
+        """A reader with a place of its own, at the beginning."""
+        return _Reader(self)
+
+
+class _Reader:
+    def __init__(self, file: OpenFile) -> None:
+        self._file, self._at = file, 0
+
+    def read(self, num_bytes: int, /) -> bytes:
+        data = self._file.read_at(self._at, num_bytes)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.num_bytes}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
 
 @contextmanager
@@ -59,13 +133,18 @@ def working_folder(path: Path) -> Iterator[Path]:
     Raises MediaError where the system refuses, here or inside: no such folder, no permission, a full disk.
     """
     if not path.parent.is_dir():
-        raise MediaError(f"{path}: found no folder {path.parent}; expected an existing one, create it first")
-    folder = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.part")
+        raise MediaError(
+            f"{path}: found no folder {path.parent}",
+            expected="an existing one",
+            hint="create it first",
+            code="media.place",
+        )
+    folder = path.with_name(f".{secrets.token_hex(6)}.part")
     try:
         folder.mkdir()
         yield folder
     except OSError as error:
-        raise MediaError(f"{path}: cannot be written: {_advice(error)}") from error
+        raise MediaError(f"{path}: cannot be written: {_advice(error)}", code="media.unwritable") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,7 +156,12 @@ def replacing(path: Path) -> Iterator[Path]:
     A file that stands at `path` is replaced. Raises MediaError as `working_folder`, and on a folder there.
     """
     if path.is_dir():
-        raise MediaError(f"{path}: found a folder of that name; expected a file name, choose another")
+        raise MediaError(
+            f"{path}: found a folder of that name",
+            expected="a file name",
+            hint="choose another",
+            code="media.place",
+        )
     with working_folder(path) as folder:
         yield folder / path.name
         os.replace(folder / path.name, path)
@@ -115,25 +199,3 @@ def _advice(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "no permission to write there; change the folder's permissions or write elsewhere"
     return f"{reason(error)}; write elsewhere or under another name"
-
-
-def exif_orientation(data: bytes) -> int:
-    """Find EXIF tag 0x0112 (1 to 8) in the bytes of a JPEG, PNG or WebP file; 1 where there is none."""
-    for marker in (b"Exif\0\0", b"eXIf", b"EXIF"):
-        at = data.find(marker)
-        if at < 0:
-            continue
-        for order, magic in (("<", b"II*\0"), (">", b"MM\0*")):
-            tiff = data.find(magic, at, at + len(marker) + 16)
-            if tiff < 0:
-                continue
-            try:
-                entries = tiff + struct.unpack_from(order + "I", data, tiff + 4)[0]
-                (count,) = struct.unpack_from(order + "H", data, entries)
-                for i in range(count):
-                    tag, _, _, value = struct.unpack_from(order + "HHIH", data, entries + 2 + 12 * i)
-                    if tag == 0x0112 and 1 <= value <= 8:
-                        return int(value)
-            except struct.error:
-                return 1
-    return 1

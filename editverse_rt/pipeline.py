@@ -22,6 +22,7 @@ from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.engines.manifest import EngineSet
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.media.frames import Frames
+from editverse_rt.media.sound import Sound
 from editverse_rt.request.inputs import Source
 from editverse_rt.request.request import Plan, Request
 from editverse_rt.request.sizes import Size
@@ -39,7 +40,8 @@ class Result:
 
     frames: uint8 [T, H, W, 3] at `fps`. timings: seconds of each stage, "total" among them. sources: the
     inputs as the model saw them, main first. notices: lines for the user, about what was cut or rounded.
-    audio_from: the source whose sound fits the result, if it keeps that source's whole length.
+    times_s: when each frame begins, from 0 on, and when the last ends, in seconds; None where frames are
+    evenly spaced. sound: of the source that the result follows, if the result keeps its whole length.
     """
 
     frames: Frames
@@ -48,7 +50,8 @@ class Result:
     timings: dict[str, float]
     sources: tuple[Frames, ...] = ()
     notices: tuple[str, ...] = ()
-    audio_from: Path | None = None
+    times_s: tuple[float, ...] | None = None
+    sound: Sound | None = None
 
     def save(self, path: str | os.PathLike[str], *, audio: bool = True) -> tuple[str, ...]:
         """Write the frames in one step: a video, a picture or a folder of pictures, by the suffix of path.
@@ -56,8 +59,13 @@ class Result:
         The source's sound goes along, as it is, if the result keeps the source's length and the file can
         hold it. Returns the writer's lines for the user. Raises MediaError if path cannot be written.
         """
-        audio_from = self.audio_from if audio else None
-        return media.write_clip(path, self.frames, self.fps, audio_from=audio_from).notices
+        return media.write_clip(
+            path,
+            self.frames,
+            self.fps,
+            times_s=self.times_s,
+            audio_from=self.sound if audio else None,
+        ).notices
 
 
 class Pipeline:
@@ -303,7 +311,8 @@ class Pipeline:
             timings=clock.seconds,
             sources=tuple(clips[name] for name in request.sources.names),
             notices=tuple(notices),
-            audio_from=request.sources.audio_from,
+            times_s=request.sources.times_s,
+            sound=request.sources.sound,
         )
 
     def run_graph(self, graph: str, **inputs: Any) -> dict[str, Array]:

@@ -7,18 +7,24 @@ PyAV bundles FFmpeg's libraries in its wheel, so nothing has to be installed bes
 from __future__ import annotations
 
 from editverse_rt.media.frames import Clip, MediaInfo, WriteReport, contact_sheet, sample_by_time
-from editverse_rt.media.reading import clip_from_array, probe, read_clip
-from editverse_rt.media.writing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_pattern, write_clip, write_image
+from editverse_rt.media.reading import MediaFile, clip_from_array, open_media, probe, read_clip
+from editverse_rt.media.sound import Sound
+from editverse_rt.media.targets import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_target, is_pattern
+from editverse_rt.media.writing import write_clip, write_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Clip",
+    "MediaFile",
     "MediaInfo",
+    "Sound",
     "WriteReport",
+    "check_target",
     "clip_from_array",
     "contact_sheet",
     "is_pattern",
+    "open_media",
     "probe",
     "read_clip",
     "sample_by_time",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +20,7 @@ __all__ = [
     "Clip",
     "Frames",
     "MediaInfo",
+    "PathLike",
     "WriteReport",
     "check_fps",
     "check_sampling",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 Frames = NDArray[np.uint8]
+PathLike = str | os.PathLike[str]
 T = TypeVar("T")
 
 # A slot takes the frame on screen this share of a frame after its beginning: far enough from both ends of
@@ -35,6 +39,8 @@ T = TypeVar("T")
 _SLOT_SHARE = 0.3
 # Matroska and WebM round timestamps to milliseconds.
 _TIMESTAMP_ROUNDING_S = 0.002
+# Frames that stay within this share of their mean gap of an even grid count as evenly spaced.
+_EVEN_SHARE = 0.25
 _MAX_SIDE_PX = 16384
 _SEPARATOR_LEVEL = 230
 
@@ -45,8 +51,9 @@ class Clip:
 
     `source_times_s` holds for each frame when it appears in the source. T is smaller than `num_frames_asked`
     where the source ended first (`is_short`). `covers_source` says that nothing of the source was left out
-    before or after, so that the result keeps its length. `num_damaged` counts packets that could not be
-    decoded and were skipped.
+    before or after, so that the result keeps its length. `end_s` is when the last frame ends in the source.
+    `num_damaged` counts packets that could not be decoded and were skipped, and frames that were decoded
+    with errors. `notices` are lines for the user about what was changed or is missing.
     """
 
     frames: Frames
@@ -54,12 +61,28 @@ class Clip:
     source_times_s: tuple[float, ...]
     num_frames_asked: int
     covers_source: bool
+    end_s: float = 0.0
     num_damaged: int = 0
+    notices: tuple[str, ...] = ()
 
     @property
     def is_short(self) -> bool:
         """Whether the source held fewer frames than were asked for."""
         return len(self.frames) < self.num_frames_asked
+
+    def uneven_times_s(self, num_frames: int) -> tuple[float, ...] | None:
+        """When the first `num_frames` frames begin, from 0 on, and when the last of them ends, in seconds.
+
+        None where they are spaced evenly, so that `fps` says all.
+        """
+        times_s = self.source_times_s[:num_frames]
+        gap_s = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
+        limit_s = max(_TIMESTAMP_ROUNDING_S, _EVEN_SHARE * gap_s)
+        if all(abs(time_s - times_s[0] - k * gap_s) <= limit_s for k, time_s in enumerate(times_s)):
+            return None
+        end_s = self.source_times_s[num_frames] if num_frames < len(self.source_times_s) else self.end_s
+        end_s = max(end_s, times_s[-1] + _TIMESTAMP_ROUNDING_S)
+        return tuple(time_s - times_s[0] for time_s in (*times_s, end_s))
 
 
 @dataclass(frozen=True)
@@ -133,7 +156,14 @@ def take_clip(
     source_fps: float,
 ) -> Clip | None:
     """Sample (time, end, frame) `items` and render what was chosen; None where nothing was left."""
-    chosen = sample_by_time(items, start_s=start_s, fps=fps, source_fps=source_fps)
+    recent: deque[tuple[float, float]] = deque(maxlen=3)
+
+    def noted() -> Iterator[tuple[float, float, T]]:
+        for item in items:
+            recent.append(item[:2])
+            yield item
+
+    chosen = sample_by_time(noted(), start_s=start_s, fps=fps, source_fps=source_fps)
     times_s: list[float] = []
     pictures: list[Frames] = []
     last: T | None = None
@@ -144,12 +174,16 @@ def take_clip(
     if not pictures:
         return None
     covers_source = start_s <= 0 and next(chosen, None) is None
+    # A frame ends where the next begins; the last of the source has only its own duration.
+    later = [(begin, end) for begin, end in recent if begin >= times_s[-1]]
+    end_s = later[1][0] if len(later) > 1 else later[0][1]
     return Clip(
         np.stack(pictures),
         fps or _average_fps(times_s, source_fps),
         tuple(times_s),
         num_frames,
         covers_source,
+        end_s,
     )
 
 
@@ -164,21 +198,23 @@ def _average_fps(times_s: list[float], source_fps: float) -> float:
 def check_sampling(start_s: float, num_frames: int, fps: float | None, height_px: int, width_px: int) -> None:
     """Raise MediaError unless a clip can be asked for in these terms."""
     if not (math.isfinite(start_s) and start_s >= 0):
-        raise MediaError(f"found a start of {start_s} s; expected 0 or more")
+        raise MediaError(f"found a start of {start_s} s", expected="0 or more", code="media.start")
     if num_frames < 1:
-        raise MediaError(f"found {num_frames} frames asked for; expected 1 or more")
+        raise MediaError(f"found {num_frames} frames asked for", expected="1 or more", code="media.frames")
     if fps is not None:
         check_fps(fps)
     if not (1 <= height_px <= _MAX_SIDE_PX and 1 <= width_px <= _MAX_SIDE_PX):
         raise MediaError(
-            f"found a size of {height_px}x{width_px} (height x width); expected 1 to {_MAX_SIDE_PX} px"
+            f"found a size of {height_px}x{width_px} (height x width)",
+            expected=f"1 to {_MAX_SIDE_PX} px",
+            code="media.frames",
         )
 
 
 def check_fps(fps: float) -> None:
     """Raise MediaError unless `fps` is a rate that a video can have."""
     if not (math.isfinite(fps) and 0.001 <= fps <= 1000):
-        raise MediaError(f"found {fps} frames a second; expected 0.001 to 1000")
+        raise MediaError(f"found {fps} frames a second", expected="0.001 to 1000", code="media.rate")
 
 
 def checked_frames(array: NDArray[Any]) -> Frames:
@@ -189,19 +225,30 @@ def checked_frames(array: NDArray[Any]) -> Frames:
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise MediaError(
-            f"found frames of type {found}; expected a uint8 array of values 0 to 255, convert it"
+            f"found frames of type {found}",
+            expected="a uint8 array of values 0 to 255",
+            hint="convert it",
+            code="media.frames",
         )
     frames = array[None] if array.ndim == 3 else array
     if frames.ndim != 4 or frames.shape[3] != 3:
         raise MediaError(
-            f"found an array of shape {array.shape}; expected [T, H, W, 3] or [H, W, 3], RGB last"
+            f"found an array of shape {array.shape}",
+            expected="[T, H, W, 3] or [H, W, 3], RGB last",
+            code="media.frames",
         )
     if 0 in frames.shape:
         raise MediaError(
-            f"found an empty array of shape {array.shape}; expected at least one frame and pixel"
+            f"found an empty array of shape {array.shape}",
+            expected="at least one frame and pixel",
+            code="media.frames",
         )
     if max(frames.shape[1:3]) > _MAX_SIDE_PX:
-        raise MediaError(f"found an array of shape {array.shape}; expected at most {_MAX_SIDE_PX} px a side")
+        raise MediaError(
+            f"found an array of shape {array.shape}",
+            expected=f"at most {_MAX_SIDE_PX} px a side",
+            code="media.frames",
+        )
     return frames
 
 
@@ -215,7 +262,7 @@ def contact_sheet(
     separate frames and rows. Returns a picture uint8 [H, W, 3]. Raises MediaError on other arrays.
     """
     if not rows:
-        raise MediaError("found no clips for the picture; expected at least one")
+        raise MediaError("found no clips for the picture", expected="at least one", code="media.frames")
     strips = [_strip(checked_frames(row), num_columns, frame_px, separator_px) for row in rows]
     width = max(strip.shape[1] for strip in strips)
     height = sum(strip.shape[0] for strip in strips) + separator_px * (len(strips) - 1)

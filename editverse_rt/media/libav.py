@@ -5,7 +5,7 @@ Down-scaling averages areas, up-scaling is bicubic; both are bit-exact.
 
 from __future__ import annotations
 
-import os
+from typing import NoReturn, Protocol
 
 import av
 import av.logging
@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from editverse_rt.media.frames import Frames
 
 __all__ = [
+    "AREA",
     "BICUBIC",
     "BT709",
     "EXACT",
@@ -23,14 +24,12 @@ __all__ = [
     "LIMITED_RANGE",
     "MAX_SOURCE_AREA_PX",
     "UNSPECIFIED",
-    "PathLike",
+    "SeekableReader",
     "frame_from_rgb",
     "open_input",
     "resized",
     "rgb_array",
 ]
-
-PathLike = str | os.PathLike[str]
 
 # What libav has to say reaches the caller as exceptions; on stderr it would only be noise.
 av.logging.set_level(None)
@@ -42,14 +41,51 @@ EXACT = 0x40000 | 0x80000 | 0x2000 | 0x4000  # accurate rounding, bit-exact, ful
 BT709, UNSPECIFIED = 1, 2
 LIMITED_RANGE, FULL_RANGE = 1, 2
 
-MAX_SOURCE_AREA_PX = 2**27
-READ_OPTIONS = {"protocol_whitelist": "file", "max_pixels": str(MAX_SOURCE_AREA_PX)}
+MAX_SOURCE_AREA_PX = 2**26
+# Demuxers that read the one file they are given. Playlists and lists of files (hls, concat, dash, imf, sdp,
+# image2) are not among them, and libav checks the list before a demuxer reads its header.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc",
+    "vvc", "obu", "av1", "ivf", "vc1", "cavsvideo", "dirac", "flv", "live_flv", "kux", "asf", "asf_o", "ogg",
+    "gif", "apng", "nut", "mxf", "yuv4mpegpipe", "dv", "rm", "wtv", "swf", "mjpeg", "mjpeg_2000", "ico",
+    "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe", "j2k_pipe", "jpegls_pipe",
+    "jpegxl_pipe", "jpegxl_anim", "ppm_pipe", "pgm_pipe", "pbm_pipe", "pam_pipe", "pgmyuv_pipe", "pcx_pipe",
+    "exr_pipe", "dpx_pipe", "psd_pipe", "qoi_pipe", "sunrast_pipe", "sgi_pipe", "hdr_pipe", "pfm_pipe",
+    "aac", "mp3", "wav", "flac", "w64", "aiff", "caf", "amr", "au", "ac3", "eac3", "dts",
+)  # fmt: skip
+READ_OPTIONS = {
+    "format_whitelist": ",".join(DEMUXERS),
+    "protocol_whitelist": "none",
+    "max_pixels": str(MAX_SOURCE_AREA_PX),
+}
+_BUFFER_BYTES = 1 << 17
 
 
-def open_input(name: str) -> InputContainer:
-    """Open a file, and nothing but a file, for reading; raises what libav raises."""
-    # An absolute path is never taken for a protocol, and the whitelist keeps playlists from fetching.
-    return av.open(os.path.abspath(name), "r", options=READ_OPTIONS, metadata_errors="replace")
+class SeekableReader(Protocol):
+    """A file that is open: bytes in order, from any place."""
+
+    def read(self, num_bytes: int, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+
+
+def open_input(reader: SeekableReader) -> InputContainer:
+    """Open what `reader` holds, and nothing else, for reading; raises what libav raises.
+
+    The type is found in the content: libav is given no name, so that no suffix and no pattern in it decides.
+    """
+    return av.open(
+        reader,
+        "r",
+        options=READ_OPTIONS,
+        metadata_errors="replace",
+        buffer_size=_BUFFER_BYTES,
+        io_open=_refuse_to_open,
+    )
+
+
+def _refuse_to_open(*_: object) -> NoReturn:
+    raise PermissionError("it refers to another file")
 
 
 def resized(frame: VideoFrame, height_px: int, width_px: int, colorspace: int | None = None) -> VideoFrame:

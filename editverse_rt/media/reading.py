@@ -1,108 +1,179 @@
 """Decoding of videos and images.
 
 Frames are decoded one at a time, and only those that are taken are resized and kept: memory does not grow
-with the source.
-
-Choices that shape the pixels: transparency is laid over white; a YUV video that does not name its matrix is
-read as BT.709 from 720 lines on and as BT.601 below; high dynamic range is not tone-mapped; rotation and
-mirroring (display matrix, EXIF) are applied.
+with the source. docs/media.md has a table of the formats and of the properties that shape pixels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from editverse_rt.errors import MediaError
-from editverse_rt.files import check_input_file, exif_orientation, reason
+from editverse_rt.files import OpenFile, reason
+from editverse_rt.media.assembled import AnimatedWebp, HeifStill, too_large_error
+from editverse_rt.media.choosing import choose_stream
 from editverse_rt.media.frames import (
     Clip,
-    Frames,
     MediaInfo,
+    PathLike,
     check_fps,
     check_sampling,
     checked_frames,
     take_clip,
 )
+from editverse_rt.media.headers import HEAD_BYTES, Header, examine, is_picture_type
 from editverse_rt.media.libav import (
-    BICUBIC,
-    BT709,
-    EXACT,
     MAX_SOURCE_AREA_PX,
-    UNSPECIFIED,
-    PathLike,
     frame_from_rgb,
     open_input,
     resized,
     rgb_array,
 )
-
-__all__ = ["clip_from_array", "probe", "read_clip"]
-
-TimedFrame = tuple[float, float, VideoFrame]
-
-_HD_LINES = 720
-_TEXT_ART_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
-
-
-class _Placement(NamedTuple):
-    """How stored pixels become the picture shown: swap the axes first, then flip."""
-
-    transpose: bool = False
-    flip_x: bool = False
-    flip_y: bool = False
-
-
-# EXIF orientations 1 to 8.
-_EXIF_PLACEMENTS = (
-    _Placement(False, False, False),
-    _Placement(False, True, False),
-    _Placement(False, True, True),
-    _Placement(False, False, True),
-    _Placement(True, False, False),
-    _Placement(True, True, False),
-    _Placement(True, True, True),
-    _Placement(True, False, True),
+from editverse_rt.media.pixels import (
+    Placement,
+    picture_from_frame,
+    pixel_notices,
 )
+from editverse_rt.media.sound import Sound, read_sound
+from editverse_rt.media.streams import StreamSource, TimedFrame
+
+__all__ = ["MediaFile", "clip_from_array", "open_media", "probe", "read_clip"]
+
+MAX_PICTURE_BYTES = 1 << 28
+
+
+class _Source(Protocol):
+    """A video or an image being decoded once; times count from its beginning."""
+
+    path: str
+    num_damaged: int
+    end_s: float
+    notices: list[str]
+    rate: Fraction
+
+    @property
+    def is_image(self) -> bool: ...
+    def placement(self, frame: VideoFrame) -> Placement: ...
+    def decode(self) -> Iterator[TimedFrame]: ...
+    def decode_from(self, start_s: float) -> Iterator[TimedFrame] | None: ...
+
+
+class MediaFile:
+    """A video or an image that is open, so that what `info` says holds for what is read later.
+
+    The file is opened once, and may be deleted or replaced afterwards. Between calls no decoder is kept: a
+    waiting request holds a file handle and no pictures. Use it as a context manager, or close() it.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        """Prefer `open_media`."""
+        self.path = os.fspath(path)
+        self._file = OpenFile(self.path)
+        try:
+            self._data = b""
+            self._header = self._examine()
+            self.info = self._probe()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file handle back; safe to call twice."""
+        self._file.close()
+
+    def read_clip(
+        self,
+        *,
+        start_s: float = 0.0,
+        num_frames: int,
+        fps: float | None = None,
+        height_px: int,
+        width_px: int,
+    ) -> Clip:
+        """As the function `read_clip`."""
+        check_sampling(start_s, num_frames, fps, height_px, width_px)
+        with self._decoding() as decoding:
+            source = decoding.source
+            if source.is_image:
+                start_s, fps = 0.0, fps or 1.0
+            frames = source.decode_from(start_s) if start_s > 0 else None
+            if frames is not None:
+                clip = _clip_from_frames(frames, source, start_s, num_frames, fps, height_px, width_px)
+                if clip is not None and not clip.num_damaged:
+                    return clip
+        # From the beginning, also where an index is missing or leads astray.
+        with self._decoding() as decoding:
+            source = decoding.source
+            frames = source.decode()
+            clip = _clip_from_frames(frames, source, start_s, num_frames, fps, height_px, width_px)
+            if clip is None:
+                raise _start_error(source, start_s) if source.end_s > 0 else _no_frame_error(source)
+            return clip
+
+    def read_sound(self) -> Sound | None:
+        """The file's audio in memory, or None. Raises MediaError where it cannot be read."""
+        return read_sound(self._file)
+
+    def _examine(self) -> Header:
+        """Read the header, and of a picture the whole file; refuse what is too large before it is decoded."""
+        if not is_picture_type(self._file.read_at(0, HEAD_BYTES)):
+            return Header("container")
+        if self._file.num_bytes > MAX_PICTURE_BYTES:
+            raise MediaError(
+                f"{self.path}: found a picture of {self._file.num_bytes} bytes",
+                expected=f"{MAX_PICTURE_BYTES} bytes or fewer",
+                hint="make it smaller first",
+                code="media.too_large",
+            )
+        data = self._file.read_at(0, self._file.num_bytes)
+        header = examine(data)
+        if header.width_px * header.height_px > MAX_SOURCE_AREA_PX:
+            raise too_large_error(self.path, header.width_px, header.height_px)
+        self._data = data if header.kind in ("heif", "webp") else b""
+        return header
+
+    def _probe(self) -> MediaInfo:
+        with self._decoding() as decoding:
+            source = decoding.source
+            first = next(source.decode(), None)
+            if first is None:
+                raise _no_frame_error(source)
+            return decoding.describe(first[2])
+
+    def _decoding(self) -> _Decoding:
+        return _Decoding(self._file, self._header, self._data)
+
+
+def open_media(path: PathLike) -> MediaFile:
+    """Open a video or an image, and say what it holds, after decoding its first frame.
+
+    Its type is found in its content. Raises MediaError if there is no such file, if it is too large, if no
+    frame can be decoded, or if it is of a kind that cannot be put together here.
+    """
+    return MediaFile(path)
 
 
 def probe(path: PathLike) -> MediaInfo:
-    """Say what `path` holds, after decoding its first frame.
-
-    `fps` is the container's average rate, which holds for variable frame rates too.
-    Raises MediaError if there is no such file or no frame of it can be decoded.
-    """
-    with _open_video(path) as source:
-        first = next(source.decode(), None)
-        if first is None:
-            raise _no_frame_error(source)
-        frame, stream = first[2], source.stream
-        width, height = frame.width, frame.height
-        aspect = stream.sample_aspect_ratio
-        if aspect and Fraction(1, 8) < aspect < 8:
-            width = max(1, round(width * aspect))
-        if _placement(frame, source).transpose:
-            width, height = height, width
-        if source.is_image:
-            return MediaInfo("image", width, height, None, None, 1, False)
-        has_audio = bool(source.container.streams.audio)
-        return MediaInfo(
-            "video", width, height, float(source.rate), source.duration_s, stream.frames or None, has_audio
-        )
+    """Say what `path` holds, as `open_media` does."""
+    with open_media(path) as file:
+        return file.info
 
 
 def read_clip(
@@ -117,49 +188,57 @@ def read_clip(
     """Take up to `num_frames` frames of a video from `start_s` on, or the one frame of an image.
 
     With `fps`, frames are chosen by their timestamps, one for each 1/fps seconds; without, every frame is
-    taken and the rate of the result is their average rate. Each is put upright and resized to
-    height_px x width_px (the aspect ratio is the caller's business). An image's `fps` is the one asked for,
-    or 1. Packets that cannot be decoded are skipped and counted. Returns uint8 frames [T, H, W, 3], T >= 1.
+    taken, and the rate of the result is their average rate (`Clip.uneven_times_s` has their times). Each is
+    put upright and resized to height_px x width_px (the aspect ratio is the caller's business). An image's
+    `fps` is the one asked for, or 1. Packets that cannot be decoded are skipped and counted. Returns uint8
+    frames [T, H, W, 3], T >= 1.
     Raises MediaError if not a single frame can be had, or `start_s` lies beyond the end.
     """
     check_sampling(start_s, num_frames, fps, height_px, width_px)
-    if start_s > 0:
-        with _open_video(source) as video:
-            if video.is_image:
-                start_s = 0.0
-            elif video.duration_s is not None and start_s > video.duration_s:
-                raise _start_error(video, start_s, video.duration_s)
-            else:
-                frames = video.decode_from(start_s)
-                if frames is not None:
-                    return _clip_from_frames(frames, video, start_s, num_frames, fps, height_px, width_px)
-    # From the beginning, also where an index is missing or leads too far.
-    with _open_video(source) as video:
-        if video.is_image:
-            fps = fps or 1.0
-        return _clip_from_frames(video.decode(), video, start_s, num_frames, fps, height_px, width_px)
+    with open_media(source) as file:
+        return file.read_clip(
+            start_s=start_s, num_frames=num_frames, fps=fps, height_px=height_px, width_px=width_px
+        )
 
 
 def _clip_from_frames(
-    frames: Iterable[TimedFrame],
+    frames: Iterator[TimedFrame],
     source: _Source,
     start_s: float,
     num_frames: int,
     fps: float | None,
     height_px: int,
     width_px: int,
-) -> Clip:
+) -> Clip | None:
+    """Sample frames of a source; None where nothing was left."""
+    notices: list[str] = []
+    # The rate of an elementary stream is known when its first frame is.
+    first = next(frames, None)
+    if first is None:
+        return None
+
+    def render(frame: VideoFrame) -> NDArray[np.uint8]:
+        source.num_damaged += frame.is_corrupt
+        notices.extend(line for line in pixel_notices(frame) if line not in notices)
+        placement = source.placement(frame)
+        return picture_from_frame(frame, placement, height_px, width_px, is_image=source.is_image)
+
     clip = take_clip(
-        frames,
-        lambda frame: _rgb_from_frame(frame, source, height_px, width_px),
+        chain([first], frames),
+        render,
         start_s=start_s,
         num_frames=1 if source.is_image else num_frames,
         fps=fps,
         source_fps=float(source.rate),
     )
     if clip is None:
-        raise _start_error(source, start_s, source.end_s) if source.end_s > 0 else _no_frame_error(source)
-    return replace(clip, num_frames_asked=num_frames, num_damaged=source.num_damaged)
+        return None
+    return replace(
+        clip,
+        num_frames_asked=num_frames,
+        num_damaged=source.num_damaged,
+        notices=(*source.notices, *notices),
+    )
 
 
 def clip_from_array(
@@ -190,170 +269,93 @@ def clip_from_array(
     )
     if clip is None:
         raise MediaError(
-            f"found a start of {start_s:g} s; the array ends at {len(frames) / source_fps:.2f} s"
+            f"found a start of {start_s:g} s; the array ends at {len(frames) / source_fps:.2f} s",
+            hint="start earlier",
+            code="media.start",
         )
     return clip
 
 
-class _Source:
-    """One video stream being decoded; times count from the stream's beginning."""
+class _Decoding:
+    """One pass over a file, from its beginning; what libav raises inside becomes MediaError."""
 
-    def __init__(self, path: str, container: InputContainer, stream: VideoStream) -> None:
-        self.path = path
-        self.container = container
-        self.stream = stream
-        # guessed_rate is a multiple of the true rate where the frame rate varies: a last resort.
-        self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        self.num_damaged = 0
-        self.end_s = 0.0
-        self._origin = stream.start_time or 0
-        # Bounded, because every frame in flight is a whole picture in memory.
-        stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
-        stream.codec_context.thread_type = "AUTO"
+    def __init__(self, file: OpenFile, header: Header, data: bytes) -> None:
+        self._file, self._header, self._data = file, header, data
+        self._container: InputContainer | None = None
+        self.source: _Source
 
-    @property
-    def is_image(self) -> bool:
-        name = self.container.format.name
-        if name == "gif":
-            return self.stream.frames == 1
-        brand = self.container.metadata.get("major_brand", "")
-        return name.endswith("_pipe") or name == "image2" or brand in ("avif", "mif1", "heic")
-
-    @property
-    def duration_s(self) -> float | None:
-        if self.stream.duration and self.stream.time_base:
-            return float(self.stream.duration * self.stream.time_base)
-        return self.container.duration / 1_000_000 if self.container.duration else None
-
-    def decode_from(self, start_s: float) -> Iterator[TimedFrame] | None:
-        """Decode from the key frame at or before `start_s`; None if this source cannot be entered there."""
-        time_base = self.stream.time_base
-        if not time_base:
-            return None
+    def __enter__(self) -> _Decoding:
         try:
-            self.container.seek(self._origin + int(start_s / time_base), stream=self.stream)
-        except (av.FFmpegError, OverflowError):
-            return None
-        frames = self.decode()
-        first = next(frames, None)
-        return None if first is None or first[0] > start_s else chain([first], frames)
+            self.source = self._open()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
 
-    def decode(self) -> Iterator[TimedFrame]:
-        """Yield (time, end, frame) in order of time; others follow at the average rate."""
-        interval_s = 1 / float(self.rate)
-        last_s = float("-inf")
-        for frame in self._frames():
-            base = frame.time_base
-            time_s = float((frame.pts - self._origin) * base) if frame.pts is not None and base else last_s
-            if time_s <= last_s:
-                time_s = max(self.end_s, last_s + interval_s) if self.end_s else 0.0
-            duration_s = float(frame.duration * base) if base else 0.0
-            self.end_s = time_s + (duration_s if duration_s > 0 else interval_s)
-            last_s = time_s
-            yield time_s, self.end_s, frame
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._container is not None:
+            self._container.close()
+        if isinstance(error, (av.FFmpegError, OSError, EOFError)):
+            raise MediaError(
+                f"{self._file.name}: no video or image that can be decoded ({reason(error)})",
+                hint="it may be cut short or of another type, make or convert it again",
+                code="media.undecodable",
+            ) from error
 
-    def _frames(self) -> Iterator[VideoFrame]:
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                packet = None
-                self.num_damaged += 1
-            if packet is None:
-                return
-            # What is missing of a packet that was cut would be concealed by guesswork.
-            if packet.is_corrupt:
-                self.num_damaged += 1
-                continue
-            try:
-                yield from packet.decode()
-            except EOFError:
-                return
-            except av.FFmpegError:
-                self.num_damaged += 1
+    def _open(self) -> _Source:
+        if self._header.kind == "heif":
+            return HeifStill(self._file.name, self._data)
+        if self._header.kind == "webp" and self._header.is_animated:
+            return AnimatedWebp(self._file.name, self._data, self._header)
+        self._container = open_input(self._file.reader())
+        stream = choose_stream(self._container, self._file.name)
+        if stream.width * stream.height > MAX_SOURCE_AREA_PX:
+            raise too_large_error(self._file.name, stream.width, stream.height)
+        return StreamSource(self._file.name, self._container, stream, self._header)
 
-
-@contextmanager
-def _open_video(path: PathLike) -> Iterator[_Source]:
-    """Open a file with its first video stream; what libav raises inside becomes MediaError."""
-    name = os.fspath(path)
-    check_input_file(name)
-    try:
-        with open_input(name) as container:
-            if container.format.name in _TEXT_ART_FORMATS:
-                raise MediaError(f"{name}: found a text file; expected a video or an image")
-            # The cover picture of an audio file is no video.
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams:
-                found = "only audio" if container.streams.audio else "no picture"
-                raise MediaError(f"{name}: found {found} in the file; expected a video or an image")
-            area = streams[0].width * streams[0].height
-            if area > MAX_SOURCE_AREA_PX:
-                raise MediaError(f"{name}: found frames of {area} px; expected {MAX_SOURCE_AREA_PX} or fewer")
-            yield _Source(name, container, streams[0])
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(
-            f"{name}: no video or image that can be decoded ({reason(error)}); "
-            "it may be cut short or of another type, make or convert it again"
-        ) from error
+    def describe(self, first: VideoFrame) -> MediaInfo:
+        """What the source is, by its headers and its first frame."""
+        source = self.source
+        width, height = first.width, first.height
+        if isinstance(source, (HeifStill, AnimatedWebp)):
+            if source.is_image:
+                return MediaInfo("image", width, height, None, None, 1, False)
+            return MediaInfo(
+                "video", width, height, float(source.rate), source.duration_s, source.num_frames, False
+            )
+        source = cast(StreamSource, source)
+        aspect = source.stream.sample_aspect_ratio
+        if aspect and Fraction(1, 8) < aspect < 8:
+            width = max(1, round(width * aspect))
+        if source.placement(first).transpose:
+            width, height = height, width
+        if source.is_image:
+            return MediaInfo("image", width, height, None, None, 1, False)
+        has_audio = self._container is not None and bool(self._container.streams.audio)
+        return MediaInfo(
+            "video",
+            width,
+            height,
+            float(source.rate),
+            source.duration_s,
+            source.stream.frames or None,
+            has_audio,
+        )
 
 
 def _no_frame_error(source: _Source) -> MediaError:
     damaged = f" ({source.num_damaged} damaged)" if source.num_damaged else ""
     return MediaError(
-        f"{source.path}: found no frame that can be decoded{damaged}; expected at least one, make it again"
+        f"{source.path}: found no frame that can be decoded{damaged}",
+        expected="at least one",
+        hint="make it again",
+        code="media.undecodable",
     )
 
 
-def _start_error(source: _Source, start_s: float, end_s: float) -> MediaError:
+def _start_error(source: _Source, start_s: float) -> MediaError:
     return MediaError(
-        f"{source.path}: found a start of {start_s:g} s; the video ends at {end_s:.2f} s, start earlier"
+        f"{source.path}: found a start of {start_s:g} s; the video ends at {source.end_s:.2f} s",
+        hint="start earlier",
+        code="media.start",
     )
-
-
-# --- pixels ---
-
-
-def _rgb_from_frame(frame: VideoFrame, source: _Source, height_px: int, width_px: int) -> Frames:
-    """Convert a decoded frame to an upright uint8 picture [height_px, width_px, 3]."""
-    placement = _placement(frame, source)
-    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
-        frame = _over_white(frame)
-    size = (width_px, height_px) if placement.transpose else (height_px, width_px)
-    is_unnamed_hd = frame.colorspace == UNSPECIFIED and frame.height >= _HD_LINES and not source.is_image
-    picture = rgb_array(resized(frame, *size, BT709 if is_unnamed_hd else None))
-    if placement.transpose:
-        picture = picture.swapaxes(0, 1)
-    if placement.flip_x:
-        picture = picture[:, ::-1]
-    if placement.flip_y:
-        picture = picture[::-1]
-    return np.ascontiguousarray(picture, dtype=np.uint8)
-
-
-def _over_white(frame: VideoFrame) -> VideoFrame:
-    rgba = frame.reformat(format="rgba", interpolation=EXACT | BICUBIC, threads=1).to_ndarray()
-    alpha = rgba[..., 3:].astype(np.uint16)
-    blended = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return frame_from_rgb(blended.astype(np.uint8))
-
-
-def _placement(frame: VideoFrame, source: _Source) -> _Placement:
-    """How a frame is to be put upright, from its display matrix (of the container, or made from EXIF)."""
-    try:
-        # PyAV's stubs take the container of side data for a dictionary.
-        side_data: Iterable[Any] = frame.side_data
-        entries = [entry for entry in side_data if entry.type.name == "DISPLAYMATRIX"]
-    except ValueError:
-        # PyAV 18 lists no side data at all where there is a kind that it does not know, as EXIF.
-        if source.is_image:
-            return _EXIF_PLACEMENTS[exif_orientation(Path(source.path).read_bytes()) - 1]
-        return _EXIF_PLACEMENTS[(1, 8, 3, 6)[round(frame.rotation / 90) % 4] - 1]
-    if not entries:
-        return _Placement()
-    a, b, _, c, d = np.frombuffer(bytes(entries[0]), np.int32)[:5].tolist()
-    # A point (x, y) is shown at (a x + c y, b x + d y), up to a shift; turns of 90 degrees only.
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return _Placement(True, c < 0, b < 0)
-    return _Placement(False, a < 0, d < 0)

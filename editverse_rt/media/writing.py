@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.filter import Graph
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
@@ -26,20 +25,21 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from editverse_rt.errors import MediaError
-from editverse_rt.files import check_input_file, move_files, reason, replacing, working_folder
-from editverse_rt.media.frames import Frames, WriteReport, check_fps, checked_frames
+from editverse_rt.files import OpenFile, move_files, reason, replacing, working_folder
+from editverse_rt.media.frames import Frames, PathLike, WriteReport, check_fps, checked_frames
 from editverse_rt.media.libav import (
     BICUBIC,
     BT709,
     EXACT,
     FULL_RANGE,
     LIMITED_RANGE,
-    PathLike,
     frame_from_rgb,
-    open_input,
 )
+from editverse_rt.media.sound import Sound, read_sound
+from editverse_rt.media.targets import IMAGE_SUFFIXES, MAX_FPS, VIDEO_SUFFIXES, is_pattern, numbered
+from editverse_rt.media.timing import CLOCKS, TimedPictures, timed_pictures
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "is_pattern", "write_clip", "write_image"]
+__all__ = ["write_clip", "write_image"]
 
 
 class _Container(NamedTuple):
@@ -74,8 +74,6 @@ _PICTURES = {
     ".jpeg": _JPEG,
     ".webp": _Picture("libwebp", "bgra", {"lossless": "1"}),
 }
-IMAGE_SUFFIXES = frozenset(_PICTURES)
-VIDEO_SUFFIXES = frozenset(_CONTAINERS)
 _FOLDER_PATTERN = "frame_%05d.png"
 
 
@@ -84,17 +82,20 @@ def write_clip(
     frames: NDArray[Any] | Iterable[NDArray[Any]],
     fps: float,
     *,
-    audio_from: PathLike | None = None,
+    times_s: Sequence[float] | None = None,
+    audio_from: PathLike | Sound | None = None,
 ) -> WriteReport:
     """Write uint8 frames [T, H, W, 3], or an iterable of [H, W, 3], to `path`; its suffix says how.
 
     .mp4, .mov, .mkv (H.264, 4:2:0, an odd side padded by repeating its last line, as players need it), .webm
-    (VP9), .gif (one palette for the whole clip); .png, .jpg, .webp for one frame; for more, PNG frames in a
-    folder (no suffix; new or empty), or pictures of any suffix by a pattern such as name_%04d.png, numbered
-    from 1 and also where there is only one. A file that is there is replaced.
-    `audio_from`: the first audio stream of that file is carried over bit for bit, shifted as its video
-    begins; whether the lengths agree is the caller's business. Where the container cannot hold it, the video
-    is written without, and a notice says so. `fps` is ignored for pictures.
+    (VP9), .gif (one palette for the whole clip, 50 frames a second at most: of more, some are left out);
+    .png, .jpg, .webp for one frame; for more, PNG frames in a folder (no suffix; new or empty), or pictures
+    of any suffix by a pattern such as name_%04d.png, numbered from 1 and also where there is only one. A file
+    that is there is replaced.
+    `times_s`: T + 1 numbers, when each frame begins, from 0 on, and when the last ends; None: evenly spaced.
+    `audio_from`: that sound, or the sound of that file, is carried over bit for bit, shifted as the source's
+    video begins; whether the lengths agree is the caller's business. Where the container cannot hold it, the
+    video is written without, and a notice says so. `fps` and `times_s` are ignored for pictures.
     Raises MediaError, and leaves nothing behind, on a suffix or frames of another kind, or what the system
     refuses (no folder, no permission, a full disk).
     """
@@ -103,14 +104,13 @@ def write_clip(
     pictures = _flat_pictures(frames)
     if suffix in _CONTAINERS:
         check_fps(fps)
+        timed = timed_pictures(pictures, Fraction(fps).limit_denominator(100_000), times_s, suffix)
+        sound = _sound(audio_from)
         with replacing(target) as part, _encoding(target):
-            return _write_container(
-                target, part, pictures, Fraction(fps).limit_denominator(100_000), audio_from
-            )
+            return _write_container(target, part, timed, sound)
     notices: tuple[str, ...] = ()
-    with _open_audio(audio_from) as audio:
-        if audio is not None:
-            notices = ("the source's audio was left out: pictures hold none; write .mp4 or .mkv to keep it",)
+    if _sound(audio_from) is not None:
+        notices = ("the source's audio was left out: pictures hold none; write .mp4 or .mkv to keep it",)
     if suffix in _PICTURES and is_pattern(target.name):
         with working_folder(target) as folder, _encoding(target):
             parts = _write_pictures(pictures, folder, target.name)
@@ -120,18 +120,27 @@ def write_clip(
         first, second = next(pictures), next(pictures, None)
         if second is not None:
             raise MediaError(
-                f"{target}: found several frames for one picture; expected one, "
-                f"write a folder, {target.stem}_%04d{target.suffix} or a video"
+                f"{target}: found several frames for one picture",
+                expected="one",
+                hint=f"write a folder, {target.stem}_%04d{target.suffix} or a video",
+                code="media.type",
             )
         write_image(target, first)
         return WriteReport(target, 1, notices)
     if suffix:
         known = " ".join([*_CONTAINERS, *_PICTURES])
         raise MediaError(
-            f"{target}: found the suffix {suffix}; expected one of {known}, or none for a folder"
+            f"{target}: found the suffix {suffix}",
+            expected=f"one of {known}, or none for a folder",
+            code="media.type",
         )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise MediaError(f"{target}: already there; expected a new or an empty folder, choose another name")
+        raise MediaError(
+            f"{target}: already there",
+            expected="a new or an empty folder",
+            hint="choose another name",
+            code="media.place",
+        )
     with working_folder(target) as folder, _encoding(target):
         (folder / "frames").mkdir()
         parts = _write_pictures(pictures, folder / "frames", _FOLDER_PATTERN)
@@ -147,34 +156,32 @@ def write_image(path: PathLike, picture: NDArray[Any]) -> None:
     target = Path(path)
     if target.suffix.lower() not in _PICTURES:
         raise MediaError(
-            f"{target}: found the suffix {target.suffix!r}; expected one of {' '.join(_PICTURES)}"
+            f"{target}: found the suffix {target.suffix!r}",
+            expected=f"one of {' '.join(_PICTURES)}",
+            code="media.type",
         )
-    frames = checked_frames(picture)
-    if len(frames) != 1:
-        raise MediaError(f"{target}: found {len(frames)} frames for one picture; expected one")
+    (frame, *more) = checked_frames(picture)
+    if more:
+        raise MediaError(
+            f"{target}: found {1 + len(more)} frames", expected="one picture", code="media.frames"
+        )
     with replacing(target) as part, _encoding(target):
-        part.write_bytes(_encoded_picture(frames[0], target.suffix.lower()))
+        part.write_bytes(_encoded_picture(frame, target.suffix.lower()))
 
 
 @contextmanager
 def _encoding(target: Path) -> Iterator[None]:
-    """Turn libav's own errors into MediaError; the system's (disk, permission) are left to the caller."""
+    """Turn libav's errors inside into MediaError; those of the system stay OSError."""
     try:
         yield
     except av.FFmpegError as error:
         if isinstance(error, OSError):
             raise
         raise MediaError(
-            f"{target}: cannot be encoded ({reason(error)}); write another type or size"
+            f"{target}: cannot be encoded ({reason(error)})",
+            hint="write another type or size",
+            code="media.unwritable",
         ) from error
-
-
-def is_pattern(name: str) -> bool:
-    """Whether a file name such as out_%04d.png stands for numbered pictures."""
-    try:
-        return (name % 1) != (name % 2)
-    except (TypeError, ValueError):
-        return False
 
 
 def _flat_pictures(frames: NDArray[Any] | Iterable[NDArray[Any]]) -> Iterator[Frames]:
@@ -185,10 +192,24 @@ def _flat_pictures(frames: NDArray[Any] | Iterable[NDArray[Any]]) -> Iterator[Fr
         for picture in checked_frames(chunk):
             shape = shape or picture.shape
             if picture.shape != shape:
-                raise MediaError(f"found frames of shapes {shape} and {picture.shape}; expected one size")
+                raise MediaError(
+                    f"found frames of shapes {shape} and {picture.shape}",
+                    expected="one size",
+                    code="media.frames",
+                )
             yield picture
     if shape is None:
-        raise MediaError("found no frames to write; expected at least one")
+        raise MediaError("found no frames to write", expected="at least one", code="media.frames")
+
+
+def _sound(audio_from: PathLike | Sound | None) -> Sound | None:
+    if audio_from is None or isinstance(audio_from, Sound):
+        return audio_from
+    file = OpenFile(os.fspath(audio_from))
+    try:
+        return read_sound(file)
+    finally:
+        file.close()
 
 
 def _encoded_picture(picture: Frames, suffix: str) -> bytes:
@@ -207,103 +228,147 @@ def _encoded_picture(picture: Frames, suffix: str) -> bytes:
 def _write_pictures(pictures: Iterable[Frames], folder: Path, pattern: str) -> list[Path]:
     parts = []
     for number, picture in enumerate(pictures, start=1):
-        parts.append(folder / (pattern % number))
+        parts.append(folder / numbered(pattern, number))
         parts[-1].write_bytes(_encoded_picture(picture, Path(pattern).suffix.lower()))
     return parts
 
 
-def _write_container(
-    target: Path, part: Path, pictures: Iterator[Frames], rate: Fraction, audio_from: PathLike | None
-) -> WriteReport:
-    kind = _CONTAINERS[target.suffix.lower()]
-    first = next(pictures)
-    height, width = first.shape[:2]
+# --- containers ---
+
+
+def _write_container(target: Path, part: Path, timed: TimedPictures, sound: Sound | None) -> WriteReport:
+    suffix = target.suffix.lower()
+    height, width = timed.shape[:2]
     # 4:2:0 H.264 has even sides, and players know no other layout.
-    pad = (height % 2, width % 2) if kind.encoder == "libx264" else (0, 0)
+    pad = (height % 2, width % 2) if _CONTAINERS[suffix].encoder == "libx264" else (0, 0)
     notices = []
     if any(pad):
         notices.append(f"an odd side was padded: {width}x{height} became {width + pad[1]}x{height + pad[0]}")
-    with (
-        _open_audio(audio_from) as audio,
-        av.open(
-            str(part), "w", format=kind.muxer, options={"fflags": "+bitexact", **kind.muxer_options}
-        ) as container,
-    ):
-        stream = cast(
-            VideoStream, container.add_stream(kind.encoder, rate=rate, options=kind.encoder_options)
+    with _opened(part, suffix, (height + pad[0], width + pad[1]), timed, sound) as output:
+        if sound is not None and output.audio is None:
+            keeps = ".mp4" if sound.codec_name == "aac" else ".mkv"
+            advice = "" if suffix == ".mkv" else f"; write {keeps} to keep it"
+            notices.append(
+                f"the source's audio ({sound.codec_name}) was left out: {suffix} cannot hold it{advice}"
+            )
+        padded = (
+            (begin, duration, np.pad(p, ((0, pad[0]), (0, pad[1]), (0, 0)), "edge"))
+            for begin, duration, p in timed
         )
-        stream.height, stream.width = height + pad[0], width + pad[1]
+        convert = _frames_with_palette if suffix == ".gif" else _frames_in_yuv
+        video_packets = _encoded_packets(output.video, convert(padded), timed.tick_s)
+        audio_packets: Iterator[Packet[Any]] = iter(())
+        if sound is not None and output.audio is not None:
+            audio_packets = sound.packets_for(output.audio)
+        # In order of time, so that players need not jump about in the file.
+        for packet in heapq.merge(video_packets, audio_packets, key=_packet_time_s):
+            output.container.mux(packet)
+    if timed.num_dropped:
+        most = MAX_FPS.get(suffix, CLOCKS[suffix])
+        notices.append(f"{timed.num_dropped} frames were left out: {suffix} holds at most {most:g} a second")
+    return WriteReport(target, timed.count, tuple(notices))
+
+
+class _Output(NamedTuple):
+    container: OutputContainer
+    video: VideoStream
+    audio: AudioStream | None
+
+
+@contextmanager
+def _opened(
+    part: Path, suffix: str, size: tuple[int, int], timed: TimedPictures, sound: Sound | None
+) -> Iterator[_Output]:
+    """Open a container whose header is written; without the sound where the container refuses it."""
+    output = None
+    if sound is not None and suffix != ".gif":
+        try:
+            output = _open_output(part, suffix, size, timed, sound)
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise
+    output = output or _open_output(part, suffix, size, timed, None)
+    try:
+        yield output
+    except BaseException:
+        with suppress(av.FFmpegError):  # what went wrong first is what is told
+            output.container.close()
+        raise
+    output.container.close()
+
+
+def _open_output(
+    part: Path, suffix: str, size: tuple[int, int], timed: TimedPictures, sound: Sound | None
+) -> _Output:
+    kind = _CONTAINERS[suffix]
+    options = {"fflags": "+bitexact", **kind.muxer_options}
+    container = av.open(str(part), "w", format=kind.muxer, options=options)
+    try:
+        stream = cast(
+            VideoStream, container.add_stream(kind.encoder, rate=timed.rate, options=kind.encoder_options)
+        )
+        stream.height, stream.width = size
         stream.pix_fmt = "pal8" if kind.encoder == "gif" else "yuv420p"
         context = stream.codec_context
-        context.thread_count, context.time_base = 1, 1 / rate
+        context.thread_count, context.time_base = 1, timed.tick_s
         if kind.encoder != "gif":
             context.colorspace = context.color_primaries = context.color_trc = BT709
             context.color_range = LIMITED_RANGE
-        audio_packets: Iterator[Packet[Any]] = iter(())
-        if audio is not None and audio.codec_name in container.supported_codecs:
-            audio_packets = audio.packets_for(container)
-        elif audio is not None:
-            notices.append(
-                f"the source's audio ({audio.codec_name}) was left out: {target.suffix} cannot hold it; "
-                f"write {'.mp4' if audio.codec_name == 'aac' else '.mkv'} to keep it"
-            )
-        counted = _Counted(
-            np.pad(p, ((0, pad[0]), (0, pad[1]), (0, 0)), "edge") for p in chain([first], pictures)
-        )
-        convert = _frames_with_palette if kind.encoder == "gif" else _frames_in_yuv
-        video_packets = _encoded_packets(stream, convert(counted), rate)
-        # In order of time, so that players need not jump about in the file.
-        for packet in heapq.merge(video_packets, audio_packets, key=_packet_time_s):
-            container.mux(packet)
-    return WriteReport(target, counted.count, tuple(notices))
-
-
-class _Counted:
-    """An iterator that knows how many items went through."""
-
-    def __init__(self, pictures: Iterable[Frames]) -> None:
-        self.count = 0
-        self._pictures = pictures
-
-    def __iter__(self) -> Iterator[Frames]:
-        for picture in self._pictures:
-            self.count += 1
-            yield picture
+        audio = None if sound is None else sound.add_to(container)
+        container.start_encoding()
+    except BaseException:
+        # Closing writes the trailer of a file whose header was refused.
+        with suppress(av.FFmpegError):
+            container.close()
+        raise
+    return _Output(container, stream, audio)
 
 
 def _encoded_packets(
-    stream: VideoStream, frames: Iterable[VideoFrame], rate: Fraction
+    stream: VideoStream, frames: Iterable[tuple[int, int, VideoFrame]], tick_s: Fraction
 ) -> Iterator[Packet[Any]]:
-    for number, frame in enumerate(frames):
-        frame.pts, frame.time_base, frame.duration = number, 1 / rate, 1
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
+    durations: dict[int, int] = {}
+
+    def marked(packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+        for packet in packets:
+            # Encoders state no length, or that of the nominal rate.
+            if packet.pts is not None and packet.pts in durations:
+                packet.duration = durations.pop(packet.pts)
+            yield packet
+
+    for begin, duration, frame in frames:
+        frame.pts, frame.time_base, frame.duration = begin, tick_s, duration
+        durations[begin] = duration
+        yield from marked(stream.encode(frame))
+    yield from marked(stream.encode(None))
 
 
-def _frames_in_yuv(pictures: Iterable[Frames]) -> Iterator[VideoFrame]:
-    for picture in pictures:
-        yield frame_from_rgb(picture).reformat(
+def _frames_in_yuv(timed: Iterable[tuple[int, int, Frames]]) -> Iterator[tuple[int, int, VideoFrame]]:
+    for begin, duration, picture in timed:
+        frame = frame_from_rgb(picture).reformat(
             format="yuv420p",
             dst_colorspace=BT709,
             dst_color_range=LIMITED_RANGE,
             interpolation=EXACT | BICUBIC,
             threads=1,
         )
+        yield begin, duration, frame
 
 
-def _frames_with_palette(pictures: Iterable[Frames]) -> Iterator[VideoFrame]:
+def _frames_with_palette(timed: Iterable[tuple[int, int, Frames]]) -> Iterator[tuple[int, int, VideoFrame]]:
     """Reduce to one palette made from all pictures, which are held in memory until it is known."""
     graph = Graph()
-    number = 0
-    for number, picture in enumerate(pictures, start=1):
+    places = []
+    for number, (begin, duration, picture) in enumerate(timed, start=1):
         frame = frame_from_rgb(picture)
         frame.pts, frame.time_base = number, Fraction(1, 1000)
         if number == 1:
             _link_palette_filters(graph, frame)
         graph.vpush(frame)
+        places.append((begin, duration))
     graph.vpush(None)
-    for _ in range(number):
-        yield graph.vpull()
+    for begin, duration in places:
+        yield begin, duration, graph.vpull()
 
 
 def _link_palette_filters(graph: Graph, frame: VideoFrame) -> None:
@@ -320,53 +385,9 @@ def _link_palette_filters(graph: Graph, frame: VideoFrame) -> None:
     graph.configure()
 
 
-class _AudioSource:
-    """The first audio stream of a file, to be copied without decoding."""
-
-    def __init__(self, container: InputContainer) -> None:
-        self.container = container
-        self.stream = container.streams.audio[0]
-        self.codec_name = (
-            self.stream.codec_context.codec.canonical_name if self.stream.codec_context else "unknown"
-        )
-
-    def packets_for(self, output: OutputContainer) -> Iterator[Packet[Any]]:
-        """Add the stream to `output` now; yield its packets, timed from where the source's video begins."""
-        copy = output.add_stream_from_template(self.stream)
-        videos = self.container.streams.video
-        begin_s = Fraction(0)
-        if videos and videos[0].start_time and videos[0].time_base:
-            begin_s = videos[0].start_time * videos[0].time_base
-        return self._shifted(copy, begin_s)
-
-    def _shifted(self, copy: AudioStream, begin_s: Fraction) -> Iterator[Packet[Any]]:
-        for packet in self.container.demux(self.stream):
-            # The last, empty packet flushes decoders; a copy has none.
-            if packet.dts is None or packet.pts is None:
-                continue
-            shift = round(begin_s / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            packet.stream = copy
-            yield packet
-
-
-@contextmanager
-def _open_audio(path: PathLike | None) -> Iterator[_AudioSource | None]:
-    """Open the file whose audio is to be carried over; None where there is none."""
-    if path is None:
-        yield None
-        return
-    name = os.fspath(path)
-    check_input_file(name)
-    try:
-        container = open_input(name)
-    except av.FFmpegError as error:
-        raise MediaError(
-            f"{name}: its audio cannot be read ({reason(error)}); leave the audio out"
-        ) from error
-    with container:
-        yield _AudioSource(container) if container.streams.audio else None
-
-
 def _packet_time_s(packet: Packet[Any]) -> Fraction:
     return (packet.dts or 0) * packet.time_base
+
+
+assert set(_CONTAINERS) == VIDEO_SUFFIXES  # noqa: S101 - two tables of one fact
+assert set(_PICTURES) == IMAGE_SUFFIXES  # noqa: S101

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from editverse_rt import media
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.errors import MediaError, RequestError
 from editverse_rt.media.frames import Clip, Frames, MediaInfo
+from editverse_rt.media.reading import MediaFile
+from editverse_rt.media.sound import Sound
 from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes
 
 __all__ = ["Inputs", "Source"]
@@ -26,8 +27,8 @@ class Inputs:
 
     main: the input that the result follows, the video of the lowest number, else the image. names: main
     first. has_video: whether main is one. size, num_frames, fps: of the result; the last two are settled
-    when the sources have been read, because a file may hold fewer frames than it says. audio_from: see
-    Result.
+    when the sources have been read, because a file may hold fewer frames than it says, and so are times_s and
+    sound: see Result.
     """
 
     def __init__(
@@ -42,8 +43,15 @@ class Inputs:
         self._inputs = inputs
         self._geometry = geometry
         self._asked_frames, self._asked_fps, self._start_s = num_frames, fps, start_s
+        # Opened once: what is planned holds for what is read, even if a file is replaced in between.
+        self._files = {
+            name: media.open_media(source)
+            for name, source in inputs.items()
+            if isinstance(source, (str, os.PathLike))
+        }
         self._media = {
-            name: _probe(name, source, fps or geometry.default_fps) for name, source in inputs.items()
+            name: _look_at(name, source, self._files.get(name), fps or geometry.default_fps)
+            for name, source in inputs.items()
         }
         self.names = sorted(inputs, key=lambda name: (_kind(name) != "video", int(name[len(_kind(name)) :])))
         self.main = self.names[0] if self.names else None
@@ -58,21 +66,28 @@ class Inputs:
         self.size, self._sizes = choose_sizes(pixels, self.main, geometry, size)
         self.num_frames = choose_num_frames(num_frames, self.has_video, self.main is not None, geometry)
         self.fps = fps or geometry.default_fps
-        self.audio_from: Path | None = None
+        self.times_s: tuple[float, ...] | None = None
+        self.sound: Sound | None = None
 
     def read(self, notices: list[str]) -> dict[str, Frames]:
-        """The frames uint8 [1 + r k, H, W, 3] of each input; adds what the user should know to notices."""
+        """The frames uint8 [1 + r k, H, W, 3] of each input; adds what the user should know to notices.
+
+        Files are closed afterwards: a request is read once.
+        """
         clips: dict[str, Frames] = {}
         for name in self.names:
             if _kind(name) == "image":
-                clips[name] = self._read(name, 1, None, 0.0).frames
+                clip = self._read(name, 1, None, 0.0)
+                clips[name] = clip.frames
+                notices.extend(f"{name}: {line}" for line in clip.notices)
                 continue
             is_main = name == self.main
             clip = self._read(name, self.num_frames, self._rate_for(name), self._start_s)
             kept = self._geometry.round_frames(len(clip.frames))
             clips[name] = clip.frames[:kept]
+            notices.extend(f"{name}: {line}" for line in clip.notices)
             if clip.num_damaged:
-                notices.append(f"{name}: {clip.num_damaged} damaged packets were skipped")
+                notices.append(f"{name}: {clip.num_damaged} packets or frames are damaged; some were skipped")
             whole = clip.covers_source and kept == len(clip.frames)
             to_its_end = (clip.covers_source or clip.is_short) and kept == len(clip.frames)
             asked = self._asked_frames if is_main else self.num_frames
@@ -80,12 +95,21 @@ class Inputs:
                 notices.append(self._describe_cut(name, kept, clip.fps))
             if is_main:
                 self.num_frames, self.fps = kept, clip.fps
-                source = self._inputs[name]
-                if whole and self._media[name].has_audio and not isinstance(source, np.ndarray):
-                    self.audio_from = Path(source)
+                self.times_s = clip.uneven_times_s(kept)
+                if whole and self._media[name].has_audio:
+                    self._read_sound(name, notices)
         if self._asked_frames not in (None, self.num_frames) and not self.has_video:
             notices.append(f"num_frames {self._asked_frames} became {self.num_frames}: {self._length_rule()}")
+        for file in self._files.values():
+            file.close()
         return clips
+
+    def _read_sound(self, name: str, notices: list[str]) -> None:
+        """Sound that cannot be read is no reason to refuse the video; the user is told."""
+        try:
+            self.sound = self._files[name].read_sound()
+        except MediaError as error:
+            notices.append(f"{name}: {error}; the result has no sound")
 
     def expected_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Frames, height and width in pixels that each input will have, by what its file says of itself.
@@ -116,8 +140,8 @@ class Inputs:
                 height_px=height_px,
                 width_px=width_px,
             )
-        return media.read_clip(
-            source, start_s=start_s, num_frames=num_frames, fps=fps, height_px=height_px, width_px=width_px
+        return self._files[name].read_clip(
+            start_s=start_s, num_frames=num_frames, fps=fps, height_px=height_px, width_px=width_px
         )
 
     def _rate_for(self, name: str) -> float | None:
@@ -147,7 +171,7 @@ def _kind(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def _probe(name: str, source: Source, array_fps: float) -> MediaInfo:
+def _look_at(name: str, source: Source, file: MediaFile | None, array_fps: float) -> MediaInfo:
     """What an input is; arrays have no rate of their own and take array_fps. Checks it against its name."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (3, 4) or source.shape[-1] != 3 or not source.size:
@@ -162,8 +186,8 @@ def _probe(name: str, source: Source, array_fps: float) -> MediaInfo:
         info = MediaInfo(
             "image" if kind == "image" else "video", width, height, array_fps, None, num_frames, False
         )
-    elif isinstance(source, (str, os.PathLike)):
-        info = media.probe(source)
+    elif file is not None:
+        info = file.info
     else:
         raise MediaError(
             f"{name} is {type(source).__name__}",

@@ -24,7 +24,7 @@ from editverse_rt.media import (
     clip_from_array,
     probe,
     read_clip,
-    reading,
+    streams,
     write_clip,
     write_image,
 )
@@ -252,9 +252,11 @@ def test_rotation_is_applied_though_other_side_data_is_unknown(
         def __getattr__(self, name: str) -> object:
             return getattr(self.frame, name)
 
-    decode = reading._Source.decode
+    decode = streams.StreamSource.decode
     monkeypatch.setattr(
-        reading._Source, "decode", lambda self: ((start, end, Frame(f)) for start, end, f in decode(self))
+        streams.StreamSource,
+        "decode",
+        lambda self: ((start, end, Frame(f)) for start, end, f in decode(self)),
     )
     path = encode(tmp_path / "in.mp4", corners()[None])
     clip = read_clip(path, num_frames=1, height_px=64, width_px=64)

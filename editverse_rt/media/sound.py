@@ -1,0 +1,99 @@
+"""The sound that a result carries over from its source, as packets in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import Disposition
+
+from editverse_rt.errors import MediaError
+from editverse_rt.files import OpenFile, reason
+from editverse_rt.media.choosing import choose_stream
+from editverse_rt.media.libav import open_input
+
+__all__ = ["MAX_SOUND_BYTES", "Sound", "read_sound"]
+
+MAX_SOUND_BYTES = 1 << 28
+
+
+class Sound:
+    """A file's audio stream, the default one or else the first, as it is coded.
+
+    Its packets are in memory: the file may be deleted or replaced afterwards. codec_name: FFmpeg's word.
+    """
+
+    def __init__(
+        self, container: InputContainer, stream: AudioStream, packets: list[Packet[Any]], begin_s: Fraction
+    ) -> None:
+        # The container holds what a copy of the stream is described by; nothing is read from it any more.
+        self._container, self._stream = container, stream
+        self._packets = [(p, p.pts or 0, p.dts or 0, p.duration, p.time_base) for p in packets]
+        self._begin_s = begin_s
+        self._turn = threading.Lock()
+        self.codec_name = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
+
+    def add_to(self, output: OutputContainer) -> AudioStream:
+        """Add a stream like this one to a file that is being written."""
+        return output.add_stream_from_template(self._stream)
+
+    def packets_for(self, copy: AudioStream) -> Iterator[Packet[Any]]:
+        """Yield the packets for the stream that `add_to` gave, timed from where the source's video begins."""
+        with self._turn:
+            for packet, pts, dts, duration, time_base in self._packets:
+                shift = round(self._begin_s / time_base)
+                packet.time_base, packet.duration = time_base, duration
+                packet.pts, packet.dts = pts - shift, dts - shift
+                packet.stream = copy
+                yield packet
+
+
+def read_sound(file: OpenFile) -> Sound | None:
+    """Read the sound of a file into memory; None where there is none.
+
+    Raises MediaError where it cannot be read, or is longer than MAX_SOUND_BYTES.
+    """
+    try:
+        container = open_input(file.reader())
+        if not container.streams.audio:
+            container.close()
+            return None
+        stream = max(
+            container.streams.audio, key=lambda s: (bool(s.disposition & Disposition.default), -s.index)
+        )
+        packets, num_bytes = [], 0
+        for packet in container.demux(stream):
+            # The last, empty packet flushes decoders; a copy has none.
+            if packet.dts is None or packet.pts is None:
+                continue
+            packets.append(packet)
+            num_bytes += packet.size
+            if num_bytes > MAX_SOUND_BYTES:
+                raise MediaError(
+                    f"{file.name}: found more than {MAX_SOUND_BYTES} bytes of audio",
+                    hint="leave the audio out",
+                    code="media.sound",
+                )
+        return Sound(container, stream, packets, _begin_of_video_s(container, file.name))
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(
+            f"{file.name}: its audio cannot be read ({reason(error)})",
+            hint="leave the audio out",
+            code="media.sound",
+        ) from error
+
+
+def _begin_of_video_s(container: InputContainer, name: str) -> Fraction:
+    if not container.streams.video:
+        return Fraction(0)
+    try:
+        video = choose_stream(container, name)
+    except MediaError:
+        return Fraction(0)
+    return video.start_time * video.time_base if video.start_time and video.time_base else Fraction(0)

@@ -1,1 +1,0 @@
-"""Metric models as ONNX graphs, for `editverse_rt.evaluate`."""

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/artifacts.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from benchmarks.plain import export_plain
 from editverse_rt.bundle.manifest import load_bundle
 from export.export_onnx import export_bundle

@@ -24,6 +24,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/frontier.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from tqdm import tqdm
 
 from benchmarks.clock import time_call

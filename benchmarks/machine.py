@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/machine.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
 from benchmarks.clock import time_call
@@ -121,7 +124,7 @@ def _product_of_onnxruntime(num_threads: int, a: Any, b: Any) -> Callable[[], An
 
 def measure_peak_apart(num_threads: int) -> dict[str, dict[str, float]]:
     """`measure_matrix_peak` in a process of its own, so that its memory is not the caller's."""
-    command = [sys.executable, "-m", "benchmarks.machine", "--threads", str(num_threads)]
+    command = [sys.executable, __file__, "--threads", str(num_threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

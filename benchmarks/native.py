@@ -19,6 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/native.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from benchmarks.memory import peak_bytes
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
@@ -128,8 +131,9 @@ def measure(pairs: int, warm_up: int) -> tuple[list[dict[str, Any]], dict[str, A
         native = [str(EXAMPLE), str(BUNDLE), str(SAMPLE), f"{folder}/native.mp4", INSTRUCTION]
         python = [sys.executable, "-m", "editverse_rt", "edit", str(SAMPLE), INSTRUCTION]
         python += ["-o", f"{folder}/python.mp4", "--quiet"]
+        checkout = {"PYTHONPATH": str(ROOT)}
         for turn in range(warm_up + pairs):
-            one, other = run_process(native, environment), run_process(python)
+            one, other = run_process(native, environment), run_process(python, checkout)
             if turn >= warm_up:
                 ours.append(one)
                 theirs.append(other)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/report.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from benchmarks.plot import Point, draw_bars, draw_plane
 from benchmarks.results import Results, read_results
 

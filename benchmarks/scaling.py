@@ -16,8 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/scaling.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
+from benchmarks import throughput
 from benchmarks.clock import take_turns
 from benchmarks.contenders import OURS
 from benchmarks.report import write_report
@@ -77,7 +81,7 @@ def measure_concurrency(
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "throughput.json"
             command = [
-                sys.executable, "-m", "benchmarks.throughput", "--bundle", bundle, "--threads", "1",
+                sys.executable, throughput.__file__, "--bundle", bundle, "--threads", "1",
                 "--concurrency", str(lanes), "--steps", str(steps), "--frames", str(frames), "--size", size,
                 "--repeats", str(repeats), "--out", str(out),
             ]  # fmt: skip

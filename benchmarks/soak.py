@@ -23,6 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/soak.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
 from benchmarks import memory
@@ -165,7 +168,7 @@ def fit_slope(resident_bytes: Sequence[int]) -> float:
 
 def _serve_apart(arguments: Sequence[str], concurrency: int, threads: int) -> Outcome:
     command = [
-        sys.executable, "-m", "benchmarks.soak", *arguments,
+        sys.executable, __file__, *arguments,
         "--serve", str(concurrency), "--threads", str(threads),
     ]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

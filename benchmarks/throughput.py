@@ -19,6 +19,9 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/throughput.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
 from benchmarks import memory

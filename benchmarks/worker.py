@@ -17,6 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/worker.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
 from benchmarks import memory
@@ -47,7 +50,7 @@ class Worker:
     def __enter__(self) -> Worker:
         threads = str(self._threads)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -19,5 +20,6 @@ SCENE = Scene(
 )
 
 if __name__ == "__main__":
-    frames = render(SCENE, Canvas(17, 48, 80))
-    media.write_clip(sys.argv[1], frames, fps=8.0)
+    parser = argparse.ArgumentParser(description="Render the sample video that `make demo` edits.")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    media.write_clip(parser.parse_args().out, render(SCENE, Canvas(17, 48, 80)), fps=8.0)

@@ -19,6 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python export/build_engine.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from editverse_rt.backends.cuda import Cuda
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.engines.manifest import (

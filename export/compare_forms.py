@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+if not __package__:  # run as a file: `python export/compare_forms.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 import onnx_ir as ir
 import torch

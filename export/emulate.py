@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+if not __package__:  # run as a file: `python export/emulate.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
 from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json

@@ -7,12 +7,16 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
+
+if not __package__:  # run as a file: `python export/export_onnx.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import onnx
 import onnx_ir as ir

@@ -11,7 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
+
+if not __package__:  # run as a file: `python export/integers.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import onnx

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python export/quality.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from tqdm import tqdm
 
 from editverse_rt import media

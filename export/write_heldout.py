@@ -16,6 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python export/write_heldout.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 
 from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json

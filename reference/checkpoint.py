@@ -7,7 +7,11 @@ to try an export.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if not __package__:  # run as a file: `python reference/checkpoint.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 

@@ -22,6 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+if not __package__:  # run as a file: `python cpp/plugin/accept.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import numpy as np
 import torch
 

@@ -5,6 +5,7 @@ python cpp/tools/write_c_api.py          # cpp/tests/test_header.py checks that 
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -89,4 +90,5 @@ def make_document(header: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # takes --help and nothing else
     DOCUMENT.write_text(make_document(HEADER.read_text("utf-8")), encoding="utf-8")

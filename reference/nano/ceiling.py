@@ -8,7 +8,11 @@ No transformer does better with this VAE. VAE is a folder of diffusers, RUN/vae 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+if not __package__:  # run as a file: `python reference/nano/ceiling.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from diffusers import AutoencoderKLWan

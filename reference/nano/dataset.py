@@ -13,8 +13,12 @@ import argparse
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+if not __package__:  # run as a file: `python reference/nano/dataset.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 import torch

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
+
+if not __package__:  # run as a file: `python reference/nano/grow.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from torch import Tensor

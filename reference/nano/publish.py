@@ -11,9 +11,13 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # run as a file: `python reference/nano/publish.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 import torch

@@ -14,9 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+if not __package__:  # run as a file: `python reference/nano/refine.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 import torch

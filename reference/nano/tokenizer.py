@@ -5,10 +5,14 @@ python -m reference.nano.tokenizer OUT.model
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import sys
 from pathlib import Path
+
+if not __package__:  # run as a file: `python reference/nano/tokenizer.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 import sentencepiece
@@ -44,4 +48,6 @@ def train_tokenizer(path: Path, lines: list[str], vocabulary: int = VOCABULARY) 
 
 
 if __name__ == "__main__":
-    train_tokenizer(Path(sys.argv[1]), instructions(8000))
+    parser = argparse.ArgumentParser(prog="python -m reference.nano.tokenizer", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT.model")
+    train_tokenizer(parser.parse_args().out, instructions(8000))

@@ -14,10 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # run as a file: `python reference/nano/train.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 import torch

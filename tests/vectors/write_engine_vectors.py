@@ -7,14 +7,19 @@ Both tests/editverse_rt/test_vectors.py and cpp/tests/engines_test.cpp read it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+
+if not __package__:  # run as a file: `python tests/vectors/write_engine_vectors.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import FileSpec, GraphSpec, TensorSpec
@@ -370,5 +375,6 @@ def format_vectors(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # takes --help and nothing else
     for name, content in make_vectors().items():
         (FOLDER / name).write_text(format_vectors(content), encoding="utf-8")

@@ -8,13 +8,18 @@ own oracle: test_sequence.py and test_spec.py hold it to independent ones. Here 
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # run as a file: `python tests/vectors/write_vectors.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 
@@ -490,5 +495,6 @@ def format_vectors(content: Any) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # takes --help and nothing else
     for name, content in make_vectors().items():
         (FOLDER / name).write_text(format_vectors(content), encoding="utf-8")

@@ -5,6 +5,7 @@ python cpp/tests/fuzz/write_corpora.py
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -80,5 +81,6 @@ def request_inputs() -> list[bytes]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # takes --help and nothing else
     write_corpus("corpus_bundle", bundle_inputs())
     write_corpus("corpus_request", request_inputs())

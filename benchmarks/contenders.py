@@ -63,6 +63,7 @@ class TorchRunner(_Unmanaged):
         import torch
 
         from export.graphs import SolverStep, TextEncoder, Transformer
+        from export.schedules import HISTORY_ROWS
         from reference.checkpoint import load_checkpoint
         from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext
 
@@ -77,7 +78,7 @@ class TorchRunner(_Unmanaged):
             "vae_encoder_first": lambda: EncoderFirst(vae, p),
             "vae_encoder_next": lambda: EncoderNext(vae, p),
             "transformer": lambda: Transformer(self._checkpoint.transformer),
-            "solver_step": SolverStep,
+            "solver_step": lambda: SolverStep(HISTORY_ROWS),
             "vae_decoder_first": lambda: DecoderFirst(vae, p),
             "vae_decoder_next": lambda: DecoderNext(vae, p),
         }

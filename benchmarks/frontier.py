@@ -34,11 +34,11 @@ from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from editverse_rt.backends import select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
-from editverse_rt.bundle.spec import Schedule
+from editverse_rt.bundle.schedule import Schedule
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
 from export.quality import read_real_clips
-from export.schedules import Recipe, build_schedule, count_evaluations
+from export.schedules import ScheduleSettings, build_schedule
 from reference.nano.heldout import PER_KIND, Score, heldout_samples, real_samples, score_edit
 from reference.nano.styles import psnr_db
 from reference.nano.tasks import Sample
@@ -78,7 +78,7 @@ class _Tally:
 
 def measure_schedules(
     bundle: Bundle,
-    recipes: Mapping[str, Recipe],
+    settings: Mapping[str, ScheduleSettings],
     samples: Iterable[Sample],
     real: Iterable[Sample] = (),
     *,
@@ -86,13 +86,13 @@ def measure_schedules(
     workers: int = 1,
     standard: Bundle | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows, one a recipe, in their order; the first is what the results of the others are compared with.
+    """Rows, one a settings, in their order; the first is what the results of the others are compared with.
 
-    recipes: by label. samples, real: held-out edits, and those of real clips, scored apart. workers:
-    processes that share the edits. standard: the bundle that runs the first recipe, None for the same as the
-    others'.
+    settings: by label. samples, real: held-out edits, and those of real clips, scored apart. workers:
+    processes that share the edits. standard: the bundle that runs the first settings, None for the same as
+    the others'.
     """
-    schedules = {label: build_schedule(label, recipe) for label, recipe in recipes.items()}
+    schedules = {label: build_schedule(label, settings) for label, settings in settings.items()}
     tallies = {label: _Tally() for label in schedules}
     marked = [*((sample, False) for sample in samples), *((sample, True) for sample in real)]
     parts = [marked[start : start + EDITS_A_PART] for start in range(0, len(marked), EDITS_A_PART)]
@@ -106,7 +106,7 @@ def measure_schedules(
         for part in tqdm(found, desc=f"{EDITS_A_PART} edits", total=len(parts), file=sys.stderr):
             for label, tally in part.items():
                 tallies[label].extend(tally)
-    return [_row(label, recipes[label], schedules[label], tally) for label, tally in tallies.items()]
+    return [_row(label, settings[label], schedules[label], tally) for label, tally in tallies.items()]
 
 
 def _measure_part(
@@ -124,7 +124,7 @@ def _measure_part(
         # Sessions are made before anything is timed: a clip takes all of them.
         longest = max((sample for sample, _ in marked), key=lambda sample: len(sample.target))
         for pipeline in (first, others):
-            _edit(pipeline, longest, min(schedules, key=lambda label: len(schedules[label].timesteps)))
+            _edit(pipeline, longest, min(schedules, key=lambda label: schedules[label].num_inference_steps))
         for sample, is_real in marked:
             expected: Frames | None = None
             for label, tally in tallies.items():
@@ -153,13 +153,13 @@ def _edit(pipeline: Pipeline, sample: Sample, schedule: str) -> Frames:
     return result.frames
 
 
-def _row(label: str, recipe: Recipe, schedule: Schedule, tally: _Tally) -> dict[str, Any]:
+def _row(label: str, settings: ScheduleSettings, schedule: Schedule, tally: _Tally) -> dict[str, Any]:
     return {
         "schedule": label,
-        "solver": recipe.solver,
-        "recipe": recipe.to_json(),
+        "solver": settings.solver,
+        "settings": settings.to_json(),
         "steps": schedule.num_inference_steps,
-        "evaluations": count_evaluations(schedule),
+        "evaluations": schedule.table.num_evaluations,
         "success_rate": _share(tally.scores),
         "success_rate_real": _share(tally.real_scores) if tally.real_scores else None,
         "psnr_db": mean(tally.decibels),
@@ -199,10 +199,10 @@ def write_named(bundle: Bundle, rows: Sequence[Mapping[str, Any]], named: Mappin
     measured = {}
     for name, label in named.items():
         row = by_label[label]
-        schedules[name] = build_schedule(name, Recipe(**row["recipe"]))
+        schedules[name] = build_schedule(name, ScheduleSettings(**row["settings"]))
         keys = ("evaluations", "success_rate", "success_rate_real", "psnr_db", "cpu_s")
         against = "paper" if rows[0]["schedule"] == PAPER else rows[0]["schedule"]
-        measured[name] = {"recipe": label, "psnr_against": against, **{key: row[key] for key in keys}}
+        measured[name] = {"settings": label, "psnr_against": against, **{key: row[key] for key in keys}}
     quality = {**bundle.spec.quality, "schedules": measured}
     write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, schedules=schedules, quality=quality))
 
@@ -226,10 +226,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, default=FOLDER / "frontier.json")
     args = parser.parse_args(arguments)
     bundle = load_bundle(args.bundle)
-    guidance = bundle.spec.schedules["paper"].guidance_scale[0]
+    guidance = bundle.spec.schedules["paper"].guidance_scale
     try:
-        recipes = {
-            label: Recipe.from_label(label, guidance) for label in dict.fromkeys((PAPER, *args.schedule))
+        settings = {
+            label: ScheduleSettings.from_label(label, guidance)
+            for label in dict.fromkeys((PAPER, *args.schedule))
         }
     except ValueError as error:
         parser.error(str(error))
@@ -238,9 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     standard = None
     if args.standard is not None:
         standard = load_bundle(args.standard)
-        recipes = {f"{PAPER} of {standard.spec.name}": recipes[PAPER], **recipes}
+        settings = {f"{PAPER} of {standard.spec.name}": settings[PAPER], **settings}
     rows = measure_schedules(
-        bundle, recipes, samples, real, threads=args.threads, workers=args.workers, standard=standard
+        bundle, settings, samples, real, threads=args.threads, workers=args.workers, standard=standard
     )
     named = choose_named(rows)
     for name, label in named.items():

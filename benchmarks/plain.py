@@ -18,7 +18,7 @@ from torch import Tensor
 
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.engines.manifest import ENGINES_FOLDER
-from export.graphs import GRAPH_NAMES, build_graphs, dynamic_shapes, example_inputs
+from export.graphs import build_graphs, dynamic_shapes, example_inputs
 from reference.checkpoint import load_checkpoint
 
 __all__ = ["OPSET", "export_plain"]
@@ -28,20 +28,20 @@ OPSET = 18
 
 
 def export_plain(
-    checkpoint_folder: Path, bundle_folder: Path, folder: Path, graphs: Collection[str] = GRAPH_NAMES
+    checkpoint_folder: Path, bundle_folder: Path, folder: Path, graphs: Collection[str] | None = None
 ) -> Path:
     """Write a bundle beside bundle_folder's whose graphs are plain; noise, solver and tokenizer are its.
 
-    graphs: which are exported again; the others are left as they are. Raises what the exporter raises.
+    graphs: which are exported again, None for all; the others are left as they are. Raises what the exporter raises.
     """
     source = load_bundle(bundle_folder)
     table = build_graphs(load_checkpoint(checkpoint_folder))
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source.root, partial, ignore=shutil.ignore_patterns(ENGINES_FOLDER))
-    for name in graphs:
+    for name in table if graphs is None else graphs:
         graph = table[name]
-        if graph.module is None or name == "solver_step":
+        if graph.module is None or name == "solver_step" or name.startswith("schedule_"):
             continue
         module = graph.module().eval()
         if name == "transformer":

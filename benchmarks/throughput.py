@@ -34,7 +34,7 @@ from editverse_rt import media
 from editverse_rt.backends import Runner, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.pipeline import Pipeline, Result
-from editverse_rt.planning.planner import Estimate, Work, estimate_work
+from editverse_rt.planning.planner import Estimate, estimate_work
 
 __all__ = ["Request", "measure_throughput"]
 
@@ -179,21 +179,20 @@ def measure_throughput(
         for lane in lanes:
             lane.pipeline.close()
     requests = batch * repeats * concurrency
-    plan = result.plan
-    estimate = estimate_work(loaded.spec, Work(plan.layout.num_text, tuple(plan.sources.values()),
-        (plan.num_frames, plan.height_px, plan.width_px), plan.schedule))  # fmt: skip
-    steps = plan.schedule.num_inference_steps
+    laid_out = result.laid_out
+    estimate = estimate_work(loaded.spec, laid_out.work)
+    steps = laid_out.schedule.num_inference_steps
     rows = [
         _row(stage, first, turns, estimate) for stage in [*STAGES, "other", "end to end"] if stage in first
     ]
     solve_s = next(row["wall_s"] for row in rows if row["stage"] == "transformer")
-    evaluations = steps + sum(scale != 1 for scale in plan.schedule.guidance_scale)
+    evaluations = laid_out.schedule.table.num_evaluations
     tokens = steps * estimate.tokens.total + (evaluations - steps) * estimate.tokens_uncond.total
     facts = {
         "bundle": loaded.spec.name,
         "backend": lanes[0].backend,
-        "frames": plan.num_frames,
-        "size": f"{plan.width_px}x{plan.height_px}",
+        "frames": laid_out.num_frames,
+        "size": f"{laid_out.width_px}x{laid_out.height_px}",
         "steps": steps,
         "evaluations": evaluations,
         "tokens": estimate.tokens.total,
@@ -202,7 +201,7 @@ def measure_throughput(
         "concurrency": concurrency,
         "requests": requests,
         "requests_per_s": requests / wall,
-        "frames_per_s": requests * plan.num_frames / wall,
+        "frames_per_s": requests * laid_out.num_frames / wall,
         "steps_per_s": steps / solve_s,
         "tokens_per_s": tokens / solve_s,
         "cpu_s_per_request": cpu / requests,

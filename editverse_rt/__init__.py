@@ -10,16 +10,17 @@ from editverse_rt.errors import (
     RequestCancelled,
     RequestError,
 )
-from editverse_rt.pipeline import Pipeline, Plan, Result
+from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request_queue import RequestHandle, RequestQueue
 
 __all__ = [
     "BackendError",
     "BundleError",
+    "EditRequest",
     "EditVerseError",
     "MediaError",
     "Pipeline",
-    "Plan",
     "QueueFull",
     "RequestCancelled",
     "RequestError",

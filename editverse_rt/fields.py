@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -68,6 +68,9 @@ class Fields:
         self._values: dict[str, object] = dict(value)
         self._taken: set[str] = set()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
     def __contains__(self, field: str) -> bool:
         return field in self._values
 
@@ -103,6 +106,10 @@ class Fields:
         self._taken.add(field)
         return self._values[field]
 
+    def value(self, field: str) -> object:
+        """A value of any type."""
+        return self._take(field)
+
     def finish(self) -> None:
         """Refuse what nobody took: a misspelt field must not pass as absent."""
         for field in self._values:
@@ -137,6 +144,27 @@ class Fields:
             self.refuse(field, value, f"a whole number {limits}")
         return value
 
+    def boolean(self, field: str) -> bool:
+        value = self._take(field)
+        if not isinstance(value, bool):
+            self.refuse(field, value, "true or false")
+        return value
+
+    def choice(self, field: str, choices: Collection[str]) -> str:
+        value = self._take(field)
+        if not isinstance(value, str) or value not in choices:
+            self.refuse(field, value, f"one of {', '.join(choices)}")
+        return value
+
+    def number(self, field: str, minimum: float = -math.inf) -> float:
+        value = self._take(field)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or float(str(value)) < minimum:
+            self.refuse(
+                field, value, "a number" if minimum == -math.inf else f"a number of at least {minimum:g}"
+            )
+        return float(str(value))
+
     def positive_number(self, field: str) -> float:
         value = self._take(field)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
@@ -148,6 +176,14 @@ class Fields:
 
     def number_rows(self, field: str) -> tuple[tuple[float, ...], ...]:
         return tuple(self._numbers(f"{field}[{i}]", row) for i, row in enumerate(self.array(field)))
+
+    def matrices(self, field: str) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        return tuple(
+            tuple(self._numbers(f"{field}[{i}][{j}]", row) for j, row in enumerate(rows))
+            if isinstance(rows, list)
+            else self.refuse(f"{field}[{i}]", rows, "a list of rows")
+            for i, rows in enumerate(self.array(field))
+        )
 
     def _numbers(self, field: str, value: object) -> tuple[float, ...]:
         numbers = [float(x) for x in value if type(x) in (int, float)] if isinstance(value, list) else []

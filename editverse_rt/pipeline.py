@@ -1,7 +1,7 @@
 """The straight line from a request to frames: plan, read, encode, solve, decode.
 
 No arithmetic on pixels or latents happens here: graphs do it, and what they are called with are the
-integers of sequence.py and the numbers of the bundle's schedule.
+integers of the laid-out request and the numbers of the bundle's schedule.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from editverse_rt.backends import GpuOptions, Runner, Selection, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.engines.manifest import EngineSet
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
+from editverse_rt.families import family_of
 from editverse_rt.media.frames import Frames
 from editverse_rt.media.sound import Sound
-from editverse_rt.request.inputs import Source
-from editverse_rt.request.request import Plan, Request
+from editverse_rt.request.checked import CheckedRequest, check_request
+from editverse_rt.request.edit_request import EditRequest, Source
+from editverse_rt.request.inputs import read_inputs
+from editverse_rt.request.laid_out import LaidOutRequest
 from editverse_rt.request.sizes import Size
 from editverse_rt.request.tokenizer import Tokenizer
 
-__all__ = ["Pipeline", "Plan", "Result", "Source", "StepCallback"]
+__all__ = ["Pipeline", "Result", "StepCallback"]
 
 StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
 Array = NDArray[Any]
@@ -46,7 +50,7 @@ class Result:
 
     frames: Frames
     fps: float
-    plan: Plan
+    laid_out: LaidOutRequest
     timings: dict[str, float]
     sources: tuple[Frames, ...] = ()
     notices: tuple[str, ...] = ()
@@ -81,6 +85,7 @@ class Pipeline:
         tokenizer = bundle.spec.tokenizer
         self._bundle = bundle
         self._tokenizer = Tokenizer(bundle.tokenizer_path(), tokenizer.eos_id, tokenizer.max_tokens)
+        self._family = family_of(bundle.spec.family)
         self._selection = selection
         self._runner: Runner | None = runner
         self.runs_concurrently = bool(getattr(runner, "runs_concurrently", False))
@@ -186,6 +191,7 @@ class Pipeline:
         self,
         prompt: str,
         *,
+        negative_prompt: str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
@@ -208,8 +214,10 @@ class Pipeline:
         Raises RequestError, MediaError, BackendError, and RequestCancelled when stopped, by Ctrl-C too.
         """
         try:
-            request = self.prepare(
+            request = EditRequest(
                 prompt,
+                inputs,
+                negative_prompt=negative_prompt,
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 seed=seed,
@@ -218,50 +226,25 @@ class Pipeline:
                 num_frames=num_frames,
                 fps=fps,
                 start_s=start_s,
-                **inputs,
             )
-            return self.run(request, callback_on_step_end=callback_on_step_end)
+            return self.run(self.prepare(request), callback_on_step_end=callback_on_step_end)
         except KeyboardInterrupt:
             raise RequestCancelled(
                 "stopped by Ctrl-C", hint="nothing was written", code="cancelled"
             ) from None
 
-    def prepare(
-        self,
-        prompt: str,
-        *,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        seed: int = 0,
-        schedule: str | None = None,
-        size: Size | None = None,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        start_s: float = 0.0,
-        **inputs: Source,
-    ) -> Request:
-        """Check a request, options as of a call, and look at its inputs; `run` does the rest, once.
+    def prepare(self, request: EditRequest) -> CheckedRequest:
+        """Check a request against the bundle and look at its inputs; `run` does the rest.
 
-        Raises RequestError, MediaError.
+        Raises RequestError, MediaError, and BackendError where the number of steps needs a graph that fails.
         """
-        return Request(
-            self._bundle.spec,
-            self._tokenizer,
-            prompt,
-            inputs,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            schedule=schedule,
-            size=size,
-            num_frames=num_frames,
-            fps=fps,
-            start_s=start_s,
+        return check_request(
+            self._bundle.spec, self._tokenizer, request, partial(stages.make_table, self.run_graph)
         )
 
     def run(
         self,
-        request: Request,
+        checked: CheckedRequest,
         *,
         callback_on_step_end: StepCallback | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
@@ -270,8 +253,7 @@ class Pipeline:
 
         Raises MediaError, BackendError, RequestCancelled.
         """
-        geometry, clock = self._bundle.spec.geometry, stages.StageClock()
-        notices: list[str] = []
+        spec, family, clock = self._bundle.spec, self._family, stages.StageClock()
 
         def run(graph: str, **inputs: Any) -> dict[str, Array]:
             if is_cancelled():
@@ -281,7 +263,7 @@ class Pipeline:
             return self.run_graph(graph, **inputs)
 
         def on_step_end(step: int, timestep: float) -> None:
-            steps = request.schedule.num_inference_steps
+            steps = checked.schedule.num_inference_steps
             if callback_on_step_end is None:
                 return
             if callback_on_step_end(self, step, timestep, {"num_inference_steps": steps}) is False:
@@ -293,26 +275,26 @@ class Pipeline:
 
         with self._turn, clock("total"):
             with clock("read"):
-                clips = request.sources.read(notices)
-            plan = request.lay_out(clips)
+                footage = read_inputs(checked.inputs)
+            laid_out = family.lay_out(spec, checked, footage)
             with clock("text_encoder"):
-                text = stages.encode_text(run, request.ids)
+                texts = [stages.encode_text(run, ids) for ids in family.texts(checked)]
             with clock("vae_encoder"):
-                clean = [stages.encode_clip(run, geometry, clips[name]) for name in request.clip_names]
+                clean = family.encode_clean(run, spec, checked, footage)
             with clock("noise"):
-                noise = stages.draw_noise(run, geometry, plan)
-            patches = stages.solve(run, plan, text, clean, noise, clock, on_step_end)
+                noise = stages.draw_noise(run, spec.geometry, laid_out)
+            patches = stages.solve(run, laid_out, texts, clean, noise, clock, on_step_end)
             with clock("vae_decoder"):
-                frames = stages.decode_patches(run, plan.target, patches)
+                frames = stages.decode_patches(run, laid_out.target, patches)
         return Result(
             frames=frames,
-            fps=plan.fps,
-            plan=plan,
+            fps=laid_out.fps,
+            laid_out=laid_out,
             timings=clock.seconds,
-            sources=tuple(clips[name] for name in request.sources.names),
-            notices=tuple(notices),
-            times_s=request.sources.times_s,
-            sound=request.sources.sound,
+            sources=tuple(footage.clips[name] for name in checked.inputs.names),
+            notices=footage.notices,
+            times_s=footage.times_s,
+            sound=footage.sound,
         )
 
     def run_graph(self, graph: str, **inputs: Any) -> dict[str, Array]:

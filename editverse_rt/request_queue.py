@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -17,8 +18,18 @@ from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, Reque
 from editverse_rt.pipeline import Pipeline, Result, StepCallback
 from editverse_rt.planning.costs import weight_bytes
 from editverse_rt.planning.planner import CPU_PRECISION, Work, estimate_work, find_largest
+from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.prompt import INPUT_NAME
 
 __all__ = ["RequestHandle", "RequestQueue"]
+
+
+def _request_from(request: EditRequest | str, options: dict[str, Any]) -> EditRequest:
+    if isinstance(request, EditRequest):
+        return replace(request, **options)
+    names = {name for name in options if INPUT_NAME.fullmatch(name)}
+    inputs = {name: options.pop(name) for name in names}
+    return EditRequest(request, inputs, **options)
 
 
 class RequestHandle(Future[Result]):
@@ -116,9 +127,14 @@ class RequestQueue:
         self.close(cancel=error is not None)
 
     def submit(
-        self, prompt: str, *, callback_on_step_end: StepCallback | None = None, **options: Any
+        self,
+        request: EditRequest | str,
+        *,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Any,
     ) -> RequestHandle:
-        """Put a request in the queue; prompt and options as of a call of the pipeline.
+        """Put a request in the queue: an `EditRequest`, or a prompt with options as of a call of the
+        pipeline.
 
         It is checked now, and its files are opened and read when it runs; arrays are not copied, so leave
         them alone until then. The callback is called from a worker's thread.
@@ -127,9 +143,9 @@ class RequestQueue:
         """
         with self._changed:
             self._check_room()
-        request = self._pipeline.prepare(prompt, **options)
-        memory_bytes = self._estimate(request.expected_work)
-        handle = RequestHandle(self, request.schedule.num_inference_steps, memory_bytes)
+        checked = self._pipeline.prepare(_request_from(request, options))
+        memory_bytes = self._estimate(checked.expected_work)
+        handle = RequestHandle(self, checked.schedule.num_inference_steps, memory_bytes)
 
         def on_step_end(pipeline: Pipeline, step: int, timestep: float, facts: dict[str, Any]) -> Any:
             handle.num_steps_done = step + 1
@@ -139,7 +155,7 @@ class RequestQueue:
 
         job = partial(
             self._pipeline.run,
-            request,
+            checked,
             callback_on_step_end=on_step_end,
             is_cancelled=handle._stop.is_set,
         )

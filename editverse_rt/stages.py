@@ -13,12 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.media.frames import Frames
-from editverse_rt.request.layout import Grid, Layout
-from editverse_rt.request.request import Plan
+from editverse_rt.request.laid_out import Branch, LaidOutRequest
+from editverse_rt.request.layout import Grid
 
-__all__ = ["Run", "StageClock", "decode_patches", "draw_noise", "encode_clip", "encode_text", "solve"]
+__all__ = [
+    "Run",
+    "StageClock",
+    "decode_patches",
+    "draw_noise",
+    "encode_clip",
+    "encode_text",
+    "make_table",
+    "solve",
+]
 
 Array = NDArray[Any]
 Run = Callable[..., dict[str, Array]]
@@ -39,9 +49,9 @@ class StageClock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
 
 
-def encode_text(run: Run, ids: Sequence[Sequence[int]]) -> Array:
-    """Text rows float32 [Lt, Dt] of all segments' ids in one call."""
-    return run("text_encoder", ids=np.concatenate(ids).astype(np.int64))["text"]
+def encode_text(run: Run, ids: Sequence[int]) -> Array:
+    """Text rows float32 [Lt, Dt] of token ids, in one call."""
+    return run("text_encoder", ids=np.array(ids, np.int64))["text"]
 
 
 def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> Array:
@@ -52,60 +62,76 @@ def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> Array:
     return patches.reshape(-1, geometry.patch_dim)
 
 
-def draw_noise(run: Run, geometry: Geometry, plan: Plan) -> Array:
-    """Noise float32 [Lg, P] of the plan's seed."""
-    shape = np.array([plan.target.num_patches, geometry.patch_dim], np.int64)
-    return run("noise", seed=np.array(plan.seed, np.int64), shape=shape)["noise"]
+def make_table(run: Run, schedule: Schedule, num_inference_steps: int) -> ScheduleTable:
+    """The table of a schedule for another number of steps, by the bundle's graph for it (float64)."""
+    numbers = {"guidance_scale": schedule.guidance_scale, **schedule.options}
+    outputs = run(
+        schedule.graph,
+        num_steps=np.array(num_inference_steps, np.int64),
+        **{name: np.array(value, np.float64) for name, value in numbers.items()},
+    )
+    timesteps, guidance, matrices, experts = (
+        np.asarray(outputs[name]).tolist() for name in ("timesteps", "guidance", "matrices", "experts")
+    )
+    return ScheduleTable(
+        tuple(timesteps), tuple(guidance), tuple(tuple(map(tuple, m)) for m in matrices), tuple(experts)
+    )
+
+
+def draw_noise(run: Run, geometry: Geometry, laid_out: LaidOutRequest) -> Array:
+    """Noise float32 [Lg, P] of the request's seed."""
+    shape = np.array([laid_out.target.num_patches, geometry.patch_dim], np.int64)
+    return run("noise", seed=np.array(laid_out.seed, np.int64), shape=shape)["noise"]
 
 
 def solve(
     run: Run,
-    plan: Plan,
-    text: Array,
-    clean: Sequence[Array],
+    laid_out: LaidOutRequest,
+    texts: Sequence[Array],
+    clean: Array,
     noise: Array,
     clock: StageClock,
     on_step_end: Callable[[int, float], None],
 ) -> Array:
     """From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1).
 
-    text: [Lt, Dt]. clean: [Lc, P] of each clip in the order of the instruction. on_step_end(step, timestep)
+    texts: [Lt, Dt] each, which the branches name by index. clean: [Lc, Pc]. on_step_end(step, timestep)
     is called after each solver step, and stops the request by what it raises.
     """
-    schedule = plan.schedule
-    context = np.concatenate([np.zeros((0, noise.shape[1]), np.float32), *clean])
-    sample, previous, before = noise, np.zeros_like(noise), np.zeros_like(noise)
-    for step, timestep in enumerate(schedule.timesteps):
-        guidance = schedule.guidance_scale[step]
+    table = laid_out.schedule.table
+    sample, history = noise, np.zeros((len(table.matrices[0]) - 1, *noise.shape), np.float32)
+    for step, timestep in enumerate(table.timesteps):
+        guidance = table.guidance[step]
         with clock("transformer"):
-            cond = _evaluate(run, plan.layout, text, context, sample, timestep)
+            cond = _evaluate(run, laid_out.cond, texts, clean, sample, timestep)
             uncond = cond
             if guidance != 1:
-                uncond = _evaluate(run, plan.layout_uncond, text[:0], context, sample, timestep)
+                uncond = _evaluate(run, laid_out.uncond, texts, clean, sample, timestep)
         with clock("solver_step"):
             outputs = run(
                 "solver_step",
                 sample=sample,
+                history=history,
                 velocity_cond=cond,
                 velocity_uncond=uncond,
-                velocity_prev1=previous,
-                velocity_prev2=before,
                 guidance=np.array(guidance, np.float32),
-                coefficients=np.array(schedule.coefficients[step], np.float32),
+                matrix=np.array(table.matrices[step], np.float32),
             )
-        sample, previous, before = outputs["sample_next"], outputs["velocity"], previous
+        sample, history = outputs["sample_next"], outputs["history_next"]
         on_step_end(step, timestep)
     return sample
 
 
-def _evaluate(run: Run, layout: Layout, text: Array, clean: Array, noisy: Array, timestep: float) -> Array:
+def _evaluate(
+    run: Run, branch: Branch, texts: Sequence[Array], clean: Array, noisy: Array, timestep: float
+) -> Array:
     return run(
         "transformer",
-        text=text,
+        text=texts[0][:0] if branch.text is None else texts[branch.text],
         clean=clean,
         noisy=noisy,
-        layout=layout.layout,
-        positions=layout.positions,
+        layout=branch.layout.layout,
+        positions=branch.layout.positions,
         timestep=np.array(timestep, np.float32),
     )["velocity"]
 

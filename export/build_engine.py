@@ -144,7 +144,7 @@ def _build_graph(
     onnx_file = scratch / f"{graph}.onnx"
     plugin = order.plugin if keeps_plugin(bundle, graph) else None
     model = load_standard(bundle, graph, keep_plugin=plugin is not None)
-    if str(bundle.spec.made.get("dtype", "float32")) == "float32" or graph.startswith("vae_"):
+    if bundle.spec.capabilities.dtype == "float32" or graph.startswith("vae_"):
         set_precision(model, precision)
         errors = measure_error(bundle, graph, precision)
     elif graph == "solver_step" or precision == "bf16":
@@ -291,7 +291,7 @@ def _count_heldout(bundle: Bundle, asked: int | None) -> int:
     """One edit of each kind where the bundle was scored on such edits before; it may not know them else."""
     if asked is not None:
         return asked
-    is_float32 = bundle.spec.made.get("dtype", "float32") == "float32"
+    is_float32 = bundle.spec.capabilities.dtype == "float32"
     return int(is_float32 and "by_task" in bundle.spec.quality)
 
 

@@ -27,6 +27,7 @@ from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import EditVerseError
 from editverse_rt.pipeline import Pipeline
 from export.graphs import Transformer
+from export.schedules import HISTORY_ROWS
 from reference.checkpoint import Checkpoint, load_checkpoint
 from reference.noise import draw_noise
 from reference.sampler import edit
@@ -132,7 +133,8 @@ def compare_graphs(
     Raises BackendError for a graph that does not run, ValueError for a bundle whose graphs compute in a dtype
     that has no tolerances or give other shapes than PyTorch.
     """
-    dtype = str(bundle.spec.made.get("weights", bundle.spec.made.get("dtype", "float32")))
+    can = bundle.spec.capabilities
+    dtype = can.weights if can.weights != "float" else can.dtype
     if dtype not in TOLERANCES:
         raise ValueError(f"the bundle computes in {dtype}; tolerances are known for {', '.join(TOLERANCES)}")
     tolerances = TOLERANCES[dtype]
@@ -227,22 +229,22 @@ def _compare_solver(
     measure: Callable[[str, Case, Array, Array], Measurement],
 ) -> Measurement:
     cond, uncond = velocities
-    before = np.random.default_rng(seed).normal(size=(2, *sample.shape)).astype(np.float32)
-    coefficients = np.array([0.05, -0.03, 0.01], np.float32)
+    rng = np.random.default_rng(seed)
+    history = rng.normal(size=(HISTORY_ROWS, *sample.shape)).astype(np.float32)
+    matrix = rng.normal(size=(HISTORY_ROWS + 1, HISTORY_ROWS + 2)).astype(np.float32)
     guidance = np.array(5.0, np.float32)
     outputs = runner.run(
         "solver_step",
         {
-            "sample": sample, "velocity_cond": cond, "velocity_uncond": uncond,
-            "velocity_prev1": before[0], "velocity_prev2": before[1],
-            "guidance": guidance, "coefficients": coefficients,
+            "sample": sample, "history": history, "velocity_cond": cond, "velocity_uncond": uncond,
+            "guidance": guidance, "matrix": matrix,
         },
     )  # fmt: skip
     velocity = uncond.astype(np.float64) + 5.0 * (cond.astype(np.float64) - uncond)
-    c = coefficients.astype(np.float64)
-    expected = sample + c[0] * velocity + c[1] * before[0] + c[2] * before[1]
-    found = np.stack([outputs["sample_next"], outputs["velocity"]])
-    return measure("solver_step", case, found, np.stack([expected, velocity]))
+    state = np.concatenate([sample[None], history, velocity[None]])
+    expected = np.tensordot(matrix.astype(np.float64), state, 1)
+    found = np.concatenate([outputs["sample_next"][None], outputs["history_next"]])
+    return measure("solver_step", case, found, expected)
 
 
 def _run_chunks(runner: Runner, graph: str, given: str, wanted: str, values: Array, chunk: int) -> Array:
@@ -342,7 +344,7 @@ def main() -> None:
         print(
             "In a cell: largest absolute / relative error; of frames: grey levels / share further than one."
         )
-        if bundle.spec.made.get("weights") == "int8":
+        if bundle.spec.capabilities.weights == "int8":
             print("The whole edit is not held to the reference in int8: see python -m benchmarks.frontier.")
         elif not args.skip_edit:
             whole = compare_edit(args.bundle, checkpoint, backend=args.backend, progress=True)

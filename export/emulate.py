@@ -21,7 +21,7 @@ if not __package__:  # run as a file: `python export/emulate.py`
 import numpy as np
 
 from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
-from editverse_rt.engines.choice import HOST_GRAPHS
+from editverse_rt.engines.choice import is_host_graph
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.planning.targets import PRECISIONS, default_precisions, load_target
@@ -40,7 +40,7 @@ def emulate_bundle(bundle: Bundle, precisions: Mapping[str, str], folder: Path) 
     precisions: by the name of a graph; a graph that is not named stays in float32. folder: new, or empty.
     Raises RequestError for a bundle that is not float32, which is what emulation rounds.
     """
-    dtype = str(bundle.spec.made.get("dtype", "float32"))
+    dtype = bundle.spec.capabilities.dtype
     if dtype != "float32":
         raise RequestError(f'bundle "{bundle.spec.name}" is {dtype}; export it with --dtype float32')
     if folder.exists() and any(folder.iterdir()):
@@ -49,7 +49,7 @@ def emulate_bundle(bundle: Bundle, precisions: Mapping[str, str], folder: Path) 
     graphs = {}
     for name, graph in bundle.spec.graphs.items():
         file = f"{name}.onnx"
-        if name in HOST_GRAPHS:
+        if is_host_graph(name):
             shutil.copyfile(bundle.graph_path(name), folder / file)
         else:
             model = load_standard(bundle, name)
@@ -63,7 +63,7 @@ def emulate_bundle(bundle: Bundle, precisions: Mapping[str, str], folder: Path) 
         tokenizer=tokenizer,
         graphs=graphs,
         files=file_specs(folder),
-        made={**bundle.spec.made, "attention": "inline", "emulates": dict(precisions)},
+        capabilities=replace(bundle.spec.capabilities, attention="inline", emulates=dict(precisions)),
         quality={},
     )
     write_bundle_json(folder, spec)
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         bundle = load_bundle(args.bundle)
         parts = default_precisions(load_target(args.target), args.precision)
-        names = [name for name in bundle.spec.graphs if name not in HOST_GRAPHS]
+        names = [name for name in bundle.spec.graphs if not is_host_graph(name)]
         precisions = {name: precision_of_graph(name, parts) for name in names}
         emulate_bundle(bundle, precisions, args.output)
     except EditVerseError as error:

@@ -26,14 +26,14 @@ from torch import nn
 from tqdm import tqdm
 
 from editverse_rt.bundle.manifest import file_specs, write_bundle_json
-from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
+from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, Capabilities, GraphSpec, TokenizerSpec
 from export import lower
 from export.convolutions import unroll_convolutions
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
 from export.modulation import gather_modulation
 from export.noise import build_noise_model
 from export.rows import cut_rows_early
-from export.schedules import build_schedule, exported_recipes
+from export.schedules import build_schedule, exported_settings
 from export.weights import (
     MAX_INLINE_BYTES,
     count_weight_bytes,
@@ -43,7 +43,7 @@ from export.weights import (
 )
 from reference.checkpoint import Checkpoint, load_checkpoint
 
-__all__ = ["export_bundle", "export_graph"]
+__all__ = ["export_bundle", "export_graph", "export_module"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
@@ -59,12 +59,7 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
     """Trace one graph of the table; weights inside, names and axes as the table has them, traces removed."""
     if graph.module is None:
         return ir.from_proto(build_noise_model())
-    spec = graph.spec
-    model = _trace(graph.module().eval(), spec)
-    for value, tensor in zip(
-        [*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True
-    ):
-        value.shape = ir.Shape(tensor.shape)
+    model = _trace_named(graph.module().eval(), graph.spec)
     if lowering == "fused":
         # What ONNX Runtime's CPU kernels are fastest with, in standard operators.
         unroll_convolutions(model)
@@ -73,6 +68,23 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
     cut_rows_early(model)
     strip_traces(model, keep_shapes_of=lower.OP_TYPE)
     halve_exact_weights(model)
+    return model
+
+
+def export_module(module: nn.Module, spec: GraphSpec) -> ir.Model:
+    """Trace a module without attention by an interface; weights inside, traces removed."""
+    model = _trace_named(module.eval(), spec)
+    strip_traces(model, keep_shapes_of=lower.OP_TYPE)
+    return model
+
+
+def _trace_named(module: nn.Module, spec: GraphSpec) -> ir.Model:
+    """Trace a module, and give its inputs and outputs the axes of the table."""
+    model = _trace(module, spec)
+    for value, tensor in zip(
+        [*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True
+    ):
+        value.shape = ir.Shape(tensor.shape)
     return model
 
 
@@ -142,6 +154,15 @@ def export_bundle(
         spec = BundleSpec(
             format_version=FORMAT_VERSION,
             name=name or target.name,
+            family="editverse",
+            conditioning="interleaved",
+            unconditional="drop_text",
+            default_negative_prompt="",
+            capabilities=Capabilities(
+                attention=lowering,
+                convolutions="frames" if lowering == "fused" else "volumes",
+                dtype=str(dtype).removeprefix("torch."),
+            ),
             model=_model_facts(checkpoint),
             geometry=geometry_of(checkpoint),
             tokenizer=TokenizerSpec(
@@ -149,12 +170,12 @@ def export_bundle(
             ),
             graphs={graph_name: graph.spec for graph_name, graph in graphs.items()},
             schedules={
-                key: build_schedule(key, recipe)
-                for key, recipe in exported_recipes(checkpoint.scheduler).items()
+                key: build_schedule(key, settings)
+                for key, settings in exported_settings(checkpoint.scheduler).items()
             },
             default_schedule="paper",
             files=file_specs(partial),
-            made=_made_facts(lowering, dtype),
+            made=_made_facts(),
             quality=quality or {},
         )
         write_bundle_json(partial, spec)
@@ -225,13 +246,10 @@ def _model_facts(checkpoint: Checkpoint) -> dict[str, object]:
     return cast(dict[str, object], json.loads(json.dumps(facts)))
 
 
-def _made_facts(lowering: lower.Lowering, dtype: torch.dtype) -> dict[str, object]:
+def _made_facts() -> dict[str, object]:
     packages = ("torch", "onnx", "onnxscript", "diffusers", "transformers")
     made: dict[str, object] = {
         "by": "export.export_onnx",
-        "attention": lowering,
-        "convolutions": "frames" if lowering == "fused" else "volumes",
-        "dtype": str(dtype).removeprefix("torch."),
         "opset": OPSET,
         "versions": {package: version(package) for package in packages},
     }

@@ -1,7 +1,7 @@
-"""The one table of graphs: names, modules, inputs, outputs, dtypes, dynamic axes.
+"""The graphs of a checkpoint's bundle: the module that each is traced from, with its inputs and outputs.
 
-The exporter, the comparison with the reference and the graph table of `bundle.json` all read it from here. An
-axis is a number, a name (`Lt`) or a multiple of a named axis (`16*h`).
+Names, inputs and outputs come from the runtime's table (`editverse_rt.bundle.interface`). An axis is a
+number, a name (`Lt`) or a multiple of a named axis (`16*h`).
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from editverse_rt.bundle.interface import interfaces_of, tensor_from_line
 from editverse_rt.bundle.spec import Geometry, GraphSpec, TensorSpec
+from export.schedules import HISTORY_ROWS, ScheduleGraph, Solver, exported_settings, solvers
 from reference.checkpoint import Checkpoint
 from reference.families.editverse import EditVerseTransformer
 from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext
 
 __all__ = [
-    "GRAPH_NAMES",
     "Graph",
     "SolverStep",
     "TextEncoder",
@@ -35,21 +37,15 @@ __all__ = [
     "split_axis",
 ]
 
-GRAPH_NAMES = (
-    "text_encoder",
-    "vae_encoder_first",
-    "vae_encoder_next",
-    "transformer",
-    "solver_step",
-    "noise",
-    "vae_decoder_first",
-    "vae_decoder_next",
-)
-
 # Sizes of the example inputs that a graph is traced with: small, and no two alike, so that no two axes are
 # taken for one.
 EXAMPLE_AXES = {"Lt": 5, "Lc": 7, "Lg": 11, "L": 29, "N": 3, "h": 2, "w": 3}
-DTYPES = {"float32": torch.float32, "int64": torch.int64, "uint8": torch.uint8}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+}
 
 
 @dataclass(frozen=True)
@@ -95,21 +91,35 @@ class Transformer(nn.Module):
 
 
 class SolverStep(nn.Module):
-    """Classifier-free guidance and one step of a linear multistep solver (section 5.1)."""
+    """Classifier-free guidance and one step of a linear solver (section 5.1): S' = A [S; v].
+
+    The sample stands first in the state, and its sum begins with the sample and the new velocity: with
+    Euler's matrix this is x + h v, rounded as one writes it.
+    """
+
+    def __init__(self, history_rows: int) -> None:
+        super().__init__()
+        self.history_rows = history_rows
 
     def forward(
         self,
         sample: Tensor,
+        history: Tensor,
         velocity_cond: Tensor,
         velocity_uncond: Tensor,
-        velocity_prev1: Tensor,
-        velocity_prev2: Tensor,
         guidance: Tensor,
-        coefficients: Tensor,
+        matrix: Tensor,
     ) -> tuple[Tensor, Tensor]:
         velocity = velocity_uncond + guidance * (velocity_cond - velocity_uncond)
-        c0, c1, c2 = coefficients.unbind()
-        return sample + c0 * velocity + c1 * velocity_prev1 + c2 * velocity_prev2, velocity
+        state = [sample, velocity, *history.unbind()]
+        columns = [0, self.history_rows + 1, *range(1, self.history_rows + 1)]
+        rows = []
+        for row in range(self.history_rows + 1):
+            total = matrix[row, 0] * sample
+            for column, tensor in zip(columns[1:], state[1:], strict=True):
+                total = total + matrix[row, column] * tensor
+            rows.append(total)
+        return rows[0], torch.stack(rows[1:])
 
 
 def geometry_of(checkpoint: Checkpoint) -> Geometry:
@@ -121,13 +131,14 @@ def geometry_of(checkpoint: Checkpoint) -> Geometry:
         spatial_ratio=2 ** (len(vae.dim_mult) - 1) * (vae.patch_size or 1),
         patch_size=checkpoint.patch_size,
         patch_dim=checkpoint.transformer.config.patch_dim,
+        clean_dim=checkpoint.transformer.config.patch_dim,
         default_fps=float(limits["default_fps"]),
         **sizes,
     )
 
 
 def build_graphs(checkpoint: Checkpoint) -> dict[str, Graph]:
-    """The table for one checkpoint, in the order of `GRAPH_NAMES`. Modules are made when called for."""
+    """The table for one checkpoint, in the order of the runtime's. Modules are made when called for."""
     vae, p = checkpoint.vae, checkpoint.patch_size
     specs = graph_specs(checkpoint)
 
@@ -141,10 +152,11 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, Graph]:
         "vae_encoder_first": lambda: EncoderFirst(vae, p),
         "vae_encoder_next": lambda: EncoderNext(vae, p),
         "transformer": lambda: Transformer(checkpoint.transformer),
-        "solver_step": SolverStep,
+        "solver_step": lambda: SolverStep(HISTORY_ROWS),
         "noise": None,
         "vae_decoder_first": lambda: DecoderFirst(vae, p),
         "vae_decoder_next": lambda: DecoderNext(vae, p),
+        **{name: partial(ScheduleGraph, solver) for name, solver in _schedule_graphs(checkpoint).items()},
     }
     return {
         name: Graph(
@@ -152,52 +164,47 @@ def build_graphs(checkpoint: Checkpoint) -> dict[str, Graph]:
             module=modules[name],
             weights=f"{name.removesuffix('_first').removesuffix('_next')}.weights",
         )
-        for name in GRAPH_NAMES
+        for name in specs
     }
 
 
 def graph_specs(checkpoint: Checkpoint) -> dict[str, GraphSpec]:
-    """The interface of every graph of a checkpoint's bundle."""
+    """The interface of every graph of a checkpoint's bundle, from the runtime's table of its family."""
     geometry = geometry_of(checkpoint)
-    r, s, P = geometry.temporal_ratio, geometry.size_multiple, geometry.patch_dim
-    Dt = checkpoint.transformer.config.text_dim
-    patches = f"patches float32 1 h w {P}"
-    text, clean, noisy = f"text float32 Lt {Dt}", f"clean float32 Lc {P}", f"noisy float32 Lg {P}"
-    velocity = f"float32 Lg {P}"
-    enc, dec = _cache_lines(checkpoint)
-    enc_next, dec_next = ([f"next_{line}" for line in lines] for lines in (enc, dec))
-    table: dict[str, tuple[list[str], list[str]]] = {
-        "text_encoder": (["ids int64 Lt"], [text]),
-        "vae_encoder_first": ([f"frames uint8 1 {s}*h {s}*w 3"], [patches, *enc_next]),
-        "vae_encoder_next": ([f"frames uint8 {r} {s}*h {s}*w 3", *enc], [patches, *enc_next]),
-        "transformer": (
-            [text, clean, noisy, "layout int64 L", "positions int64 L 4", "timestep float32"],
-            [f"velocity {velocity}"],
-        ),
-        "solver_step": (
-            [f"sample {velocity}"]
-            + [f"velocity_{which} {velocity}" for which in ("cond", "uncond", "prev1", "prev2")]
-            + ["guidance float32", "coefficients float32 3"],
-            [f"sample_next {velocity}", f"velocity {velocity}"],
-        ),
-        "noise": (["seed int64", "shape int64 2"], ["noise float32 N P"]),
-        "vae_decoder_first": ([patches], [f"frames uint8 1 {s}*h {s}*w 3", *dec_next]),
-        "vae_decoder_next": ([patches, *dec], [f"frames uint8 {r} {s}*h {s}*w 3", *dec_next]),
+    sizes = {
+        "r": geometry.temporal_ratio,
+        "s": geometry.size_multiple,
+        "P": geometry.patch_dim,
+        "Pc": geometry.clean_dim,
+        "Dt": checkpoint.transformer.config.text_dim,
+        "K": HISTORY_ROWS,
+        "S": HISTORY_ROWS + 1,
+        "S1": HISTORY_ROWS + 2,
     }
-    return {
-        name: GraphSpec(
+    encoder, decoder = _cache_lines(checkpoint)
+
+    def tensors(lines: tuple[str, ...], caches: list[str], prefix: str) -> tuple[TensorSpec, ...]:
+        whole = [line for line in lines if line != "caches"]
+        if "caches" in lines:
+            whole += [prefix + cache for cache in caches]
+        return tuple(tensor_from_line(line, sizes) for line in whole)
+
+    specs = {}
+    for name, interface in interfaces_of("editverse", tuple(_schedule_graphs(checkpoint))).items():
+        caches = encoder if name.startswith("vae_encoder") else decoder
+        specs[name] = GraphSpec(
             name=name,
             file=f"{name}.onnx",
-            inputs=tuple(_tensor_from_line(line) for line in table[name][0]),
-            outputs=tuple(_tensor_from_line(line) for line in table[name][1]),
+            inputs=tensors(interface.inputs, caches, ""),
+            outputs=tensors(interface.outputs, caches, "next_"),
         )
-        for name in GRAPH_NAMES
-    }
+    return specs
 
 
-def _tensor_from_line(line: str) -> TensorSpec:
-    name, dtype, *axes = line.split()
-    return TensorSpec(name, dtype, tuple(int(axis) if axis.isdigit() else axis for axis in axes))
+def _schedule_graphs(checkpoint: Checkpoint) -> dict[str, Solver]:
+    """The graphs that make tables: one for each solver that a named schedule of the bundle uses."""
+    used = {settings.solver for settings in exported_settings(checkpoint.scheduler).values()}
+    return {f"schedule_{solver}": solver for solver in solvers if solver in used}
 
 
 def _cache_lines(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
@@ -245,7 +252,11 @@ def example_inputs(spec: GraphSpec, sizes: Mapping[str, int] = EXAMPLE_AXES, see
     inputs = []
     for tensor in spec.inputs:
         shape = [axis_size(axis, sizes) for axis in tensor.shape]
-        if tensor.dtype == "float32":
+        if spec.name.startswith("schedule_"):
+            inputs.append(
+                torch.full(shape, 7 if tensor.dtype == "int64" else 0.5, dtype=DTYPES[tensor.dtype])
+            )
+        elif tensor.dtype == "float32":
             inputs.append(torch.randn(shape, generator=generator))
         elif tensor.dtype == "uint8":
             inputs.append(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator))

@@ -30,7 +30,7 @@ __all__ = ["INTEGERS", "quantize_bundle", "quantize_products", "round_columns"]
 
 OP_TYPE, DOMAIN = "DynamicQuantizeMatMul", "com.microsoft"
 INTEGERS = "int8"
-"""What such a bundle says of its weights, in `made.weights`."""
+"""What such a bundle says of its weights, in `capabilities.weights`."""
 LARGEST = 127
 """Of a weight; -128 is left out, so that the scale is the same on both sides of zero."""
 PART = ".blocks."
@@ -43,9 +43,9 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
     Raises FileExistsError when target is there, ValueError for a bundle that ONNX Runtime's form is not in.
     """
     bundle = load_bundle(source)
-    if bundle.spec.made.get("attention") != "fused":
+    if bundle.spec.capabilities.attention != "fused":
         raise ValueError(
-            f'{source} was exported with "{bundle.spec.made.get("attention")}"; expected "fused"'
+            f'{source} was exported with "{bundle.spec.capabilities.attention}"; expected "fused"'
         )
     if target.exists():
         raise FileExistsError(f"{target} is there; give another path, or remove it")
@@ -63,9 +63,9 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
             move_weights_out([model], weights)
         ir.save(model, partial / file)
         onnx.checker.check_model(partial / file)
-        made = {**bundle.spec.made, "weights": INTEGERS}
+        can = dataclasses.replace(bundle.spec.capabilities, weights=INTEGERS)
         spec = dataclasses.replace(
-            bundle.spec, name=target.name, files=file_specs(partial), made=made, quality={}
+            bundle.spec, name=target.name, files=file_specs(partial), capabilities=can, quality={}
         )
         write_bundle_json(partial, spec)
         partial.rename(target)

@@ -209,7 +209,7 @@ def lower_attention(model: ir.Model, config: TransformerConfig, lowering: Loweri
 
 def keeps_plugin(bundle: Bundle, graph: str) -> bool:
     """Whether a graph was exported with `RopeAttention` left to TensorRT's plugin."""
-    return graph == "transformer" and bundle.spec.made.get("attention") == "plugin"
+    return graph == "transformer" and bundle.spec.capabilities.attention == "plugin"
 
 
 def check_source(bundle: Bundle) -> None:
@@ -217,12 +217,12 @@ def check_source(bundle: Bundle) -> None:
 
     Raises RequestError that says what to take instead.
     """
-    if bundle.spec.made.get("weights") == INTEGERS:
+    if bundle.spec.capabilities.weights == INTEGERS:
         raise RequestError(
             f'bundle "{bundle.spec.name}" multiplies in 8-bit integers, which only ONNX Runtime reads; give '
             "the bundle that export.integers made it from"
         )
-    if "emulates" in bundle.spec.made:
+    if bundle.spec.capabilities.emulates:
         raise RequestError(
             f'bundle "{bundle.spec.name}" emulates the rounding of plans; give the bundle that '
             "export.emulate made it from"

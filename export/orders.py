@@ -162,7 +162,9 @@ def describe_order(bundle: Bundle, order: Order) -> list[str]:
         geometry.default_width_px,
     )
     schedule = bundle.spec.schedules[bundle.spec.default_schedule]
-    work = Work(bundle.spec.tokenizer.max_tokens, (shape,), shape, schedule)
+    steps = schedule.num_inference_steps
+    guided = schedule.table.num_evaluations - steps
+    work = Work(bundle.spec.tokenizer.max_tokens, (shape,), shape, steps, guided)
     for target in order.targets:
         estimate = estimate_work(bundle.spec, work, replace(target, precision=order.precision))
         verdict = "fits" if estimate.fits else "does not fit"

@@ -1,56 +1,46 @@
-"""Schedules as tables: where the transformer is evaluated, and how its velocities are combined.
+"""Schedules of a bundle: the settings that name one, its table, and the graph that makes any other.
 
-A solver here is linear: a step adds a fixed combination of the newest velocity and the two before it, so it
-is a row of numbers in the bundle and no code in a host. The rows are exact integrals: of all weights on the
-known velocities, those that integrate a small space of functions without error.
-
-  euler   one velocity;
-  ab2     Adams-Bashforth: straight lines through the last two velocities;
-  ab3     parabolas through the last three;
-  unip2   as ab2, for paths whose clean prediction is linear in the log signal-to-noise ratio, which is where
-          the predictor of UniPC (Zhao et al., 2302.04867) of order 2 is exact, for rectified flow. UniPC
-          keeps clean predictions and this keeps velocities, so off such paths the two differ;
-  unipc2  unip2, and each step first corrected with the velocity that was found at its end, as UniPC does,
-          which costs no evaluation. Predicted and corrected state differ by velocities alone, so the
-          correction goes into the next row.
-
-Time runs from 0 (noise) to 1 (data), paper section 3.3: x_t = t x_1 + (1 - t) x_0, v = x_1 - x_0.
+The arithmetic is `reference.solvers`: a solver is linear, a step is a matrix over its state. Here a
+schedule has a name and settings, and `ScheduleGraph` is the module that the bundle's `schedule_<solver>`
+graphs are traced from. Time runs from 0 (noise) to 1 (data), paper section 3.3: x_t = t x_1 + (1 - t) x_0,
+v = x_1 - x_0.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast, get_args
 
-import numpy as np
+import torch
+from torch import Tensor, nn
 
-from editverse_rt.bundle.spec import Schedule
+from editverse_rt.bundle.schedule import Schedule, ScheduleTable
+from reference.solvers import STATE_ROWS, sigma_at, step_matrices
 
 __all__ = [
+    "HISTORY_ROWS",
     "NAMED",
-    "Recipe",
+    "ScheduleGraph",
+    "ScheduleSettings",
     "Solver",
     "build_schedule",
-    "count_evaluations",
-    "exported_recipes",
-    "paper_recipe",
+    "exported_settings",
+    "paper_settings",
     "solvers",
 ]
 
-Solver = Literal["euler", "ab2", "ab3", "unip2", "unipc2"]
+Solver = Literal["euler", "ab2", "ab3"]
 solvers: tuple[Solver, ...] = get_args(Solver)
 
 PAPER_GUIDANCE = 5.0
-
-# An integral of basis functions from a to b, and their values at a node, both [basis size].
-_Basis = tuple[Callable[[float], np.ndarray], Callable[[float], np.ndarray]]
+HISTORY_ROWS = 2
+"""Rows of the solver's history in a bundle of this family: two earlier velocities, as ab3 needs."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ScheduleSettings:
     """What a schedule is built from.
 
     shift: 1 for uniform times; s > 1 moves them towards the noise and s < 1 towards the data, 1 - t becomes
@@ -89,8 +79,11 @@ class Recipe:
         return " ".join(words)
 
     @classmethod
-    def from_label(cls, label: str, guidance_scale: float = PAPER_GUIDANCE) -> Recipe:
-        """The recipe of a label; guidance_scale holds where it names none. Raises ValueError for no label."""
+    def from_label(cls, label: str, guidance_scale: float = PAPER_GUIDANCE) -> ScheduleSettings:
+        """The settings of a label; guidance_scale holds where it names none.
+
+        Raises ValueError for what is no label.
+        """
         match = _LABEL.fullmatch(label)
         if match is None:
             raise ValueError(f"{label!r} is no schedule; expected one as 'ab2-10 shift 2 guided 0-0.6'")
@@ -112,128 +105,93 @@ _LABEL = re.compile(
 
 # What an export writes beside the paper's schedule; `python -m benchmarks.frontier BUNDLE --write` replaces
 # them in a bundle by what was measured there, with the measured quality.
-NAMED: dict[str, Recipe] = {
-    "balanced": Recipe("ab2", 20),
-    "fast": Recipe("ab2", 10, shift=2.0),
+NAMED: dict[str, ScheduleSettings] = {
+    "balanced": ScheduleSettings("ab2", 20),
+    "fast": ScheduleSettings("ab2", 10, shift=2.0),
 }
 
 
-def paper_recipe(scheduler: dict[str, object]) -> Recipe:
+def paper_settings(scheduler: dict[str, object]) -> ScheduleSettings:
     """The paper's loop: uniform Euler steps at one guidance (section 5.1), from scheduler_config.json."""
-    return Recipe(
+    return ScheduleSettings(
         "euler", int(str(scheduler["num_inference_steps"])), 1.0, float(str(scheduler["guidance_scale"]))
     )
 
 
-def exported_recipes(scheduler: dict[str, object]) -> dict[str, Recipe]:
+def exported_settings(scheduler: dict[str, object]) -> dict[str, ScheduleSettings]:
     """What an export writes: the paper's loop, and `NAMED`, all at the checkpoint's guidance."""
-    paper = paper_recipe(scheduler)
-    named = {name: replace(r, guidance_scale=paper.guidance_scale) for name, r in NAMED.items()}
+    paper = paper_settings(scheduler)
+    named = {name: replace(s, guidance_scale=paper.guidance_scale) for name, s in NAMED.items()}
     return {"paper": paper, **named}
 
 
-def build_schedule(name: str, recipe: Recipe) -> Schedule:
-    """The table of a recipe, of kind "euler" for uniform Euler steps; others hold for their steps only."""
-    n = recipe.num_steps
-    times = [_shifted(i / n, recipe.shift) for i in range(n)] + [1.0]
-    is_guided = [recipe.guided_from <= t < recipe.guided_until for t in times[:-1]]
-    schedule = Schedule(
+class ScheduleGraph(nn.Module):
+    """The module of a bundle's graph `schedule_<solver>`: numbers of a schedule to its table."""
+
+    def __init__(self, solver: Solver, history_rows: int = HISTORY_ROWS) -> None:
+        super().__init__()
+        self.solver: Solver = solver
+        self.state_rows = 1 + history_rows
+
+    def forward(
+        self,
+        num_steps: Tensor,
+        shift: Tensor,
+        guidance_scale: Tensor,
+        guided_from: Tensor,
+        guided_until: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """num_steps int64 [], the others float64 [].
+
+        Returns timesteps [n], guidance [n] and matrices [n, S, S + 1], float64, and experts int64 [n].
+        """
+        count = num_steps.item()
+        torch._check(count >= 1)
+        index, steps = torch.arange(count, dtype=torch.float64), num_steps.to(torch.float64)
+        before2, before, now, after = (
+            sigma_at("uniform", index + d, steps, shift) for d in (-2.0, -1.0, 0.0, 1.0)
+        )
+        matrices = step_matrices(self.solver, index, steps, before2, before, now, after)
+        times = 1 - now
+        is_guided = (times >= guided_from) & (times < guided_until)
+        guidance = torch.where(is_guided, guidance_scale, torch.ones_like(times))
+        return times, guidance, _padded(matrices, self.state_rows), torch.zeros_like(times, dtype=torch.int64)
+
+
+def _padded(matrices: Tensor, rows: int) -> Tensor:
+    """Matrices [n, k, k + 1] of a smaller state as [n, rows, rows + 1]: the rows that are new stay zero."""
+    missing = rows - matrices.shape[1]
+    if not missing:
+        return matrices
+    state, velocity = matrices[:, :, :-1], matrices[:, :, -1:]
+    wide = torch.cat([state, torch.zeros_like(state[:, :, :1]).expand(-1, -1, missing), velocity], 2)
+    return torch.cat([wide, torch.zeros_like(wide[:, :1]).expand(-1, missing, -1)], 1)
+
+
+def build_schedule(name: str, settings: ScheduleSettings, history_rows: int = HISTORY_ROWS) -> Schedule:
+    """The schedule of these settings, with its table, as the graph `schedule_<solver>` gives it."""
+    if STATE_ROWS[settings.solver] > 1 + history_rows:
+        raise ValueError(
+            f"{settings.solver} keeps {STATE_ROWS[settings.solver]} rows; this bundle {history_rows}"
+        )
+    options = {
+        "shift": settings.shift,
+        "guidance_scale": settings.guidance_scale,
+        "guided_from": settings.guided_from,
+        "guided_until": settings.guided_until,
+    }
+    numbers = (torch.tensor(value, dtype=torch.float64) for value in options.values())
+    tables = ScheduleGraph(settings.solver, history_rows)(torch.tensor(settings.num_steps), *numbers)
+    timesteps, guidance, matrices, experts = (table.tolist() for table in tables)
+    return Schedule(
         name=name,
-        timesteps=tuple(times[:-1]),
-        coefficients=tuple(_solve_rows(recipe.solver, times)),
-        guidance_scale=tuple(recipe.guidance_scale if guided else 1.0 for guided in is_guided),
-        kind="multistep",
+        graph=f"schedule_{settings.solver}",
+        guidance_scale=settings.guidance_scale,
+        table=ScheduleTable(
+            timesteps=tuple(timesteps),
+            guidance=tuple(guidance),
+            matrices=tuple(tuple(map(tuple, matrix)) for matrix in matrices),
+            experts=tuple(experts),
+        ),
+        options={option: value for option, value in options.items() if option != "guidance_scale"},
     )
-    if recipe.solver == "euler" and recipe.shift == 1 and all(is_guided):
-        # Written without the rounding of differences: this is the table that `with_steps` makes.
-        return replace(schedule, kind="euler", coefficients=((1.0 / n, 0.0, 0.0),) * n)
-    return schedule
-
-
-def count_evaluations(schedule: Schedule) -> int:
-    """Evaluations of the transformer in all: one a step, and another where guidance applies."""
-    return len(schedule.timesteps) + sum(scale != 1 for scale in schedule.guidance_scale)
-
-
-def _shifted(t: float, shift: float) -> float:
-    # Not by way of 1 - t, whose rounding would put the first time beside 0, and out of an interval from 0 on.
-    return t / (1.0 + (shift - 1.0) * (1.0 - t)) if shift != 1 else t
-
-
-def _solve_rows(solver: Solver, times: Sequence[float]) -> list[tuple[float, float, float]]:
-    """The coefficients of every step from times[i] to times[i + 1], newest velocity first."""
-    order = {"euler": 1, "ab2": 2, "ab3": 3, "unip2": 2, "unipc2": 2}[solver]
-    basis = _log_snr_basis if solver in ("unip2", "unipc2") else _polynomial_basis
-    rows = [_predict(basis, order, times, i) for i in range(len(times) - 1)]
-    if solver == "unipc2":
-        # x_i was predicted; corrected it would be x_i + (correction - prediction of the step before).
-        correct = [_correct(basis, times, i) for i in range(1, len(times) - 1)]
-        for i, row in enumerate(correct, 1):
-            rows[i] = rows[i] + row - _delayed(_predict(basis, order, times, i - 1))
-    return [(float(c0), float(c1), float(c2)) for c0, c1, c2 in rows]
-
-
-def _predict(basis: Callable[[int], _Basis], order: int, times: Sequence[float], i: int) -> np.ndarray:
-    """Weights [3] of v_i, v_{i-1}, v_{i-2} for the step from times[i]. The last step to the data is Euler's
-    where the basis ends before t = 1."""
-    nodes = [times[j] for j in range(i, max(i - order, -1), -1)]
-    return _weights(basis, nodes, times[i], times[i + 1])
-
-
-def _correct(basis: Callable[[int], _Basis], times: Sequence[float], i: int) -> np.ndarray:
-    """Weights [3] of v_i, v_{i-1}, v_{i-2} for the step from times[i - 1] to times[i], v_i being known."""
-    nodes = [times[j] for j in range(i, max(i - 3, -1), -1)]
-    return _weights(basis, nodes, times[i - 1], times[i])
-
-
-def _delayed(row: np.ndarray) -> np.ndarray:
-    """A row of the step before, told of this step's velocities; its third would be a fourth here.
-
-    Raises ValueError if there is one.
-    """
-    if row[2] != 0:
-        raise ValueError(f"the row {row.tolist()} uses three velocities; a correction leaves room for two")
-    return np.array([0.0, row[0], row[1]])
-
-
-def _weights(basis: Callable[[int], _Basis], nodes: Sequence[float], begin: float, end: float) -> np.ndarray:
-    """Weights [3] with which velocities at the nodes integrate the basis from begin to end without error.
-
-    Nodes at which the basis has no values, t = 0 of the log-SNR, are left out, as are all but the first where
-    the interval ends beyond it.
-    """
-    usable = [t for t in nodes if basis is _polynomial_basis or t > 0]
-    if basis is _log_snr_basis and (end >= 1 or begin <= 0):
-        usable = []
-    weights = np.zeros(3)
-    if len(usable) < 2:
-        weights[0 if begin == nodes[0] or len(nodes) == 1 else 1] = end - begin
-        return weights
-    integral, value = basis(len(usable))
-    matrix = np.stack([value(t) for t in usable], 1)
-    weights[: len(usable)] = np.linalg.solve(matrix, integral(end) - integral(begin))
-    return weights
-
-
-def _polynomial_basis(size: int) -> _Basis:
-    """Velocities 1, t, t^2 and their integrals."""
-    powers = np.arange(size)
-    return (lambda t: t ** (powers + 1) / (powers + 1)), (lambda t: t**powers)
-
-
-def _log_snr_basis(size: int) -> _Basis:
-    """Velocities along which the clean prediction x_t + (1 - t) v is 1, l, l^2 for l = log(t / (1 - t)).
-
-    From dx/dt = (m - x) / (1 - t) with m = l^k: x = t; t l - 1; t l^2 - 2 t l + 2. Their derivatives are the
-    velocities.
-    """
-
-    def integral(t: float) -> np.ndarray:
-        log = math.log(t / (1 - t))
-        return np.array([t, t * log - 1, t * log**2 - 2 * t * log + 2])[:size]
-
-    def value(t: float) -> np.ndarray:
-        log = math.log(t / (1 - t))
-        return np.array([1.0, log + 1 / (1 - t), log**2 + 2 * log / (1 - t) - 2 * log - 2 / (1 - t)])[:size]
-
-    return integral, value

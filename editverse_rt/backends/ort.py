@@ -180,7 +180,7 @@ class OrtRunner:
     def _takes_threads(self, graph: str) -> bool:
         """Whether the graph gives the same bytes on any number of threads."""
         if graph in _FRAME_BY_FRAME_GRAPHS and platform.machine() in _BLOCKED_LAYOUT_MACHINES:
-            return self._bundle.spec.made.get("convolutions") == "frames"
+            return self._bundle.spec.capabilities.convolutions == "frames"
         return graph in _THREADED_GRAPHS
 
     def _create_session(self, graph: str) -> Any:

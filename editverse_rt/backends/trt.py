@@ -16,7 +16,7 @@ from editverse_rt.backends.cuda import Cuda, Gpu
 from editverse_rt.backends.ort import first_line
 from editverse_rt.backends.trt_runner import TrtRunner
 from editverse_rt.bundle.manifest import Bundle
-from editverse_rt.engines.choice import HOST_GRAPHS, choose_plans, refuse_options
+from editverse_rt.engines.choice import choose_plans, is_host_graph, refuse_options
 from editverse_rt.engines.manifest import EngineSet, PlanSpec
 from editverse_rt.engines.stamps import is_verified
 from editverse_rt.errors import BackendError
@@ -78,7 +78,7 @@ class TrtBackend:
         return TrtRunner(bundle, self._import(), cuda, engines, plans, num_threads, gpu)
 
     def _choose(self, bundle: Bundle, gpu: Gpu) -> tuple[EngineSet, dict[str, PlanSpec]]:
-        graphs = tuple(name for name in bundle.spec.graphs if name not in HOST_GRAPHS)
+        graphs = tuple(name for name in bundle.spec.graphs if not is_host_graph(name))
         version = str(self._import().__version__)
         return choose_plans(bundle, graphs, self._name, version, gpu.capability, gpu.name)
 

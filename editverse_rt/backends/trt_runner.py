@@ -25,7 +25,7 @@ from editverse_rt.backends.cuda import Cuda, DeviceTensor, Pool
 from editverse_rt.backends.ort import OrtRunner, first_line
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
-from editverse_rt.engines.choice import HOST_GRAPHS, choose_profile, choose_weight_budget
+from editverse_rt.engines.choice import choose_profile, choose_weight_budget, is_host_graph
 from editverse_rt.engines.manifest import BUILD_AGAIN, EngineSet, PlanSpec, verify_plan_file
 from editverse_rt.engines.shapes import Shape, count_bytes, output_shapes
 from editverse_rt.errors import BackendError
@@ -121,7 +121,7 @@ class TrtRunner:
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         """Run one graph; its results stay on the device. Raises BackendError for shapes beyond profiles."""
-        if graph in HOST_GRAPHS:
+        if is_host_graph(graph):
             return self._host.run(graph, inputs)
         if self._runtime is None:
             raise BackendError(

@@ -1,45 +1,118 @@
-"""What the runtime calls: the inputs and outputs that each graph of a bundle has to have."""
+"""The one table of graphs: the inputs and outputs that each graph of a bundle has, family by family.
+
+The exporter writes graphs by it, `check_interfaces` holds a bundle.json to it, and the C++ host has it from
+`cpp/tools/write_tables.py`. A line is "name dtype axes". These axes are numbers of a bundle:
+
+    r   geometry.temporal_ratio           P   geometry.patch_dim        Dt  width of a text row
+    s   pixels a side of a patch          Pc  geometry.clean_dim        K   rows of the solver's history
+    S   rows of the solver's state, 1 + K; S1 = S + 1
+
+Any other letter names a dynamic axis; `s*h` is a multiple of one. "caches" stands for the VAE's own
+caches, as many as it needs.
+"""
 
 from __future__ import annotations
 
-from editverse_rt.bundle.spec import BundleSpec, TensorSpec
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from editverse_rt.bundle.spec import BundleSpec, GraphSpec, TensorSpec
 from editverse_rt.fields import Fields
 
-__all__ = ["check_interfaces"]
+__all__ = [
+    "FAMILIES",
+    "SCHEDULE_INPUTS",
+    "Interface",
+    "check_interfaces",
+    "interfaces_of",
+    "tensor_from_line",
+]
 
-# What the runtime calls, as "name dtype axes": r, P and Dt stand for the bundle's temporal_ratio, patch_dim
-# and text width, other letters for dynamic axes. "caches" are the VAE's own, as many as it needs.
-_INTERFACE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "text_encoder": (("ids int64 Lt",), ("text float32 Lt Dt",)),
-    "vae_encoder_first": (("frames uint8 1 H W 3",), ("patches float32 1 h w P", "caches")),
-    "vae_encoder_next": (("frames uint8 r H W 3", "caches"), ("patches float32 1 h w P", "caches")),
-    "transformer": (
-        (
-            "text float32 Lt Dt",
-            "clean float32 Lc P",
-            "noisy float32 Lg P",
-            "layout int64 L",
-            "positions int64 L 4",
-            "timestep float32",
-        ),
-        ("velocity float32 Lg P",),
+
+@dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of one graph as lines; optional: a bundle may lack it."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    optional: bool = False
+
+
+# Every family's.
+_COMMON = {
+    "text_encoder": Interface(("ids int64 Lt",), ("text float32 Lt Dt",)),
+    "vae_encoder_first": Interface(("frames uint8 1 s*h s*w 3",), ("patches float32 1 h w P", "caches")),
+    "vae_encoder_next": Interface(
+        ("frames uint8 r s*h s*w 3", "caches"), ("patches float32 1 h w P", "caches")
     ),
-    "solver_step": (
+    "solver_step": Interface(
         (
             "sample float32 Lg P",
+            "history float32 K Lg P",
             "velocity_cond float32 Lg P",
             "velocity_uncond float32 Lg P",
-            "velocity_prev1 float32 Lg P",
-            "velocity_prev2 float32 Lg P",
             "guidance float32",
-            "coefficients float32 3",
+            "matrix float32 S S1",
         ),
-        ("sample_next float32 Lg P", "velocity float32 Lg P"),
+        ("sample_next float32 Lg P", "history_next float32 K Lg P"),
     ),
-    "noise": (("seed int64", "shape int64 2"), ("noise float32 N P",)),
-    "vae_decoder_first": (("patches float32 1 h w P",), ("frames uint8 1 H W 3", "caches")),
-    "vae_decoder_next": (("patches float32 1 h w P", "caches"), ("frames uint8 r H W 3", "caches")),
+    "noise": Interface(("seed int64", "shape int64 2"), ("noise float32 N P",)),
+    "vae_decoder_first": Interface(("patches float32 1 h w P",), ("frames uint8 1 s*h s*w 3", "caches")),
+    "vae_decoder_next": Interface(
+        ("patches float32 1 h w P", "caches"), ("frames uint8 r s*h s*w 3", "caches")
+    ),
 }
+_TRANSFORMER = Interface(
+    (
+        "text float32 Lt Dt",
+        "clean float32 Lc Pc",
+        "noisy float32 Lg P",
+        "layout int64 L",
+        "positions int64 L 4",
+        "timestep float32",
+    ),
+    ("velocity float32 Lg P",),
+)
+
+FAMILIES: dict[str, dict[str, Interface]] = {
+    "editverse": {**_COMMON, "transformer": _TRANSFORMER},
+}
+"""Graph tables by family. Besides them a bundle has graphs named `schedule_...`."""
+
+SCHEDULE_INPUTS = (
+    "num_steps int64",
+    "shift float64",
+    "guidance_scale float64",
+    "guided_from float64",
+    "guided_until float64",
+)
+"""What a graph `schedule_...` takes; it gives timesteps [n], guidance [n] and matrices [n, S, S1],
+float64."""
+_SCHEDULE = Interface(
+    SCHEDULE_INPUTS,
+    ("timesteps float64 n", "guidance float64 n", "matrices float64 n S S1", "experts int64 n"),
+)
+
+
+def interfaces_of(family: str, graph_names: tuple[str, ...]) -> dict[str, Interface]:
+    """The table of a family, with the `schedule_...` graphs among those names."""
+    schedules = {name: _SCHEDULE for name in graph_names if name.startswith("schedule_")}
+    return {**FAMILIES[family], **schedules}
+
+
+def tensor_from_line(line: str, sizes: Mapping[str, int]) -> TensorSpec:
+    """A tensor of a line, with the numbers of a bundle put in for their letters: `s*h` becomes `16*h`."""
+    name, dtype, *axes = line.split()
+    return TensorSpec(name, dtype, tuple(_axis(axis, sizes) for axis in axes))
+
+
+def _axis(axis: str, sizes: Mapping[str, int]) -> int | str:
+    if axis.isdigit():
+        return int(axis)
+    factor, star, name = axis.partition("*")
+    if star:
+        return f"{sizes[factor]}*{name}"
+    return sizes.get(axis, axis)
 
 
 def check_interfaces(spec: BundleSpec, fields: Fields) -> None:
@@ -47,30 +120,19 @@ def check_interfaces(spec: BundleSpec, fields: Fields) -> None:
 
     fields: of the bundle.json that the spec was read from. Raises its error, with the graph's name.
     """
-    for name in _INTERFACE:
-        if name not in spec.graphs:
+    if spec.family not in FAMILIES:
+        fields.refuse("family", spec.family, f"one of {', '.join(FAMILIES)}")
+    table = interfaces_of(spec.family, tuple(spec.graphs))
+    for name, interface in table.items():
+        if name not in spec.graphs and not interface.optional:
             fields.refuse("graphs", list(spec.graphs), f'a graph "{name}" among them')
-    text = {tensor.name: tensor for tensor in spec.graphs["transformer"].inputs}.get("text")
-    text_dim = text.shape[-1] if text is not None and text.shape else None
-    if not isinstance(text_dim, int):
-        fields.refuse("graphs.transformer.inputs", None, 'an input "text" whose last axis is a whole number')
-    sizes = {"r": spec.geometry.temporal_ratio, "P": spec.geometry.patch_dim, "Dt": text_dim}
-    for name, (inputs, outputs) in _INTERFACE.items():
-        graph = spec.graphs[name]
-        for side, expected, found, prefix in (
-            ("inputs", inputs, graph.inputs, "cache_"),
-            ("outputs", outputs, graph.outputs, "next_cache_"),
-        ):
-            caches = [tensor.name for tensor in found if tensor.name.startswith(prefix)]
-            others = [tensor for tensor in found if tensor.name not in caches]
-            wanted = [_parse_tensor(line, sizes) for line in expected if line != "caches"]
-            if not _match_tensors(others, wanted):
-                shown = [f"{t.name} {t.dtype} {list(t.shape)}" for t in others]
-                fields.refuse(f"graphs.{name}.{side}", shown, f"{', '.join(expected)} with {sizes}")
-            if "caches" in expected and caches != [f"{prefix}{i}" for i in range(len(caches))]:
-                fields.refuse(f"graphs.{name}.{side}", caches, f"{prefix}0, {prefix}1 ... in this order")
-            if "caches" not in expected and caches:
-                fields.refuse(f"graphs.{name}.{side}", caches, "no caches")
+    for name in spec.graphs:
+        if name not in table:
+            fields.refuse("graphs", name, f"graphs of the family {spec.family}: {', '.join(table)}")
+    sizes = _numbers_of(spec, fields)
+    for name, interface in table.items():
+        if name in spec.graphs:
+            _check_graph(name, interface, spec.graphs[name], sizes, fields)
     for vae in ("vae_encoder", "vae_decoder"):
         first, following = spec.graphs[f"{vae}_first"], spec.graphs[f"{vae}_next"]
         taken = _cache_kinds(following.inputs)
@@ -78,9 +140,51 @@ def check_interfaces(spec: BundleSpec, fields: Fields) -> None:
             fields.refuse(f"graphs.{vae}_next.inputs", [k[0] for k in taken], "the caches that both give")
 
 
-def _parse_tensor(line: str, sizes: dict[str, int]) -> TensorSpec:
-    name, dtype, *axes = line.split()
-    return TensorSpec(name, dtype, tuple(int(a) if a.isdigit() else sizes.get(a, a) for a in axes))
+def _numbers_of(spec: BundleSpec, fields: Fields) -> dict[str, int]:
+    text_dim = _last_axis(spec, "transformer", "text", -1, fields)
+    history = _last_axis(spec, "solver_step", "history", 0, fields)
+    return {
+        "r": spec.geometry.temporal_ratio,
+        "s": spec.geometry.size_multiple,
+        "P": spec.geometry.patch_dim,
+        "Pc": spec.geometry.clean_dim,
+        "Dt": text_dim,
+        "K": history,
+        "S": history + 1,
+        "S1": history + 2,
+    }
+
+
+def _last_axis(spec: BundleSpec, graph: str, name: str, axis: int, fields: Fields) -> int:
+    """A number that only a graph's input says."""
+    tensor = {tensor.name: tensor for tensor in spec.graphs[graph].inputs}.get(name)
+    size = tensor.shape[axis] if tensor is not None and tensor.shape else None
+    if not isinstance(size, int):
+        where = "last" if axis else "first"
+        fields.refuse(
+            f"graphs.{graph}.inputs", None, f'an input "{name}" whose {where} axis is a whole number'
+        )
+    return size
+
+
+def _check_graph(
+    name: str, interface: Interface, graph: GraphSpec, sizes: Mapping[str, int], fields: Fields
+) -> None:
+    for side, expected, found, prefix in (
+        ("inputs", interface.inputs, graph.inputs, "cache_"),
+        ("outputs", interface.outputs, graph.outputs, "next_cache_"),
+    ):
+        caches = [tensor.name for tensor in found if tensor.name.startswith(prefix)]
+        others = [tensor for tensor in found if tensor.name not in caches]
+        wanted = [tensor_from_line(line, sizes) for line in expected if line != "caches"]
+        if not _match_tensors(others, wanted):
+            shown = [f"{t.name} {t.dtype} {list(t.shape)}" for t in others]
+            asked = [f"{t.name} {t.dtype} {list(t.shape)}" for t in wanted]
+            fields.refuse(f"graphs.{name}.{side}", shown, ", ".join(asked))
+        if "caches" in expected and caches != [f"{prefix}{i}" for i in range(len(caches))]:
+            fields.refuse(f"graphs.{name}.{side}", caches, f"{prefix}0, {prefix}1 ... in this order")
+        if "caches" not in expected and caches:
+            fields.refuse(f"graphs.{name}.{side}", caches, "no caches")
 
 
 def _match_tensors(found: list[TensorSpec], wanted: list[TensorSpec]) -> bool:

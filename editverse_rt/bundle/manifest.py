@@ -5,43 +5,25 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-from editverse_rt.bundle.interface import check_interfaces
-from editverse_rt.bundle.spec import (
-    FORMAT_VERSION,
-    BundleSpec,
-    FileSpec,
-    Geometry,
-    GraphSpec,
-    Schedule,
-    TensorSpec,
-    TokenizerSpec,
-)
+from editverse_rt.bundle.description import BUNDLE_JSON, json_from_spec, spec_from_json
+from editverse_rt.bundle.spec import BundleSpec, FileSpec
 from editverse_rt.errors import BundleError
-from editverse_rt.fields import EXPORT_AGAIN, Fields, read_json
+from editverse_rt.fields import EXPORT_AGAIN, read_json
 from editverse_rt.files import hash_file
 
 __all__ = [
-    "BUNDLE_JSON",
     "Bundle",
     "file_specs",
-    "json_from_spec",
     "load_bundle",
     "load_spec",
     "shipped_bundles",
-    "spec_from_json",
     "tokenizer_file",
     "write_bundle_json",
 ]
-
-BUNDLE_JSON = "bundle.json"
-# Far above what any bundle states, and low enough that no host's sums of them can overflow.
-_MAX_SIDE_PX = 16384
-_MAX_COUNT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -128,177 +110,6 @@ def write_bundle_json(root: str | os.PathLike[str], spec: BundleSpec) -> Path:
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
     return path
-
-
-def json_from_spec(spec: BundleSpec) -> dict[str, object]:
-    """The JSON object of a spec: plain dicts, lists, strings and numbers."""
-
-    def tensors(specs: tuple[TensorSpec, ...]) -> list[object]:
-        return [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in specs]
-
-    return {
-        "format_version": spec.format_version,
-        "name": spec.name,
-        "model": spec.model,
-        "geometry": asdict(spec.geometry),
-        "tokenizer": asdict(spec.tokenizer),
-        "graphs": {
-            name: {"file": graph.file, "inputs": tensors(graph.inputs), "outputs": tensors(graph.outputs)}
-            for name, graph in spec.graphs.items()
-        },
-        "schedules": {
-            name: {
-                "kind": schedule.kind,
-                "timesteps": list(schedule.timesteps),
-                "coefficients": [list(row) for row in schedule.coefficients],
-                "guidance_scale": list(schedule.guidance_scale),
-            }
-            for name, schedule in spec.schedules.items()
-        },
-        "default_schedule": spec.default_schedule,
-        "files": [asdict(file) for file in spec.files],
-        "made": spec.made,
-        "quality": spec.quality,
-    }
-
-
-def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
-    """Check the JSON value of a bundle.json field by field. `where` stands at the head of error messages.
-
-    Raises BundleError that names the field, what was found and what was expected.
-    """
-    fields = Fields(value, where, "")
-    version = fields.integer("format_version", 1)
-    if version > FORMAT_VERSION:
-        # Before any other field: a newer format may mean anything by them.
-        raise BundleError(
-            f"{where}: format_version is {version}, made by a newer version of editverse-rt",
-            hint=f"this one reads up to {FORMAT_VERSION}; upgrade with: pip install -U editverse-rt",
-            code="bundle.format",
-        )
-    geometry = _read_geometry(fields.child("geometry"))
-    tokenizer_fields = fields.child("tokenizer")
-    tokenizer = TokenizerSpec(
-        file=tokenizer_fields.path("file"),
-        eos_id=tokenizer_fields.integer("eos_id", 0),
-        max_tokens=tokenizer_fields.integer("max_tokens", 2),
-    )
-    tokenizer_fields.finish()
-    files = tuple(_read_file(entry) for entry in fields.children("files"))
-    spec = BundleSpec(
-        format_version=version,
-        name=fields.string("name"),
-        model=fields.mapping("model"),
-        geometry=geometry,
-        tokenizer=tokenizer,
-        graphs={name: _read_graph(name, entry) for name, entry in fields.named_children("graphs")},
-        schedules={name: _read_schedule(name, entry) for name, entry in fields.named_children("schedules")},
-        default_schedule=fields.string("default_schedule"),
-        files=files,
-        made=fields.mapping("made"),
-        quality=fields.mapping("quality"),
-    )
-    fields.finish()
-    if spec.default_schedule not in spec.schedules:
-        expected = f"one of {', '.join(spec.schedules) or 'none'}"
-        fields.refuse("default_schedule", spec.default_schedule, expected)
-    listed = [file.path for file in files]
-    if len(set(listed)) != len(listed) or BUNDLE_JSON in listed:
-        fields.refuse("files", listed, f"each file once, without {BUNDLE_JSON} itself")
-    for field, path in [
-        ("tokenizer.file", tokenizer.file),
-        *((f"graphs.{name}.file", graph.file) for name, graph in spec.graphs.items()),
-    ]:
-        if path not in listed:
-            fields.refuse(field, path, "a path that the list of files has, with its sha256")
-    check_interfaces(spec, fields)
-    return spec
-
-
-def _read_geometry(fields: Fields) -> Geometry:
-    geometry = Geometry(
-        temporal_ratio=fields.integer("temporal_ratio", 1, _MAX_COUNT),
-        spatial_ratio=fields.integer("spatial_ratio", 1, _MAX_SIDE_PX),
-        patch_size=fields.integer("patch_size", 1, _MAX_SIDE_PX),
-        patch_dim=fields.integer("patch_dim", 1, _MAX_COUNT),
-        min_area_px=fields.integer("min_area_px", 1),
-        max_area_px=fields.integer("max_area_px", 1),
-        max_side_px=fields.integer("max_side_px", 1, _MAX_SIDE_PX),
-        max_frames=fields.integer("max_frames", 1, _MAX_COUNT),
-        default_height_px=fields.integer("default_height_px", 1),
-        default_width_px=fields.integer("default_width_px", 1),
-        default_frames=fields.integer("default_frames", 1),
-        default_fps=fields.positive_number("default_fps"),
-    )
-    fields.finish()
-    if geometry.min_area_px > geometry.max_area_px:
-        fields.refuse("min_area_px", geometry.min_area_px, f"at most max_area_px = {geometry.max_area_px}")
-    for field, side in (
-        ("default_height_px", geometry.default_height_px),
-        ("default_width_px", geometry.default_width_px),
-    ):
-        if side % geometry.size_multiple or side > geometry.max_side_px:
-            expected = f"a multiple of {geometry.size_multiple} up to max_side_px = {geometry.max_side_px}"
-            fields.refuse(field, side, expected)
-    for field, frames in (("max_frames", geometry.max_frames), ("default_frames", geometry.default_frames)):
-        if frames > geometry.max_frames or geometry.round_frames(frames) != frames:
-            expected = f"1 + {geometry.temporal_ratio} * k, up to max_frames = {geometry.max_frames}"
-            fields.refuse(field, frames, expected)
-    return geometry
-
-
-def _read_file(fields: Fields) -> FileSpec:
-    file = FileSpec(fields.path("path"), fields.integer("num_bytes", 0), fields.string("sha256"))
-    fields.finish()
-    if not re.fullmatch(r"[0-9a-f]{64}", file.sha256):
-        fields.refuse("sha256", file.sha256, "64 lower-case hexadecimal digits")
-    return file
-
-
-def _read_graph(name: str, fields: Fields) -> GraphSpec:
-    graph = GraphSpec(
-        name=name,
-        file=fields.path("file"),
-        inputs=tuple(_read_tensor(entry) for entry in fields.children("inputs")),
-        outputs=tuple(_read_tensor(entry) for entry in fields.children("outputs")),
-    )
-    fields.finish()
-    return graph
-
-
-def _read_tensor(fields: Fields) -> TensorSpec:
-    name, dtype, shape = fields.string("name"), fields.string("dtype"), fields.array("shape")
-    fields.finish()
-    axes: list[int | str] = []
-    for axis in shape:
-        if isinstance(axis, bool) or not isinstance(axis, (int, str)) or axis == "":
-            fields.refuse("shape", shape, "a list of whole numbers and names of dynamic axes")
-        axes.append(axis)
-    return TensorSpec(name, dtype, tuple(axes))
-
-
-def _read_schedule(name: str, fields: Fields) -> Schedule:
-    kind = fields.string("kind")
-    timesteps = fields.numbers("timesteps")
-    rows = fields.number_rows("coefficients")
-    guidance_scale = fields.numbers("guidance_scale")
-    fields.finish()
-    if kind not in ("euler", "multistep"):
-        fields.refuse("kind", kind, '"euler" or "multistep"')
-    ascending = list(timesteps) == sorted(set(timesteps))
-    if not timesteps or not ascending or timesteps[0] < 0 or timesteps[-1] >= 1:
-        fields.refuse("timesteps", list(timesteps), "times in [0, 1), each above the one before")
-    if len(rows) != len(timesteps) or any(len(row) != 3 for row in rows):
-        fields.refuse("coefficients", [list(row) for row in rows], f"{len(timesteps)} rows of 3 numbers")
-    if len(guidance_scale) != len(timesteps) or any(scale < 0 for scale in guidance_scale):
-        fields.refuse("guidance_scale", list(guidance_scale), f"{len(timesteps)} numbers of at least 0")
-    return Schedule(
-        name=name,
-        timesteps=timesteps,
-        coefficients=tuple((row[0], row[1], row[2]) for row in rows),
-        guidance_scale=guidance_scale,
-        kind="euler" if kind == "euler" else "multistep",
-    )
 
 
 def _find_root(path_or_name: str | os.PathLike[str]) -> Path:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
-from editverse_rt.errors import RequestError
+from editverse_rt.bundle.schedule import Schedule
 
 __all__ = [
     "FORMAT_VERSION",
     "BundleSpec",
+    "Capabilities",
     "FileSpec",
     "Geometry",
     "GraphSpec",
-    "Schedule",
     "TensorSpec",
     "TokenizerSpec",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,15 @@ class Geometry:
     """How pixels become latent patches, and which sizes a bundle accepts (areas in px per frame).
 
     A clip has 1 + temporal_ratio * k frames. One latent patch covers `size_multiple` pixels a side:
-    the VAE's spatial ratio times the transformer's 1 x p x p patch (paper section 3.1).
+    the VAE's spatial ratio times the transformer's 1 x p x p patch (paper section 3.1). patch_dim: values
+    of a noisy row; clean_dim: of a clean one.
     """
 
     temporal_ratio: int
     spatial_ratio: int
     patch_size: int
     patch_dim: int
+    clean_dim: int
     min_area_px: int
     max_area_px: int
     max_side_px: int
@@ -95,76 +95,46 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """One row per solver step: where the transformer is evaluated and how its velocities are combined.
+class Capabilities:
+    """What a bundle can do, which decides how it is called; how it was made is `BundleSpec.made`.
 
-    A step computes x <- x + sum_j coefficients[i][j] * v_j, where v_0 is the guided velocity at
-    `timesteps[i]` and v_1, v_2 are those of the two steps before. Time runs from 0 (noise) to 1 (data)
-    as in paper section 3.3. A guidance of 1 needs no unconditional evaluation.
+    generates: it takes requests without inputs. edits: it takes videos and images. negative_prompt: its
+    unconditional branch is a prompt of the caller's. attention: the form of the transformer's RopeAttention,
+    "inline" (standard operators that hold the scores), "fused" (no scores in memory) or "plugin" (a node for
+    TensorRT only). convolutions: of the VAE, "volumes", or "frames", whose results do not depend on the
+    number of threads. dtype: what the transformer and the text encoder compute in. weights: "float", or
+    "int8" where the transformer multiplies in 8-bit integers. emulates: precision by graph, where the graphs
+    round as plans for a GPU would.
     """
 
-    name: str
-    timesteps: tuple[float, ...]
-    coefficients: tuple[tuple[float, float, float], ...]
-    guidance_scale: tuple[float, ...]
-    kind: Literal["euler", "multistep"] = "euler"
-
-    @property
-    def num_inference_steps(self) -> int:
-        return len(self.timesteps)
-
-    def with_steps(self, num_inference_steps: int) -> Schedule:
-        """This schedule in another number of steps: uniform Euler steps, each with the first row's guidance.
-
-        Raises RequestError for fewer than one step, and for a multistep table, which holds for its own
-        number of steps only.
-        """
-        if num_inference_steps == self.num_inference_steps:
-            return self
-        if num_inference_steps < 1:
-            raise RequestError(
-                f"num_inference_steps is {num_inference_steps}", hint="give at least 1", code="request.option"
-            )
-        if self.kind != "euler":
-            raise RequestError(
-                f'num_inference_steps is {num_inference_steps}, but schedule "{self.name}" is a '
-                f"multistep table of {self.num_inference_steps} steps",
-                hint="leave it out, or choose an euler schedule",
-                code="request.option",
-            )
-        n = num_inference_steps
-        return replace(
-            self,
-            timesteps=tuple(i / n for i in range(n)),
-            coefficients=((1.0 / n, 0.0, 0.0),) * n,
-            guidance_scale=(self.guidance_scale[0],) * n,
-        )
-
-    def with_guidance(self, guidance_scale: float) -> Schedule:
-        """This schedule with the caller's guidance.
-
-        Steps that the table leaves unguided (a guidance of 1) stay so: where guidance applies belongs to the
-        schedule. A table without any guidance takes the caller's everywhere. Raises RequestError for a
-        negative or non-finite value.
-        """
-        if not math.isfinite(guidance_scale) or guidance_scale < 0:
-            raise RequestError(
-                f"guidance_scale is {guidance_scale}",
-                hint="give a number of at least 0 (1: none)",
-                code="request.option",
-            )
-        unguided = all(row == 1 for row in self.guidance_scale)
-        rows = tuple(float(guidance_scale) if unguided or row != 1 else row for row in self.guidance_scale)
-        return replace(self, guidance_scale=rows)
+    generates: bool = True
+    edits: bool = True
+    negative_prompt: bool = False
+    attention: str = "fused"
+    convolutions: str = "frames"
+    dtype: str = "float32"
+    weights: str = "float"
+    emulates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class BundleSpec:
-    """Everything `bundle.json` says, checked."""
+    """Everything `bundle.json` says, checked.
+
+    family: which rules lay a request out (`editverse_rt.families`). conditioning: how inputs reach the
+    transformer, "interleaved" (rows of one sequence), "channels" (beside the noisy rows) or "control"
+    (rows of a control branch). unconditional: what guidance's second branch leaves out, "drop_text" (the
+    text rows) or "prompt" (it has a text of its own, the negative prompt).
+    """
 
     format_version: int
     name: str
     model: dict[str, object]
+    family: str
+    conditioning: str
+    unconditional: str
+    default_negative_prompt: str
+    capabilities: Capabilities
     geometry: Geometry
     tokenizer: TokenizerSpec
     graphs: dict[str, GraphSpec]

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from editverse_rt import media
-from editverse_rt.bundle.manifest import json_from_spec, load_bundle
+from editverse_rt.bundle.description import json_from_spec
+from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.commands.arguments import parse_arguments
 from editverse_rt.commands.descriptions import describe_bundle
 from editverse_rt.commands.doctor import describe_machine, examine_machine

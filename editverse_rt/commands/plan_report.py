@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 from typing import Any
 
 from editverse_rt.bundle.manifest import load_spec, tokenizer_file
+from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import BundleSpec
 from editverse_rt.errors import RequestError
 from editverse_rt.planning.planner import (
@@ -26,13 +28,15 @@ from editverse_rt.planning.targets import (
     load_target,
     target_names,
 )
-from editverse_rt.request.inputs import Inputs
+from editverse_rt.request.checked import choose_schedule, expect_work
+from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.inputs import examine_inputs
 from editverse_rt.request.prompt import TextSegment, parse_prompt, with_tags
-from editverse_rt.request.request import choose_schedule, expect_work
 from editverse_rt.request.tokenizer import Tokenizer
 
 __all__ = ["describe_estimate", "describe_targets", "estimate_facts", "plan_work", "report_plan"]
 
+_ANY_PROMPT = "any words"
 ASSUMED = (
     f"times assume {COMPUTE_SHARE:.0%} of the dense peak and {BANDWIDTH_SHARE:.0%} of the bandwidth; memory "
     f"leaves {RESERVED_BYTES / 1e9:g} GB to the driver; launching kernels is not counted, which is most of "
@@ -77,17 +81,28 @@ def _estimate_all(spec: BundleSpec, work: Work, precision: str | None) -> tuple[
 
 def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]) -> tuple[Work, str]:
     """The integers of the request that the arguments describe, and a line on how long its text is."""
-    sources = Inputs(inputs, spec.geometry, args.size, args.frames, None, 0.0)
+    prompt = with_tags(args.prompt or _ANY_PROMPT, inputs)
+    request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.frames)
+    examined = examine_inputs(request, spec.geometry)
     most = spec.tokenizer.max_tokens
     num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"
     if args.prompt is not None:
         tokenizer = Tokenizer(tokenizer_file(args.bundle, spec), spec.tokenizer.eos_id, most)
-        segments = parse_prompt(with_tags(args.prompt, inputs), inputs)
+        segments = parse_prompt(prompt, inputs)
         words = [segment.text for segment in segments if isinstance(segment, TextSegment)]
         num_text = sum(len(ids) for ids in tokenizer.encode_segments(words))
         note = f"text: {num_text} tokens"
-    schedule = choose_schedule(spec, args.schedule, args.num_inference_steps, args.guidance_scale)
-    return expect_work(sources, num_text, schedule), note
+    own = choose_schedule(spec, args.schedule, None, args.guidance_scale, _no_table)
+    steps, guided = own.num_inference_steps, own.table.num_evaluations - own.num_inference_steps
+    if args.num_inference_steps is not None:
+        # No graph runs here: of another number of steps the same share is guided.
+        guided = math.ceil(guided * args.num_inference_steps / steps)
+        steps = args.num_inference_steps
+    return expect_work(examined, num_text, steps, guided), note
+
+
+def _no_table(schedule: Schedule, num_inference_steps: int) -> ScheduleTable:
+    raise AssertionError(f"{schedule.name} in {num_inference_steps} steps: no graph runs here")
 
 
 def estimate_facts(spec: BundleSpec, work: Work, estimate: Estimate) -> dict[str, Any]:
@@ -99,7 +114,7 @@ def estimate_facts(spec: BundleSpec, work: Work, estimate: Estimate) -> dict[str
         "height": height,
         "width": width,
         "clips": [list(clip) for clip in work.clips],
-        "num_inference_steps": work.schedule.num_inference_steps,
+        "num_inference_steps": work.num_steps,
         "transformer_calls": sum(s.calls for s in estimate.stages if s.name.startswith("transformer")),
         "precision": estimate.precision,
         "tokens": asdict(estimate.tokens),
@@ -127,9 +142,9 @@ def _target_facts(estimate: Estimate) -> dict[str, Any]:
 def describe_estimate(spec: BundleSpec, work: Work, estimate: Estimate) -> list[str]:
     """The lines on one request: what it is, and what each stage costs."""
     frames, height, width = work.result
-    tokens, steps, room = estimate.tokens, work.schedule.num_inference_steps, estimate.available_bytes
+    tokens, steps, guided = estimate.tokens, work.num_steps, work.num_guided
+    room = estimate.available_bytes
     where = "a CPU, float32" if estimate.target is None else _describe_target(estimate.target)
-    guided = sum(scale != 1 for scale in work.schedule.guidance_scale)
     lines = [
         f"{spec.name} on {where}",
         f"  result       {width}x{height}, {frames} frames, from {len(work.clips)} clips; {steps} steps, "

@@ -14,16 +14,18 @@ from editverse_rt.engines.stamps import is_verified
 from editverse_rt.errors import BackendError
 
 __all__ = [
-    "HOST_GRAPHS",
     "build_command",
     "choose_plans",
     "choose_profile",
     "choose_weight_budget",
+    "is_host_graph",
     "refuse_options",
 ]
 
-HOST_GRAPHS = frozenset({"noise"})
-"""Graphs without plans, which run on the CPU: noise needs 64-bit shifts, and is drawn once a request."""
+
+def is_host_graph(name: str) -> bool:
+    """Whether a graph has no plan and runs on the CPU: it needs 64-bit numbers, and runs once a request."""
+    return name == "noise" or name.startswith("schedule_")
 
 
 def choose_plans(

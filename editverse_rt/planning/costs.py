@@ -113,7 +113,7 @@ def cost_vae(
     cells = (height_px // facts.integer("patch_size", 1)) * (width_px // facts.integer("patch_size", 1))
     layers = list((_encoder_layers if half == "encoder" else _decoder_layers)(facts, first, frames))
     before = _FRAMES_BEFORE
-    if first and spec.made.get("convolutions") == "frames":
+    if first and spec.capabilities.convolutions == "frames":
         before = _ZEROS_BEFORE
         # Of three frames that a convolution sees, the two before the first are zeros, and are left out.
         layers = [

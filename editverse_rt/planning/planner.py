@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from editverse_rt.bundle.spec import BundleSpec, Schedule
+from editverse_rt.bundle.spec import BundleSpec
 from editverse_rt.errors import RequestError
 from editverse_rt.planning.costs import (
     Cost,
@@ -47,12 +47,17 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be computed: text tokens (the end of sequence among them), clips, the result, the steps."""
+    """What is to be computed.
+
+    num_text: text tokens, the end of the sequence among them. num_steps: solver steps. num_guided: those with
+    a second evaluation of the transformer, for guidance.
+    """
 
     num_text: int
     clips: tuple[Shape, ...]
     result: Shape
-    schedule: Schedule
+    num_steps: int
+    num_guided: int
 
     def with_frames(self, num_frames: int) -> Work:
         """The same request for a result of num_frames, its clips cut to that."""
@@ -116,7 +121,7 @@ def estimate_work(
     """
     if target is None:
         chosen = dict(CPU_PRECISION)
-        holds_scores = spec.made.get("attention") == "inline"
+        holds_scores = spec.capabilities.attention == "inline"
     else:
         chosen = default_precisions(target, precision)
         # TensorRT decomposes attention in float32; its fused kernels take 16 bits.
@@ -124,8 +129,7 @@ def estimate_work(
         check_build(target, target.backend, chosen)
     tokens = _count_tokens(spec, work)
     uncond = replace(tokens, text=0, total=tokens.total - tokens.text)
-    steps = work.schedule.num_inference_steps
-    guided = sum(scale != 1 for scale in work.schedule.guidance_scale)
+    steps, guided = work.num_steps, work.num_guided
 
     def transformer(rows: Tokens) -> Cost:
         return cost_transformer(spec, rows, chosen["transformer"], holds_scores=holds_scores)

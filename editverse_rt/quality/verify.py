@@ -134,7 +134,7 @@ def verify_backend(
     heldout = load_heldout(loaded) or load_heldout(standard)
     edits, rule = ([*_make_edits(loaded)], None) if heldout is None else heldout
     schedule = loaded.spec.schedules[loaded.spec.default_schedule]
-    if num_inference_steps is None and rule is None and schedule.kind == "euler":
+    if num_inference_steps is None and rule is None:
         num_inference_steps = MADE_UP_STEPS
     with Pipeline.open(bundle, backend, allow_unverified=True, **options) as pipeline:
         found = [_run(pipeline, edit, num_inference_steps) for edit in edits]
@@ -197,11 +197,11 @@ def make_clip(num_frames: int, height_px: int, width_px: int) -> Frames:
 
 def _check_standard(bundle: Bundle, standard: Bundle) -> None:
     """Refuse what ort-cpu cannot run, before a GPU has run it, and a standard that is another model."""
-    made = standard.spec.made
-    if made.get("attention") == "plugin" or made.get("dtype", "float32") != "float32":
+    can = standard.spec.capabilities
+    if can.attention == "plugin" or can.dtype != "float32":
         raise RequestError(
             f'ort-cpu cannot run bundle "{standard.spec.name}", exported with attention '
-            f"{made.get('attention')} in {made.get('dtype', 'float32')}",
+            f"{can.attention} in {can.dtype}",
             hint=(
                 "export the same checkpoint with --attention fused in float32, and name that bundle "
                 "with --reference"

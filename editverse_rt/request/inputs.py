@@ -1,10 +1,14 @@
-"""The videos and images of a request: what each is, how much of it is read, and what follows from it."""
+"""The videos and images of a request: what each is, how much of it is read, and what follows from it.
+
+`examine_inputs` looks at the inputs and decides; `read_inputs` decodes. Neither changes what the other gave.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,102 +18,41 @@ from editverse_rt.errors import MediaError, RequestError
 from editverse_rt.media.frames import Clip, Frames, MediaInfo
 from editverse_rt.media.reading import MediaFile
 from editverse_rt.media.sound import Sound
+from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes
 
-__all__ = ["Inputs", "Source"]
-
-Source = str | os.PathLike[str] | Frames
-"""An input: the path of a video or an image, or an array uint8 [T, H, W, 3] (video) or [H, W, 3] (image)."""
+__all__ = ["ExaminedInputs", "Footage", "examine_inputs", "read_inputs"]
 
 
-class Inputs:
-    """The inputs of one request: what they are, what the result takes from them, and their frames.
+@dataclass(frozen=True, eq=False)
+class ExaminedInputs:
+    """The inputs of one request before any frame is decoded.
 
-    main: the input that the result follows, the video of the lowest number, else the image. names: main
-    first. has_video: whether main is one. size, num_frames, fps: of the result; the last two are settled
-    when the sources have been read, because a file may hold fewer frames than it says, and so are times_s and
-    sound: see Result.
+    names: main first. media: what each says of itself. files: those that are files, opened once, so that what
+    is decided here holds for what is read even if a file is replaced in between. size: of the result. sizes:
+    what each input is resized to. num_frames: the most frames that the result may have. fps: the result's rate
+    where no video sets it.
     """
 
-    def __init__(
-        self,
-        inputs: Mapping[str, Source],
-        geometry: Geometry,
-        size: Size | None,
-        num_frames: int | None,
-        fps: float | None,
-        start_s: float,
-    ) -> None:
-        self._inputs = inputs
-        self._geometry = geometry
-        self._asked_frames, self._asked_fps, self._start_s = num_frames, fps, start_s
-        # Opened once: what is planned holds for what is read, even if a file is replaced in between.
-        self._files = {
-            name: media.open_media(source)
-            for name, source in inputs.items()
-            if isinstance(source, (str, os.PathLike))
-        }
-        self._media = {
-            name: _look_at(name, source, self._files.get(name), fps or geometry.default_fps)
-            for name, source in inputs.items()
-        }
-        self.names = sorted(inputs, key=lambda name: (_kind(name) != "video", int(name[len(_kind(name)) :])))
-        self.main = self.names[0] if self.names else None
-        self.has_video = self.main is not None and _kind(self.main) == "video"
-        if start_s > 0 and not self.has_video:
-            raise RequestError(
-                f"start_s is {start_s:g}, but there is no video to begin in",
-                hint="leave it out",
-                code="request.option",
-            )
-        pixels = {name: (media.height_px, media.width_px) for name, media in self._media.items()}
-        self.size, self._sizes = choose_sizes(pixels, self.main, geometry, size)
-        self.num_frames = choose_num_frames(num_frames, self.has_video, self.main is not None, geometry)
-        self.fps = fps or geometry.default_fps
-        self.times_s: tuple[float, ...] | None = None
-        self.sound: Sound | None = None
+    geometry: Geometry
+    request: EditRequest
+    names: tuple[str, ...]
+    media: Mapping[str, MediaInfo]
+    files: Mapping[str, MediaFile]
+    size: Size
+    sizes: Mapping[str, Size]
+    num_frames: int
+    fps: float
 
-    def read(self, notices: list[str]) -> dict[str, Frames]:
-        """The frames uint8 [1 + r k, H, W, 3] of each input; adds what the user should know to notices.
+    @property
+    def main(self) -> str | None:
+        """The input that the result follows: the video of the lowest number, else the image; None for
+        none."""
+        return self.names[0] if self.names else None
 
-        Files are closed afterwards: a request is read once.
-        """
-        clips: dict[str, Frames] = {}
-        for name in self.names:
-            if _kind(name) == "image":
-                clip = self._read(name, 1, None, 0.0)
-                clips[name] = clip.frames
-                notices.extend(f"{name}: {line}" for line in clip.notices)
-                continue
-            is_main = name == self.main
-            clip = self._read(name, self.num_frames, self._rate_for(name), self._start_s)
-            kept = self._geometry.round_frames(len(clip.frames))
-            clips[name] = clip.frames[:kept]
-            notices.extend(f"{name}: {line}" for line in clip.notices)
-            if clip.num_damaged:
-                notices.append(f"{name}: {clip.num_damaged} packets or frames are damaged; some were skipped")
-            whole = clip.covers_source and kept == len(clip.frames)
-            to_its_end = (clip.covers_source or clip.is_short) and kept == len(clip.frames)
-            asked = self._asked_frames if is_main else self.num_frames
-            if kept < asked if asked is not None else not to_its_end:
-                notices.append(self._describe_cut(name, kept, clip.fps))
-            if is_main:
-                self.num_frames, self.fps = kept, clip.fps
-                self.times_s = clip.uneven_times_s(kept)
-                if whole and self._media[name].has_audio:
-                    self._read_sound(name, notices)
-        if self._asked_frames not in (None, self.num_frames) and not self.has_video:
-            notices.append(f"num_frames {self._asked_frames} became {self.num_frames}: {self._length_rule()}")
-        for file in self._files.values():
-            file.close()
-        return clips
-
-    def _read_sound(self, name: str, notices: list[str]) -> None:
-        """Sound that cannot be read is no reason to refuse the video; the user is told."""
-        try:
-            self.sound = self._files[name].read_sound()
-        except MediaError as error:
-            notices.append(f"{name}: {error}; the result has no sound")
+    @property
+    def has_video(self) -> bool:
+        return self.main is not None and _kind(self.main) == "video"
 
     def expected_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Frames, height and width in pixels that each input will have, by what its file says of itself.
@@ -120,51 +63,156 @@ class Inputs:
         for name in self.names:
             frames = 1
             if _kind(name) == "video":
-                media, fps = self._media[name], self._rate_for(name)
-                there = media.num_frames
-                if media.duration_s is not None and (there is None or fps is not None):
-                    there = round(media.duration_s * (fps or media.fps or self.fps))
-                frames = self._geometry.round_frames(max(1, min(self.num_frames, there or self.num_frames)))
-            shapes[name] = (frames, *self._sizes[name])
+                info, fps = self.media[name], self.rate_for(name)
+                there = info.num_frames
+                if info.duration_s is not None and (there is None or fps is not None):
+                    there = round(info.duration_s * (fps or info.fps or self.fps))
+                frames = self.geometry.round_frames(max(1, min(self.num_frames, there or self.num_frames)))
+            shapes[name] = (frames, *self.sizes[name])
         return shapes
 
-    def _read(self, name: str, num_frames: int, fps: float | None, start_s: float) -> Clip:
-        source, (height_px, width_px) = self._inputs[name], self._sizes[name]
-        if isinstance(source, np.ndarray):
-            source_fps = self._media[name].fps or 1.0
-            return media.clip_from_array(
-                source,
-                source_fps,
-                start_s=start_s,
-                num_frames=num_frames,
-                height_px=height_px,
-                width_px=width_px,
-            )
-        return self._files[name].read_clip(
-            start_s=start_s, num_frames=num_frames, fps=fps, height_px=height_px, width_px=width_px
-        )
+    def rate_for(self, name: str) -> float | None:
+        """The rate to sample a video at, None for frame by frame.
 
-    def _rate_for(self, name: str) -> float | None:
-        """The rate to sample a video at. Videos of main's own rate go frame by frame, as main does: on a
-        variable frame rate, sampling by time would pair other frames of a mask with those of its video."""
-        if name == self.main or self._asked_fps is not None:
-            return self._asked_fps
-        own, main = self._media[name].fps, self._media[self.names[0]].fps
+        Videos of main's own rate go frame by frame, as main does: on a variable frame rate, sampling by time
+        would pair other frames of a mask with those of its video.
+        """
+        if name == self.main or self.request.fps is not None:
+            return self.request.fps
+        own, main = self.media[name].fps, self.media[self.names[0]].fps
         return None if own and main and math.isclose(own, main, rel_tol=1e-3) else self.fps
 
-    def _describe_cut(self, name: str, kept: int, fps: float) -> str:
-        total = self._media[name].num_frames
-        if self._start_s == 0 and (self._asked_fps is None or isinstance(self._inputs[name], np.ndarray)):
-            took = f"took frames 0-{kept - 1} ({kept / fps:.2f} s)" + (f" of {total}" if total else "")
-        else:
-            took = f"took {kept} frames ({kept / fps:.2f} s) from {self._start_s:g} s on"
-        return (
-            f"{name}: {took} at {fps:g} fps; {self._length_rule()}; choose otherwise with start_s, "
-            "num_frames, fps (--start, --frames, --fps)"
-        )
 
-    def _length_rule(self) -> str:
-        return f"clips have 1 + {self._geometry.temporal_ratio} k frames, up to {self._geometry.max_frames}"
+@dataclass(frozen=True, eq=False)
+class Footage:
+    """The frames of a request's inputs, as the model sees them.
+
+    clips: uint8 [1 + r k, H, W, 3] by name. num_frames, fps: of the result. notices: lines for the user,
+    about what was cut. times_s, sound: see `Result`.
+    """
+
+    clips: Mapping[str, Frames]
+    num_frames: int
+    fps: float
+    notices: tuple[str, ...]
+    times_s: tuple[float, ...] | None
+    sound: Sound | None
+
+
+def examine_inputs(request: EditRequest, geometry: Geometry) -> ExaminedInputs:
+    """Look at the inputs, and decide sizes and lengths. Raises RequestError, MediaError."""
+    inputs = request.inputs
+    files = {
+        name: media.open_media(source)
+        for name, source in inputs.items()
+        if isinstance(source, (str, os.PathLike))
+    }
+    info = {
+        name: _look_at(name, source, files.get(name), request.fps or geometry.default_fps)
+        for name, source in inputs.items()
+    }
+    names = sorted(inputs, key=lambda name: (_kind(name) != "video", int(name[len(_kind(name)) :])))
+    main = names[0] if names else None
+    has_video = main is not None and _kind(main) == "video"
+    if request.start_s > 0 and not has_video:
+        raise RequestError(
+            f"start_s is {request.start_s:g}, but there is no video to begin in",
+            hint="leave it out",
+            code="request.option",
+            field="start_s",
+        )
+    pixels = {name: (source.height_px, source.width_px) for name, source in info.items()}
+    size, sizes = choose_sizes(pixels, main, geometry, request.size)
+    return ExaminedInputs(
+        geometry=geometry,
+        request=request,
+        names=tuple(names),
+        media=info,
+        files=files,
+        size=size,
+        sizes=sizes,
+        num_frames=choose_num_frames(request.num_frames, has_video, main is not None, geometry),
+        fps=request.fps or geometry.default_fps,
+    )
+
+
+def read_inputs(examined: ExaminedInputs) -> Footage:
+    """Decode the frames of each input, once: the files are closed afterwards. Raises MediaError."""
+    request, geometry, main = examined.request, examined.geometry, examined.main
+    num_frames, fps = examined.num_frames, examined.fps
+    clips: dict[str, Frames] = {}
+    notices: list[str] = []
+    times_s: tuple[float, ...] | None = None
+    sound: Sound | None = None
+    for name in examined.names:
+        if _kind(name) == "image":
+            clip = _read(examined, name, 1, None, 0.0)
+            clips[name] = clip.frames
+            notices.extend(f"{name}: {line}" for line in clip.notices)
+            continue
+        clip = _read(examined, name, num_frames, examined.rate_for(name), request.start_s)
+        kept = geometry.round_frames(len(clip.frames))
+        clips[name] = clip.frames[:kept]
+        notices.extend(f"{name}: {line}" for line in clip.notices)
+        if clip.num_damaged:
+            notices.append(f"{name}: {clip.num_damaged} packets or frames are damaged; some were skipped")
+        whole = clip.covers_source and kept == len(clip.frames)
+        to_its_end = (clip.covers_source or clip.is_short) and kept == len(clip.frames)
+        asked = request.num_frames if name == main else num_frames
+        if kept < asked if asked is not None else not to_its_end:
+            notices.append(_describe_cut(examined, name, kept, clip.fps))
+        if name == main:
+            num_frames, fps = kept, clip.fps
+            times_s = clip.uneven_times_s(kept)
+            if whole and examined.media[name].has_audio:
+                sound = _read_sound(examined.files[name], name, notices)
+    if request.num_frames not in (None, num_frames) and not examined.has_video:
+        notices.append(f"num_frames {request.num_frames} became {num_frames}: {_length_rule(geometry)}")
+    for file in examined.files.values():
+        file.close()
+    return Footage(clips, num_frames, fps, tuple(notices), times_s, sound)
+
+
+def _read_sound(file: MediaFile, name: str, notices: list[str]) -> Sound | None:
+    """Sound that cannot be read is no reason to refuse the video; the user is told."""
+    try:
+        return file.read_sound()
+    except MediaError as error:
+        notices.append(f"{name}: {error}; the result has no sound")
+        return None
+
+
+def _read(examined: ExaminedInputs, name: str, num_frames: int, fps: float | None, start_s: float) -> Clip:
+    source, (height_px, width_px) = examined.request.inputs[name], examined.sizes[name]
+    if isinstance(source, np.ndarray):
+        source_fps = examined.media[name].fps or 1.0
+        return media.clip_from_array(
+            source,
+            source_fps,
+            start_s=start_s,
+            num_frames=num_frames,
+            height_px=height_px,
+            width_px=width_px,
+        )
+    return examined.files[name].read_clip(
+        start_s=start_s, num_frames=num_frames, fps=fps, height_px=height_px, width_px=width_px
+    )
+
+
+def _describe_cut(examined: ExaminedInputs, name: str, kept: int, fps: float) -> str:
+    request, total = examined.request, examined.media[name].num_frames
+    if request.start_s == 0 and (request.fps is None or isinstance(request.inputs[name], np.ndarray)):
+        took = f"took frames 0-{kept - 1} ({kept / fps:.2f} s)" + (f" of {total}" if total else "")
+    else:
+        took = f"took {kept} frames ({kept / fps:.2f} s) from {request.start_s:g} s on"
+    return (
+        f"{name}: {took} at {fps:g} fps; {_length_rule(examined.geometry)}; choose otherwise with start_s, "
+        "num_frames, fps"
+    )
+
+
+def _length_rule(geometry: Geometry) -> str:
+    return f"clips have 1 + {geometry.temporal_ratio} k frames, up to {geometry.max_frames}"
 
 
 def _kind(name: str) -> str:

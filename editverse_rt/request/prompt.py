@@ -8,12 +8,20 @@ from dataclasses import dataclass
 
 from editverse_rt.errors import RequestError
 
-__all__ = ["TAG_PATTERN", "TextSegment", "VisionSegment", "check_input_name", "parse_prompt", "with_tags"]
+__all__ = [
+    "INPUT_NAME",
+    "TAG_PATTERN",
+    "TextSegment",
+    "VisionSegment",
+    "check_input_name",
+    "parse_prompt",
+    "with_tags",
+]
 
 TAG_PATTERN = re.compile(r"<((?:video|image)[1-9][0-9]*)>")
 """A tag of an instruction; its group is the input's name."""
 _TAG_LIKE = re.compile(r"<\s*/?\s*(?:video|image)s?[\s_-]*[0-9]*\s*/?\s*>?", re.IGNORECASE)
-_INPUT_NAME = re.compile(r"(?:video|image)[1-9][0-9]*")
+INPUT_NAME = re.compile(r"(?:video|image)[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class VisionSegment:
 
 def check_input_name(name: str) -> None:
     """Raises RequestError unless name is one that a tag can mention: video1, image2 ..."""
-    if not _INPUT_NAME.fullmatch(name):
+    if not INPUT_NAME.fullmatch(name):
         raise RequestError(
             f'an input is called "{name}"',
             hint="inputs are video1, video2, image1 ...; rename it",

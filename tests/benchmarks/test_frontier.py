@@ -12,13 +12,13 @@ import pytest
 from benchmarks import frontier
 from editverse_rt.bundle.manifest import load_bundle
 from export.integers import quantize_bundle
-from export.schedules import Recipe, build_schedule
+from export.schedules import ScheduleSettings, build_schedule
 from reference.nano.heldout import heldout_samples
 
 
 def row(schedule: str, evaluations: int, success_rate: float, psnr_db: float) -> dict[str, Any]:
     return {
-        "schedule": schedule, "recipe": Recipe.from_label(schedule).to_json(), "evaluations": evaluations,
+        "schedule": schedule, "settings": ScheduleSettings.from_label(schedule).to_json(), "evaluations": evaluations,
         "success_rate": success_rate, "success_rate_real": None, "psnr_db": psnr_db, "cpu_s": 0.1,
     }  # fmt: skip
 
@@ -53,9 +53,9 @@ def test_a_schedule_that_loses_more_than_a_point_is_not_offered():
 
 
 def test_schedules_are_measured_through_the_runtime():
-    recipes = {"euler-2": Recipe("euler", 2), "euler-1": Recipe("euler", 1)}
+    settings = {"euler-2": ScheduleSettings("euler", 2), "euler-1": ScheduleSettings("euler", 1)}
     samples = list(itertools.islice(heldout_samples(1), 1))
-    first, second = frontier.measure_schedules(load_bundle("nano"), recipes, samples, samples)
+    first, second = frontier.measure_schedules(load_bundle("nano"), settings, samples, samples)
     assert (first["evaluations"], second["evaluations"]) == (4, 2)
     assert first["psnr_db"] == 99.0
     assert second["psnr_db"] < 99.0
@@ -65,10 +65,10 @@ def test_schedules_are_measured_through_the_runtime():
 
 def test_processes_that_share_the_edits_find_the_same(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(frontier, "EDITS_A_PART", 1)
-    recipes = {"euler-2": Recipe("euler", 2), "euler-1": Recipe("euler", 1)}
+    settings = {"euler-2": ScheduleSettings("euler", 2), "euler-1": ScheduleSettings("euler", 1)}
     samples = list(itertools.islice(heldout_samples(1), 2))
     alone, shared = (
-        frontier.measure_schedules(load_bundle("nano"), recipes, samples, samples[:1], workers=workers)
+        frontier.measure_schedules(load_bundle("nano"), settings, samples, samples[:1], workers=workers)
         for workers in (1, 2)
     )
     for one, other in zip(alone, shared, strict=True):
@@ -77,11 +77,11 @@ def test_processes_that_share_the_edits_find_the_same(monkeypatch: pytest.Monkey
 
 def test_a_bundle_may_be_held_to_another(tmp_path: Path):
     nano = load_bundle("nano")
-    recipes = {"euler-1 of nano": Recipe("euler", 1), "euler-1": Recipe("euler", 1)}
+    settings = {"euler-1 of nano": ScheduleSettings("euler", 1), "euler-1": ScheduleSettings("euler", 1)}
     samples = list(itertools.islice(heldout_samples(1), 1))
     lossy = load_bundle(quantize_bundle("nano", tmp_path / "int8"))
-    exact = frontier.measure_schedules(nano, recipes, samples, standard=nano)
-    rounded = frontier.measure_schedules(lossy, recipes, samples, standard=nano)
+    exact = frontier.measure_schedules(nano, settings, samples, standard=nano)
+    rounded = frontier.measure_schedules(lossy, settings, samples, standard=nano)
     assert exact[1]["psnr_db"] == 99.0
     assert 20 < rounded[1]["psnr_db"] < 99.0
 
@@ -90,23 +90,23 @@ def test_the_named_schedules_and_their_quality_go_into_the_bundle(tmp_path: Path
     folder = tmp_path / "nano"
     shutil.copytree(load_bundle("nano").root, folder)
     guidance = load_bundle("nano").spec.schedules["paper"].guidance_scale[0]
-    paper = PAPER | {"recipe": Recipe.from_label("euler-50", guidance).to_json()}
+    paper = PAPER | {"settings": ScheduleSettings.from_label("euler-50", guidance).to_json()}
     rows = [paper, row("unipc2-8 guided 0-0.5", 12, 0.8, 31.0)]
     frontier.write_named(load_bundle(folder), rows, {"paper": "euler-50", "fast": "unipc2-8 guided 0-0.5"})
     spec = load_bundle(folder).spec
     assert list(spec.schedules) == ["paper", "fast"]
-    assert spec.schedules["fast"] == build_schedule("fast", Recipe("unipc2", 8, guided_until=0.5))
+    assert spec.schedules["fast"] == build_schedule("fast", ScheduleSettings("unipc2", 8, guided_until=0.5))
     assert spec.schedules["paper"] == load_bundle("nano").spec.schedules["paper"]
     measured: Any = spec.quality["schedules"]
-    assert measured["fast"]["recipe"] == "unipc2-8 guided 0-0.5"
+    assert measured["fast"]["settings"] == "unipc2-8 guided 0-0.5"
     assert measured["fast"]["success_rate"] == 0.8
     assert spec.quality["success_rate"] == load_bundle("nano").spec.quality["success_rate"]
 
 
 def test_the_candidates_begin_with_the_papers_and_are_schedules():
-    assert frontier.CANDIDATES[0] == Recipe().label == frontier.PAPER
+    assert frontier.CANDIDATES[0] == ScheduleSettings().label == frontier.PAPER
     assert len(set(frontier.CANDIDATES)) == len(frontier.CANDIDATES)
-    assert all(Recipe.from_label(label).label == label for label in frontier.CANDIDATES)
+    assert all(ScheduleSettings.from_label(label).label == label for label in frontier.CANDIDATES)
 
 
 def test_a_label_that_is_none_ends_the_command(capsys: pytest.CaptureFixture[str]):

@@ -20,12 +20,13 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
+from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import (
     FORMAT_VERSION,
     BundleSpec,
+    Capabilities,
     Geometry,
     GraphSpec,
-    Schedule,
     TensorSpec,
     TokenizerSpec,
 )
@@ -36,6 +37,7 @@ GEOMETRY = Geometry(
     spatial_ratio=8,
     patch_size=2,
     patch_dim=64,
+    clean_dim=64,
     min_area_px=32 * 32,
     max_area_px=64 * 64,
     max_side_px=128,
@@ -45,6 +47,7 @@ GEOMETRY = Geometry(
     default_frames=5,
     default_fps=8.0,
 )
+OPTIONS = {"shift": 1.0, "guided_from": 0.0, "guided_until": 1.0}
 Array = NDArray[Any]
 TEXT_DIM = 6
 GREY = 100
@@ -53,8 +56,8 @@ MAX_TOKENS = 24
 
 # Written out once more, on purpose: the contract between export and runtime, not what bundle.py thinks of it.
 PATCHES = TensorSpec("patches", "float32", (1, "h", "w", 64))
-FIRST = TensorSpec("frames", "uint8", (1, "H", "W", 3))
-NEXT = TensorSpec("frames", "uint8", (4, "H", "W", 3))
+FIRST = TensorSpec("frames", "uint8", (1, "16*h", "16*w", 3))
+NEXT = TensorSpec("frames", "uint8", (4, "16*h", "16*w", 3))
 CACHES = (TensorSpec("cache_0", "float32", (1, "H", "W", 3)), TensorSpec("cache_1", "float32", (1,)))
 NEXT_CACHES = tuple(TensorSpec(f"next_{t.name}", t.dtype, t.shape) for t in CACHES)
 
@@ -84,14 +87,13 @@ GRAPHS = {
     "solver_step": (
         (
             rows("sample", "Lg"),
+            TensorSpec("history", "float32", (2, "Lg", 64)),
             rows("velocity_cond", "Lg"),
             rows("velocity_uncond", "Lg"),
-            rows("velocity_prev1", "Lg"),
-            rows("velocity_prev2", "Lg"),
             TensorSpec("guidance", "float32", ()),
-            TensorSpec("coefficients", "float32", (3,)),
+            TensorSpec("matrix", "float32", (3, 4)),
         ),
-        (rows("sample_next", "Lg"), rows("velocity", "Lg")),
+        (rows("sample_next", "Lg"), TensorSpec("history_next", "float32", (2, "Lg", 64))),
     ),
     "noise": (
         (TensorSpec("seed", "int64", ()), TensorSpec("shape", "int64", (2,))),
@@ -99,7 +101,28 @@ GRAPHS = {
     ),
     "vae_decoder_first": ((PATCHES,), (FIRST, *NEXT_CACHES)),
     "vae_decoder_next": ((PATCHES, *CACHES), (NEXT, *NEXT_CACHES)),
+    "schedule_euler": (
+        (
+            TensorSpec("num_steps", "int64", ()),
+            *(
+                TensorSpec(name, "float64", ())
+                for name in ("shift", "guidance_scale", "guided_from", "guided_until")
+            ),
+        ),
+        (
+            TensorSpec("timesteps", "float64", ("n",)),
+            TensorSpec("guidance", "float64", ("n",)),
+            TensorSpec("matrices", "float64", ("n", 3, 4)),
+            TensorSpec("experts", "int64", ("n",)),
+        ),
+    ),
 }
+
+
+def multistep(c0: float, c1: float = 0.0, c2: float = 0.0) -> tuple[tuple[float, ...], ...]:
+    """x + c0 v + c1 v' + c2 v'' as a matrix over [x, v', v'']."""
+    return ((1.0, c1, c2, c0), (0.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 0.0))
+
 
 WORDS = (
     "Turn the circle green",
@@ -150,6 +173,11 @@ def fake_template(tmp_path_factory: pytest.TempPathFactory, tokenizer_bytes: byt
     spec = BundleSpec(
         format_version=FORMAT_VERSION,
         name="fake",
+        family="editverse",
+        conditioning="interleaved",
+        unconditional="drop_text",
+        default_negative_prompt="",
+        capabilities=Capabilities(),
         model={"width": 8},
         geometry=GEOMETRY,
         tokenizer=TokenizerSpec("tokenizer.model", 1, MAX_TOKENS),
@@ -160,16 +188,27 @@ def fake_template(tmp_path_factory: pytest.TempPathFactory, tokenizer_bytes: byt
         schedules={
             "paper": Schedule(
                 "paper",
-                tuple(i / steps for i in range(steps)),
-                ((1 / steps, 0.0, 0.0),) * steps,
-                (5.0,) * steps,
+                "schedule_euler",
+                5.0,
+                ScheduleTable(
+                    tuple(i / steps for i in range(steps)),
+                    (5.0,) * steps,
+                    (multistep(1 / steps),) * steps,
+                    (0,) * steps,
+                ),
+                OPTIONS,
             ),
             "interval": Schedule(
                 "interval",
-                (0.0, 0.25, 0.5),
-                ((0.25, 0.0, 0.0), (0.375, -0.125, 0.0), (0.75, -0.5, 0.25)),
-                (1.0, 5.0, 1.0),
-                "multistep",
+                "schedule_euler",
+                5.0,
+                ScheduleTable(
+                    (0.0, 0.25, 0.5),
+                    (1.0, 5.0, 1.0),
+                    (multistep(0.25), multistep(0.375, -0.125), multistep(0.75, -0.5, 0.25)),
+                    (0, 0, 0),
+                ),
+                OPTIONS,
             ),
         },
         default_schedule="paper",
@@ -252,18 +291,27 @@ class FakeRunner:
     def solver_step(
         self,
         sample: Array,
+        history: Array,
         velocity_cond: Array,
         velocity_uncond: Array,
-        velocity_prev1: Array,
-        velocity_prev2: Array,
         guidance: Array,
-        coefficients: Array,
+        matrix: Array,
     ) -> dict[str, Array]:
         velocity = velocity_uncond + guidance * (velocity_cond - velocity_uncond)
-        moved = sum(
-            c * v for c, v in zip(coefficients, (velocity, velocity_prev1, velocity_prev2), strict=True)
-        )
-        return {"sample_next": (sample + moved).astype(np.float32), "velocity": velocity}
+        state = np.tensordot(matrix, np.concatenate([sample[None], history, velocity[None]]), 1)
+        return {"sample_next": state[0].astype(np.float32), "history_next": state[1:].astype(np.float32)}
+
+    def schedule_euler(
+        self, num_steps: Array, shift: Array, guidance_scale: Array, guided_from: Array, guided_until: Array
+    ) -> dict[str, Array]:
+        assert (float(shift), float(guided_from), float(guided_until)) == (1.0, 0.0, 1.0)
+        n = int(num_steps)
+        return {
+            "timesteps": np.arange(n) / n,
+            "guidance": np.full(n, float(guidance_scale)),
+            "matrices": np.tile(np.array(multistep(1 / n)), (n, 1, 1)),
+            "experts": np.zeros(n, np.int64),
+        }
 
     def noise(self, seed: Array, shape: Array) -> dict[str, Array]:
         rng = np.random.default_rng(int(seed))

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editverse_rt.bundle.spec import Schedule
+from editverse_rt.bundle.schedule import Schedule
 from export.schedules import (
     NAMED,
-    Recipe,
+    ScheduleSettings,
     build_schedule,
     count_evaluations,
-    exported_recipes,
-    paper_recipe,
+    exported_settings,
+    paper_settings,
     solvers,
 )
 
@@ -97,7 +97,7 @@ def run_unipc(times: list[float], velocity: Velocity, x: float, *, is_corrected:
 def test_a_table_does_what_its_predictor_and_corrector_do(
     solver, is_corrected: bool, shift: float, velocity: Velocity
 ):
-    schedule = build_schedule("x", Recipe(solver, 9, shift))
+    schedule = build_schedule("x", ScheduleSettings(solver, 9, shift))
     expected = run_unipc([*schedule.timesteps, 1.0], velocity, 0.4, is_corrected=is_corrected)
     assert run_table(schedule, velocity, 0.4) == pytest.approx(expected, rel=1e-9)
 
@@ -107,7 +107,7 @@ def test_a_solver_converges_with_its_order(solver, order: int):
     z = 1.3
     truth = MEAN + SPREAD * z
     errors = [
-        abs(run_table(build_schedule("x", Recipe(solver, n)), gaussian_velocity, z) - truth)
+        abs(run_table(build_schedule("x", ScheduleSettings(solver, n)), gaussian_velocity, z) - truth)
         for n in (80, 160)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
@@ -119,7 +119,7 @@ def test_a_multistep_solver_beats_euler(solver):
     truth = MEAN + SPREAD * z
 
     def error(name) -> float:
-        return abs(run_table(build_schedule("x", Recipe(name, 20)), gaussian_velocity, z) - truth)
+        return abs(run_table(build_schedule("x", ScheduleSettings(name, 20)), gaussian_velocity, z) - truth)
 
     assert error(solver) < 0.5 * error("euler")
 
@@ -128,7 +128,7 @@ def test_a_multistep_solver_beats_euler(solver):
 @pytest.mark.parametrize("solver", solvers)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 def test_a_constant_velocity_arrives(solver, steps: int, shift: float):
-    schedule = build_schedule("x", Recipe(solver, steps, shift))
+    schedule = build_schedule("x", ScheduleSettings(solver, steps, shift))
     assert run_table(schedule, lambda *_: 2.0, -1.0) == pytest.approx(1.0, rel=1e-9)
     assert schedule.timesteps[0] == 0.0
     assert list(schedule.timesteps) == sorted(set(schedule.timesteps))
@@ -139,36 +139,38 @@ def test_a_constant_velocity_arrives(solver, steps: int, shift: float):
 @pytest.mark.parametrize("shift", [0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 2.0, 3.0, 7.0])
 def test_time_begins_at_the_noise_and_is_guided_from_there(shift: float):
     for steps in range(1, 30):
-        schedule = build_schedule("x", Recipe("ab2", steps, shift))
+        schedule = build_schedule("x", ScheduleSettings("ab2", steps, shift))
         assert schedule.timesteps[0] == 0
         assert set(schedule.guidance_scale) == {5.0}
 
 
 def test_a_shift_below_one_moves_times_towards_the_data():
-    times = build_schedule("x", Recipe("euler", 4, shift=0.25)).timesteps
+    times = build_schedule("x", ScheduleSettings("euler", 4, shift=0.25)).timesteps
     assert times == pytest.approx([0, 1 - 3 / 7, 1 - 1 / 5, 1 - 1 / 13])
 
 
 def test_a_shift_moves_times_towards_the_noise():
-    schedule = build_schedule("x", Recipe("euler", 4, shift=3.0))
+    schedule = build_schedule("x", ScheduleSettings("euler", 4, shift=3.0))
     # sigma = 1, 3/4, 1/2, 1/4 -> 3 sigma / (1 + 2 sigma)
     assert schedule.timesteps == pytest.approx([0.0, 1 - 2.25 / 2.5, 1 - 1.5 / 2, 1 - 0.75 / 1.5])
     assert schedule.kind == "multistep", "with_steps would make it uniform again"
 
 
 def test_guidance_applies_in_its_interval_only():
-    schedule = build_schedule("x", Recipe("ab2", 10, guided_from=0.1, guided_until=0.5, guidance_scale=4.0))
+    schedule = build_schedule(
+        "x", ScheduleSettings("ab2", 10, guided_from=0.1, guided_until=0.5, guidance_scale=4.0)
+    )
     assert schedule.guidance_scale == (1.0, 4.0, 4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     assert count_evaluations(schedule) == 14
 
 
 def test_the_paper_schedule_is_uniform():
-    schedule = build_schedule("paper", paper_recipe({"num_inference_steps": 50, "guidance_scale": 5.0}))
+    schedule = build_schedule("paper", paper_settings({"num_inference_steps": 50, "guidance_scale": 5.0}))
     assert schedule.kind == "euler"
     assert schedule.timesteps == tuple(i / 50 for i in range(50))
     assert set(schedule.coefficients) == {(0.02, 0.0, 0.0)}
     assert set(schedule.guidance_scale) == {5.0}
-    assert schedule == build_schedule("paper", Recipe())
+    assert schedule == build_schedule("paper", ScheduleSettings())
 
 
 def test_the_named_schedules_cost_less_and_less():
@@ -178,16 +180,18 @@ def test_the_named_schedules_cost_less_and_less():
 
 
 def test_an_export_keeps_to_the_checkpoints_guidance_in_every_schedule():
-    recipes = exported_recipes({"num_inference_steps": 40, "guidance_scale": 2.0})
-    assert recipes["paper"] == Recipe("euler", 40, guidance_scale=2.0)
+    recipes = exported_settings({"num_inference_steps": 40, "guidance_scale": 2.0})
+    assert recipes["paper"] == ScheduleSettings("euler", 40, guidance_scale=2.0)
     assert {name: recipe.guidance_scale for name, recipe in recipes.items()} == dict.fromkeys(
         ("paper", "balanced", "fast"), 2.0
     )
 
 
 def test_a_label_without_a_guidance_takes_the_callers():
-    assert Recipe.from_label("ab2-10 shift 2", 3.0) == Recipe("ab2", 10, shift=2.0, guidance_scale=3.0)
-    assert Recipe.from_label("ab2-10 guidance 4", 3.0).guidance_scale == 4.0
+    assert ScheduleSettings.from_label("ab2-10 shift 2", 3.0) == ScheduleSettings(
+        "ab2", 10, shift=2.0, guidance_scale=3.0
+    )
+    assert ScheduleSettings.from_label("ab2-10 guidance 4", 3.0).guidance_scale == 4.0
 
 
 @pytest.mark.parametrize(
@@ -202,23 +206,23 @@ def test_a_label_without_a_guidance_takes_the_callers():
 )
 def test_what_makes_no_schedule_is_refused(wrong: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        Recipe(**wrong)
+        ScheduleSettings(**wrong)
 
 
 @pytest.mark.parametrize(
     ("recipe", "label"),
     [
-        (Recipe(), "euler-50"),
-        (Recipe("ab2", 8, 2.0, 4.0, 0.0, 0.6), "ab2-8 shift 2 guidance 4 guided 0-0.6"),
-        (Recipe("unipc2", 12, guided_from=0.1), "unipc2-12 guided 0.1-1"),
+        (ScheduleSettings(), "euler-50"),
+        (ScheduleSettings("ab2", 8, 2.0, 4.0, 0.0, 0.6), "ab2-8 shift 2 guidance 4 guided 0-0.6"),
+        (ScheduleSettings("unipc2", 12, guided_from=0.1), "unipc2-12 guided 0.1-1"),
     ],
 )
-def test_a_label_says_what_differs_from_the_paper(recipe: Recipe, label: str):
+def test_a_label_says_what_differs_from_the_paper(recipe: ScheduleSettings, label: str):
     assert recipe.label == label
-    assert Recipe.from_label(label) == recipe
+    assert ScheduleSettings.from_label(label) == recipe
 
 
 @pytest.mark.parametrize("label", ["", "ab2", "ab2-ten", "ab2-10 shift", "ab2-10 guided 0.5", "ab2-10 x"])
 def test_a_label_that_is_none_is_refused(label: str):
     with pytest.raises(ValueError, match="is no schedule"):
-        Recipe.from_label(label)
+        ScheduleSettings.from_label(label)

@@ -23,8 +23,9 @@ if not __package__:  # run as a file: `python tests/vectors/write_vectors.py`
 
 import numpy as np
 
-from editverse_rt.bundle.manifest import spec_from_json
-from editverse_rt.bundle.spec import Geometry, Schedule
+from editverse_rt.bundle.description import spec_from_json
+from editverse_rt.bundle.schedule import Schedule, ScheduleTable
+from editverse_rt.bundle.spec import Capabilities, Geometry
 from editverse_rt.errors import EditVerseError
 from editverse_rt.media.frames import sample_by_time
 from editverse_rt.request.layout import Grid, lay_out
@@ -39,6 +40,7 @@ NANO_LIKE = Geometry(
     spatial_ratio=8,
     patch_size=2,
     patch_dim=64,
+    clean_dim=64,
     min_area_px=3072,
     max_area_px=5120,
     max_side_px=128,
@@ -102,23 +104,12 @@ def layout_result(items: list[Any], target: list[int], with_text: bool) -> dict[
     }
 
 
-def schedule_result(schedule: dict[str, Any], steps: int | None, guidance: float | None) -> dict[str, Any]:
-    made = Schedule(
-        name="table",
-        kind=schedule["kind"],
-        timesteps=tuple(schedule["timesteps"]),
-        coefficients=tuple(tuple(row) for row in schedule["coefficients"]),
-        guidance_scale=tuple(schedule["guidance_scale"]),
-    )
-    if steps is not None:
-        made = made.with_steps(steps)
-    if guidance is not None:
-        made = made.with_guidance(guidance)
-    return {
-        "timesteps": list(made.timesteps),
-        "coefficients": [list(row) for row in made.coefficients],
-        "guidance_scale": list(made.guidance_scale),
-    }
+def schedule_result(guidance: list[float], scale: float) -> list[float]:
+    """The guidance of each step under a caller's scale."""
+    n = len(guidance)
+    matrix = ((1.0, 0.0, 0.0, 1 / n), (0.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 0.0))
+    table = ScheduleTable(tuple(i / n for i in range(n)), tuple(guidance), (matrix,) * n, (0,) * n)
+    return list(Schedule("table", "schedule_euler", 5.0, table).with_guidance(scale).table.guidance)
 
 
 def sampling_result(
@@ -301,24 +292,14 @@ def layout_cases() -> list[dict[str, Any]]:
 
 
 def schedule_cases() -> list[dict[str, Any]]:
-    euler = {
-        "kind": "euler",
-        "timesteps": [0.0, 0.25, 0.5, 0.75],
-        "coefficients": [[0.25, 0.0, 0.0]] * 4,
-        "guidance_scale": [5.0, 5.0, 1.0, 1.0],
-    }
-    multistep = {**euler, "kind": "multistep", "coefficients": [[0.3, -0.1, 0.05]] * 4}
-    unguided = {**euler, "guidance_scale": [1.0] * 4}
     return [
         {
-            "schedule": schedule,
-            "steps": steps,
             "guidance": guidance,
-            **outcome(lambda s=schedule, n=steps, g=guidance: schedule_result(s, n, g)),
+            "scale": scale,
+            **outcome(lambda g=guidance, s=scale: schedule_result(g, s)),
         }
-        for schedule in (euler, multistep, unguided)
-        for steps in (None, -1, 0, 1, 3, 4, 7)
-        for guidance in (None, -0.5, 0.0, 1.0, 2.5)
+        for guidance in ([5.0, 5.0, 1.0, 1.0], [1.0] * 4, [2.0], [0.0, 1.0])
+        for scale in (-0.5, 0.0, 1.0, 2.5)
     ]
 
 
@@ -358,7 +339,6 @@ def base_bundle() -> dict[str, Any]:
     frames, patches = "frames uint8 {} 16*h 16*w 3", "patches float32 1 h w 64"
     caches = ["cache_0 float32 1 4 2 8*h 8*w", "cache_1 float16 1 8 2 4*h 4*w"]
     given = [f"next_{line}" for line in caches]
-    rows = ["sample", "velocity_cond", "velocity_uncond", "velocity_prev1", "velocity_prev2"]
     graphs = {
         "text_encoder": (["ids int64 Lt"], ["text float32 Lt 6"]),
         "vae_encoder_first": ([frames.format(1)], [patches, *given]),
@@ -375,27 +355,57 @@ def base_bundle() -> dict[str, Any]:
             ["velocity float32 Lg 64"],
         ),
         "solver_step": (
-            [*(f"{row} float32 Lg 64" for row in rows), "guidance float32", "coefficients float32 3"],
-            ["sample_next float32 Lg 64", "velocity float32 Lg 64"],
+            [
+                "sample float32 Lg 64",
+                "history float32 2 Lg 64",
+                "velocity_cond float32 Lg 64",
+                "velocity_uncond float32 Lg 64",
+                "guidance float32",
+                "matrix float32 3 4",
+            ],
+            ["sample_next float32 Lg 64", "history_next float32 2 Lg 64"],
         ),
         "noise": (["seed int64", "shape int64 2"], ["noise float32 N 64"]),
         "vae_decoder_first": ([patches], [frames.format(1), *given]),
         "vae_decoder_next": ([patches, *caches], [frames.format(4), *given]),
+        "schedule_euler": (
+            [
+                "num_steps int64",
+                *(f"{name} float64" for name in ("shift", "guidance_scale", "guided_from", "guided_until")),
+            ],
+            [
+                "timesteps float64 n",
+                "guidance float64 n",
+                "matrices float64 n 3 4",
+                "experts int64 n",
+            ],
+        ),
     }
+    matrix = [[1, 0, 0, 0.5], [0, 0, 0, 1], [0, 1, 0, 0]]
     names = [*(f"{name}.onnx" for name in graphs), "tokenizer.model"]
     return {
-        "format_version": 1,
+        "format_version": 2,
         "name": "vectors",
+        "family": "editverse",
+        "conditioning": "interleaved",
+        "unconditional": "drop_text",
+        "default_negative_prompt": "",
+        "capabilities": asdict(Capabilities()),
         "model": {},
         "geometry": asdict(NANO_LIKE),
         "tokenizer": {"file": "tokenizer.model", "eos_id": 1, "max_tokens": 32},
         "graphs": {name: graph(name, *sides) for name, sides in graphs.items()},
         "schedules": {
             "paper": {
-                "kind": "euler",
-                "timesteps": [0, 0.5],
-                "coefficients": [[0.5, 0, 0], [0.5, 0.0, 0.0]],
-                "guidance_scale": [5, 5.0],
+                "graph": "schedule_euler",
+                "guidance_scale": 5,
+                "options": {"shift": 1.0, "guided_from": 0, "guided_until": 1.0},
+                "table": {
+                    "timesteps": [0, 0.5],
+                    "guidance": [5, 5.0],
+                    "matrices": [matrix, matrix],
+                    "experts": [0, 0],
+                },
             }
         },
         "default_schedule": "paper",
@@ -407,8 +417,9 @@ def base_bundle() -> dict[str, Any]:
 
 def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
     edits: list[list[Any]] = [[]]
+    matrix = base["schedules"]["paper"]["table"]["matrices"][0]
     for path, values in (
-        (["format_version"], [2, 0, -1, "1", 1.0, True, None, 2**63]),
+        (["format_version"], [1, 3, 0, -1, "1", 1.0, True, None, 2**63]),
         (["name"], ["", 3, "other"]),
         (["model"], [[], "x"]),
         (["geometry", "temporal_ratio"], [0, 2**40, 3, 4.0]),
@@ -439,13 +450,28 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         ),
         (["graphs", "extra"], [{"file": "noise.onnx", "inputs": [], "outputs": []}]),
         (["schedules"], [{}, []]),
-        (["schedules", "paper", "kind"], ["heun", ""]),
+        (["family"], ["wan3", "", 3]),
+        (["conditioning"], ["crossed", "channels"]),
+        (["unconditional"], ["none", "prompt"]),
+        (["default_negative_prompt"], ["blurred", 3]),
+        (["capabilities", "attention"], ["flash", "inline"]),
+        (["capabilities", "generates"], [False, 1]),
+        (["capabilities", "emulates"], [[], {"transformer": "bf16"}]),
+        (["capabilities", "surplus"], [1]),
+        (["geometry", "clean_dim"], [0, 32]),
+        (["schedules", "paper", "graph"], ["schedule_heun", "", 3]),
+        (["schedules", "paper", "guidance_scale"], [-1, "5", True]),
+        (["schedules", "paper", "options"], [{"shift": "x"}, [], {}]),
         (
-            ["schedules", "paper", "timesteps"],
+            ["schedules", "paper", "table", "timesteps"],
             [[], [0.5, 0], [0, 1], [-0.1, 0.5], [0, 0], "x", [0, "x"], [0, True]],
         ),
-        (["schedules", "paper", "coefficients"], [[], [[1, 0, 0]], [[1, 0], [1, 0]], [1, 2]]),
-        (["schedules", "paper", "guidance_scale"], [[5], [5, -1], 5]),
+        (
+            ["schedules", "paper", "table", "matrices"],
+            [[], [matrix], [matrix, matrix[:2]], [matrix, [[1, 2]] * 3], [[1, 2], 3], "x"],
+        ),
+        (["schedules", "paper", "table", "guidance"], [[5], [5, -1], 5]),
+        (["schedules", "paper", "table", "experts"], [[0], [0, 2], [0, 1], [0.5, 0]]),
         (["default_schedule"], ["fast", ""]),
         (["files", 0, "path"], ["bundle.json", "tokenizer.model", "../up"]),
         (["files", 0, "num_bytes"], [-1, 1.5]),
@@ -463,7 +489,10 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         ["graphs", "noise"],
         ["graphs", "transformer", "inputs", 0],
         ["graphs", "vae_decoder_next", "outputs", 1],
-        ["schedules", "paper", "kind"],
+        ["schedules", "paper", "graph"],
+        ["schedules", "paper", "table", "experts"],
+        ["family"],
+        ["capabilities", "dtype"],
         ["files", 0],
         ["files", 0, "sha256"],
         ["quality"],

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from editverse_rt.bundle import manifest as bundle_module
-from editverse_rt.bundle.manifest import (
-    file_specs,
-    json_from_spec,
-    load_bundle,
-    shipped_bundles,
-    spec_from_json,
-    write_bundle_json,
-)
+from editverse_rt.bundle.description import json_from_spec, spec_from_json
+from editverse_rt.bundle.manifest import file_specs, load_bundle, shipped_bundles, write_bundle_json
 from editverse_rt.errors import BundleError
 
 

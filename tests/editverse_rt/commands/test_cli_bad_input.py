@@ -18,7 +18,8 @@ import pytest
 
 import editverse_rt
 from editverse_rt import media
-from editverse_rt.bundle.manifest import BUNDLE_JSON, file_specs, load_bundle, write_bundle_json
+from editverse_rt.bundle.description import BUNDLE_JSON
+from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.commands import cli
 from editverse_rt.pipeline import Result
 

@@ -52,6 +52,7 @@ def large(nano: BundleSpec) -> BundleSpec:
     geometry = replace(
         nano.geometry,
         patch_dim=64,
+        clean_dim=64,
         min_area_px=256 * 256,
         max_area_px=512 * 512,
         max_side_px=1024,

@@ -1,0 +1,33 @@
+"""What a model family says: how a request becomes a sequence, which texts are encoded, what the clean rows
+are."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from editverse_rt.bundle.spec import BundleSpec
+from editverse_rt.request.checked import CheckedRequest
+from editverse_rt.request.inputs import Footage
+from editverse_rt.request.laid_out import LaidOutRequest
+from editverse_rt.stages import Array, Run
+
+__all__ = ["Family"]
+
+
+class Family(Protocol):
+    """The rules of one family. A host asks it three things; everything else is the same for all."""
+
+    @property
+    def name(self) -> str: ...
+
+    def lay_out(self, spec: BundleSpec, checked: CheckedRequest, footage: Footage) -> LaidOutRequest:
+        """The request in integers, now that its clips were read. Raises RequestError."""
+        ...
+
+    def texts(self, checked: CheckedRequest) -> list[tuple[int, ...]]:
+        """Token ids of each text to encode; the branches of the laid-out request name them by index."""
+        ...
+
+    def encode_clean(self, run: Run, spec: BundleSpec, checked: CheckedRequest, footage: Footage) -> Array:
+        """The clean rows float32 [Lc, Pc]: what the transformer sees of the inputs."""
+        ...

@@ -1,0 +1,51 @@
+"""A request laid out in integers: what the graphs are called with, besides pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from editverse_rt.bundle.schedule import Schedule
+from editverse_rt.planning.planner import Work
+from editverse_rt.request.layout import Grid, Layout
+from editverse_rt.request.prompt import TextSegment, VisionSegment
+
+__all__ = ["Branch", "LaidOutRequest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One of guidance's two branches. text: which of the encoded texts it takes, None for no text rows."""
+
+    text: int | None
+    layout: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class LaidOutRequest:
+    """What a request came to, before any graph ran.
+
+    segments: the instruction in order. sources: what each input became, as (frames, height, width) in pixels.
+    main: the input that the result follows, or None. target: the result in latent units. cond, uncond: the
+    branches of guidance.
+    """
+
+    segments: tuple[TextSegment | VisionSegment, ...]
+    sources: dict[str, tuple[int, int, int]]
+    main: str | None
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps: float
+    schedule: Schedule
+    seed: int
+    target: Grid
+    cond: Branch
+    uncond: Branch
+
+    @property
+    def work(self) -> Work:
+        """What is computed, for the planner."""
+        steps = self.schedule.num_inference_steps
+        guided = self.schedule.table.num_evaluations - steps
+        result = (self.num_frames, self.height_px, self.width_px)
+        return Work(self.cond.layout.num_text, tuple(self.sources.values()), result, steps, guided)

@@ -1,0 +1,161 @@
+"""The options of a request in one table: name, type, range, default, help, and the command line's flag.
+
+`EditRequest` is checked by it, the command line is built from it, and `cpp/tools/write_tables.py` writes
+the C++ host's checks and the page of options from it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from editverse_rt.errors import RequestError
+
+__all__ = ["FLAGS", "OPTIONS", "Option", "OptionValue", "check_option", "parse_size"]
+
+OptionValue = int | float | str | tuple[int, int] | None
+_LARGEST_SEED = 2**63 - 1
+_SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a request.
+
+    kind: "int", "float", "text" or "size", which is (height, width) in pixels. minimum, maximum: inclusive;
+    above: exclusive. default: None leaves the choice to the bundle or to the inputs.
+    """
+
+    name: str
+    kind: Literal["int", "float", "text", "size"]
+    flag: str
+    metavar: str
+    help: str
+    default: int | float | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+
+    @property
+    def expected(self) -> str:
+        """What is right, as an error says it."""
+        if self.kind == "text":
+            return "a string"
+        if self.kind == "size":
+            return "height and width in whole pixels, (height, width) in Python, WIDTHxHEIGHT elsewhere"
+        number = "a whole number" if self.kind == "int" else "a number"
+        if self.above is not None:
+            low = f" above {self.above:g}"
+        elif self.minimum is not None:
+            low = f" from {self.minimum:g}" if self.maximum is not None else f" of at least {self.minimum:g}"
+        else:
+            low = ""
+        high = (
+            ""
+            if self.maximum is None
+            else f" to {int(self.maximum) if self.kind == 'int' else self.maximum:g}"
+        )
+        if self.maximum == _LARGEST_SEED:
+            high = " to 9223372036854775807"
+        return f"{number}{low}{high}"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "negative_prompt", "text", "--negative-prompt", "TEXT",
+        "what the result should not show, for bundles whose guidance takes one (default: the bundle's)",
+    ),
+    Option(
+        "schedule", "text", "--schedule", "NAME", "one of the bundle's schedules (default: the bundle's default)"
+    ),
+    Option(
+        "num_inference_steps", "int", "--num-inference-steps", "N",
+        "solver steps (default: the schedule's)", minimum=1, maximum=10_000,
+    ),
+    Option(
+        "guidance_scale", "float", "--guidance-scale", "G",
+        "strength of the guidance by text, 1 for none (default: the schedule's)", minimum=0, maximum=1000,
+    ),
+    Option(
+        "seed", "int", "--seed", "N",
+        "of the noise; the same seed gives the same bytes (default: 0)", default=0, minimum=0,
+        maximum=_LARGEST_SEED,
+    ),
+    Option(
+        "size", "size", "--size", "WxH",
+        "of the result, in pixels (default: the main input's, or the bundle's)",
+    ),
+    Option(
+        "num_frames", "int", "--frames", "N",
+        "frames of the result (default: the main input's, up to the bundle's limit)", minimum=1,
+        maximum=16_777_216,
+    ),
+    Option(
+        "fps", "float", "--fps", "FPS",
+        "frames a second to take from the videos (default: the main video's own)", above=0, maximum=1000,
+    ),
+    Option(
+        "start_s", "float", "--start", "S",
+        "where to begin in the videos, in seconds (default: 0)", default=0.0, minimum=0, maximum=1e9,
+    ),
+)  # fmt: skip
+
+FLAGS: Mapping[str, str] = {option.name: option.flag for option in OPTIONS}
+"""The command line's names of the options."""
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def check_option(name: str, value: object) -> OptionValue:
+    """The value of an option as its type, or RequestError that names the option, its value and its range.
+
+    Whole numbers of other libraries (numpy's) become Python's; strings are not read as numbers.
+    """
+    option = _BY_NAME[name]
+    if value is None and option.default is None:
+        return None
+    checked: OptionValue = None
+    if option.kind == "text":
+        checked = value if isinstance(value, str) else None
+    elif option.kind == "size":
+        checked = _size_from(value)
+    elif not isinstance(value, bool) and isinstance(value, numbers.Real):
+        number = float(value)
+        if option.kind == "float" and math.isfinite(number):
+            checked = number
+        elif option.kind == "int" and isinstance(value, numbers.Integral):
+            checked = int(value)
+        if isinstance(checked, (int, float)) and not _is_within(option, checked):
+            checked = None
+    if checked is None:
+        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+        raise RequestError(shown, expected=option.expected, code="request.option", field=name, is_value=True)
+    return checked
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """(height, width) of "WIDTHxHEIGHT" in pixels, None for another text."""
+    match = _SIZE.fullmatch(text)
+    return None if match is None else (int(match[2]), int(match[1]))
+
+
+def _size_from(value: object) -> tuple[int, int] | None:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return None
+    try:
+        height, width = (operator.index(side) for side in value)
+    except (TypeError, ValueError):
+        return None
+    return (height, width)
+
+
+def _is_within(option: Option, value: float) -> bool:
+    return (
+        (option.minimum is None or value >= option.minimum)
+        and (option.above is None or value > option.above)
+        and (option.maximum is None or value <= option.maximum)
+    )

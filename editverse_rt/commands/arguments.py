@@ -15,6 +15,7 @@ from editverse_rt.planning.targets import PRECISIONS
 
 __all__ = ["parse_arguments", "version_of"]
 
+MAX_THREADS = 1024
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -221,7 +222,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
     add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
     add_gpu_options(parser)
-    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: one a core)")
+    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one a core)")
     add("--preview", type=Path, metavar="PNG", help="also write a contact sheet, source over result")
     add("--json", action="store_true", help="print one JSON object about the result")
     add("--quiet", action="store_true", help="print nothing but errors (and the JSON object)")
@@ -262,6 +263,12 @@ def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
 def positive_int(text: str) -> int:
     if re.fullmatch(r"0*[1-9]\d{0,8}", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is given, a whole number of 1 or more is expected")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    if re.fullmatch(r"0*[1-9]\d{0,3}", text) is None or int(text) > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, threads from 1 to {MAX_THREADS} are expected")
     return int(text)
 
 

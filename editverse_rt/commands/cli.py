@@ -8,13 +8,12 @@ Results go to standard output; progress, notices and errors to standard error. E
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from editverse_rt import media
@@ -24,7 +23,8 @@ from editverse_rt.commands.arguments import parse_arguments
 from editverse_rt.commands.descriptions import describe_bundle
 from editverse_rt.commands.doctor import describe_machine, examine_machine
 from editverse_rt.commands.plan_report import report_plan
-from editverse_rt.errors import EditVerseError, MediaError, RequestCancelled, RequestError
+from editverse_rt.commands.terminal import Progress, discard_output, prepare_streams, print_error
+from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
 from editverse_rt.media.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.quality.verify import describe_verification, verify_backend
@@ -40,6 +40,7 @@ EXIT_BROKEN_PIPE = 141  # what a shell says of a command whose reader left, as i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` without the program's name, or None for sys.argv."""
+    prepare_streams()
     try:
         args = parse_arguments(argv)
         code = COMMANDS[args.command](args)
@@ -60,15 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(f"{name}: {error.strerror}; check the path and the free space")
         discard_output()
     return EXIT_BAD_INPUT
-
-
-def print_error(message: str) -> None:
-    print(f"editverse-rt: error: {' '.join(message.split())}", file=sys.stderr)
-
-
-def discard_output() -> None:
-    """Drop what standard output did not take, or Python fails once more when it leaves."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 # --- edit and generate ------------------------------------------------------------------------------------
@@ -101,7 +93,7 @@ def name_inputs(paths: Sequence[str]) -> dict[str, str]:
 
 
 def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *, start_s: float) -> int:
-    check_output(args.output)
+    media.check_target(args.output, fps=args.fps)
     num_frames = args.frames
     if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
         if num_frames not in (None, 1):
@@ -111,8 +103,13 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
             )
         num_frames = 1
     if args.preview is not None:
-        check_suffix(args.preview, media.IMAGE_SUFFIXES)
-        check_place(args.preview)
+        media.check_target(args.preview, is_picture=True)
+        if os.path.realpath(args.preview) == os.path.realpath(args.output):
+            raise RequestError(
+                f"--preview and --output are both {args.output}",
+                hint="give the preview another name",
+                code="command.usage",
+            )
 
     begin = time.perf_counter()
     progress = None if args.quiet else Progress(sys.stderr)
@@ -137,8 +134,9 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
     if args.preview is not None:
         media.write_image(args.preview, contact_sheet([*result.sources, result.frames]))
     if not args.quiet:
-        for notice in notices:
-            print(f"editverse-rt: {notice}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            for notice in notices:
+                print(f"editverse-rt: {notice}", file=sys.stderr)
     report(args, prompt, result, info, notices, time.perf_counter() - begin)
     return EXIT_OK
 
@@ -162,37 +160,6 @@ def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
         "plugin": args.plugin,
         "kernel_cache": args.kernel_cache,
     }
-
-
-def check_output(path: Path) -> None:
-    """Refuse a video, a picture or a folder that could not be written, before anything is computed."""
-    if path.suffix:
-        check_suffix(path, media.VIDEO_SUFFIXES | media.IMAGE_SUFFIXES)
-    elif path.is_dir() and any(path.iterdir()):
-        raise MediaError(
-            f"{path} is a folder that is not empty; name a new folder, or a file such as {path}.mp4"
-        )
-    check_place(path)
-
-
-def check_suffix(path: Path, suffixes: frozenset[str]) -> None:
-    if path.suffix.lower() not in suffixes:
-        raise MediaError(
-            f"{path}: {path.suffix or 'no suffix'} is not a type that can be written here; "
-            f"use one of {' '.join(sorted(suffixes))}"
-        )
-    if path.is_dir():
-        raise MediaError(f"{path} is a folder, the name of a file is expected; choose another")
-
-
-def check_place(path: Path) -> None:
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise MediaError(
-            f"{path}: nothing can be written in {path.parent} ({error.strerror}); choose another place"
-        ) from error
 
 
 def report(
@@ -224,41 +191,6 @@ def report(
     elif not args.quiet:
         length = "1 frame" if num_frames == 1 else f"{num_frames} frames at {result.fps:g} fps"
         print(f"{args.output}: {width}x{height}, {length}, seed {args.seed}, {total_s:.1f} s")
-
-
-class Progress:
-    """A bar, redrawn in place on a terminal; elsewhere a line for the first step and for each tenth."""
-
-    WIDTH = 30
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._in_place = bool(stream.isatty())
-        self._begin = time.perf_counter()
-        self._last_tenth = 0
-        self._open = False
-
-    def __call__(self, pipeline: object, step: int, timestep: float, facts: dict[str, Any]) -> None:
-        """Show that solver step `step`, counted from 0, is done."""
-        done, total = step + 1, int(facts["num_inference_steps"])
-        tenth = done * 10 // total
-        if not self._in_place and step > 0 and tenth == self._last_tenth:
-            return
-        self._last_tenth = tenth
-        elapsed_s = time.perf_counter() - self._begin
-        left_s = elapsed_s / done * (total - done)
-        filled = self.WIDTH * done // total
-        line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] step {done}/{total}, {left_s:.0f} s left"
-        self._stream.write(f"\r\033[K{line}" if self._in_place else f"{line}\n")
-        self._stream.flush()
-        self._open = self._in_place
-
-    def close(self) -> None:
-        """End the line that was redrawn, so that what follows has its own."""
-        if self._open:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._open = False
 
 
 # --- plan, verify, info and doctor --------------------------------------------------------------------------

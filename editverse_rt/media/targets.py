@@ -62,8 +62,8 @@ def check_target(path: Path, *, fps: float | None = None, is_picture: bool = Fal
         )
     if not suffix and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise MediaError(
-            f"{path} is already there, and not an empty folder",
-            expected="a new or an empty folder, or a file",
+            f"{path} is {'a folder that is not empty' if path.is_dir() else 'a file without a type'}",
+            expected="a new or an empty folder, or a file with a type",
             hint=f"choose another name, such as {path}.mp4",
             code="media.place",
         )

@@ -69,6 +69,13 @@ def parse_prompt(prompt: str, input_names: Collection[str]) -> tuple[TextSegment
         raise RequestError(
             f"the instruction is {type(prompt).__name__}", hint="give a string", code="request.prompt"
         )
+    if not prompt.isascii() and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise RequestError(
+            f"the instruction is {prompt!r}, which is not valid Unicode",
+            expected="text in UTF-8",
+            hint="correct the characters behind the backslashes",
+            code="request.prompt",
+        )
     for name in input_names:
         check_input_name(name)
     segments: list[TextSegment | VisionSegment] = []

@@ -2,8 +2,9 @@
 
 The class keeps its temporal caches in itself; a graph cannot. The four modules below run the class's own
 encoder and decoder with the caches as arguments and results, all of one uniform shape, so that one "first"
-and one "next" graph serve clips of every length. Outside stand uint8 pixels on one side, normalised latents
-cut into the transformer's patches (paper section 3.1) on the other: everything between is inside.
+and one "next" graph serve clips of every length. Both layouts are run: that of Wan 2.1, and the residual one
+of Wan 2.2 (`is_residual`), whose shortcuts stay inside a chunk and need no cache. On one side stand uint8
+pixels, on the other normalised latents cut into the transformer's patches (paper section 3.1).
 """
 
 from __future__ import annotations
@@ -33,15 +34,10 @@ __all__ = [
 def check_vae(vae: AutoencoderKLWan) -> None:
     """Refuse a VAE that the chunked modules cannot run.
 
-    Raises ValueError: for `is_residual` (the Wan 2.2 layout, whose shortcuts are not causal per chunk), for
-    latents without the statistics to normalise them, and for other ratios than 4 in time.
+    Raises ValueError for latents without the statistics to normalise them, and for other ratios than 4 in
+    time.
     """
     config = vae.config
-    if config.is_residual:
-        raise ValueError(
-            "the VAE has is_residual=True (the Wan 2.2 layout); expected is_residual=False (Wan 2.1): "
-            "take a Wan 2.1 VAE, or one trained with is_residual=False"
-        )
     for name in ("latents_mean", "latents_std"):
         if len(getattr(config, name)) != config.z_dim:
             raise ValueError(
@@ -165,8 +161,13 @@ class _Half(nn.Module):
         result = self.coder(x, feat_cache=raw, feat_idx=[0], **options)
         return result, _uniform_caches([cache for cache in raw if cache is not None])
 
-    def encode_chunk(self, frames: Tensor, caches: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        pixels = pixels_from_frames(frames).to(self.compute_dtype)
+    def encode_chunk(
+        self, frames: Tensor, keep: Tensor | None, caches: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        pixels = pixels_from_frames(frames)
+        if keep is not None:
+            pixels = pixels * keep  # [T, H, W]: a pixel that is not kept becomes 0, which no uint8 says
+        pixels = pixels.to(self.compute_dtype)
         moments, caches_out = self.run_coder(patchify(pixels, self.pixel_patch_size), caches)
         mean = self.conv(moments)[:, : self.latents_mean.shape[1]].to(torch.float32)
         latents = (mean - self.latents_mean) / self.latents_std
@@ -182,23 +183,33 @@ class _Half(nn.Module):
 
 
 class EncoderFirst(_Half):
-    """frames uint8 [1, H, W, 3] -> patches float32 [1, h, w, P], then the caches, each [1, C, 2, h', w']."""
+    """frames uint8 [1, H, W, 3] -> patches float32 [1, h, w, P], then the caches, each [1, C, 2, h', w'].
 
-    def __init__(self, vae: AutoencoderKLWan, patch_size: int = 2) -> None:
+    masked: a second input follows the frames, keep float32 [1, H, W], 1 where pixels stay and 0 where they
+    become the mean of black and white. VACE encodes a source so, once for each side of its mask.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, patch_size: int = 2, *, masked: bool = False) -> None:
         super().__init__(vae, vae.encoder, vae.quant_conv, patch_size)
+        self.masked = masked
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        return self.encode_chunk(frames, [None] * self.num_caches)
+    def forward(self, frames: Tensor, *keep: Tensor) -> tuple[Tensor, ...]:
+        return self.encode_chunk(frames, keep[0] if self.masked else None, [None] * self.num_caches)
 
 
 class EncoderNext(_Half):
-    """frames uint8 [4, H, W, 3] and the caches -> patches float32 [1, h, w, P], then the caches."""
+    """frames uint8 [4, H, W, 3] and the caches -> patches float32 [1, h, w, P], then the caches.
 
-    def __init__(self, vae: AutoencoderKLWan, patch_size: int = 2) -> None:
+    masked: keep float32 [4, H, W] stands between the frames and the caches.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, patch_size: int = 2, *, masked: bool = False) -> None:
         super().__init__(vae, vae.encoder, vae.quant_conv, patch_size)
+        self.masked = masked
 
-    def forward(self, frames: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        return self.encode_chunk(frames, caches)
+    def forward(self, frames: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        keep, caches = (rest[0], rest[1:]) if self.masked else (None, rest)
+        return self.encode_chunk(frames, keep, caches)
 
 
 class DecoderFirst(_Half):

@@ -16,6 +16,7 @@ from reference.vae import (
     decode_clip,
     encode_clip,
     frames_from_pixels,
+    latent_statistics,
     latents_from_patches,
     patches_from_latents,
     pixels_from_frames,
@@ -33,14 +34,30 @@ LAYOUTS = {
         "in_channels": 12,
         "out_channels": 12,
     },
+    "residual": {
+        "dim_mult": [1, 2, 4, 4],
+        "temperal_downsample": [False, True, True],
+        "is_residual": True,
+        "patch_size": 2,
+        "in_channels": 12,
+        "out_channels": 12,
+        "z_dim": 48,
+        "latents_mean": [0.01 * i - 0.2 for i in range(48)],
+        "latents_std": [0.5 + 0.02 * i for i in range(48)],
+    },
 }
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))
 def vae(request: pytest.FixtureRequest) -> AutoencoderKLWan:
     torch.manual_seed(0)
-    layout = LAYOUTS[request.param]
-    return AutoencoderKLWan(base_dim=4, z_dim=16, num_res_blocks=1, attn_scales=[], **layout).eval()
+    layout = {"base_dim": 4, "z_dim": 16, "num_res_blocks": 1, "attn_scales": []} | LAYOUTS[request.param]
+    return AutoencoderKLWan(**layout).eval()
+
+
+def side_and_values(vae: AutoencoderKLWan) -> tuple[int, int]:
+    """How many pixels a patch is wide, and how many values it has."""
+    return 2 * 2 ** (len(vae.config.dim_mult) - 1) * (vae.config.patch_size or 1), 4 * vae.config.z_dim
 
 
 def random_clip(num_frames: int, height: int, width: int) -> torch.Tensor:
@@ -52,6 +69,8 @@ def random_clip(num_frames: int, height: int, width: int) -> torch.Tensor:
 def test_chunked_encoding_equals_encode(
     vae: AutoencoderKLWan, num_frames: int, height: int, width: int
 ) -> None:
+    side, values = side_and_values(vae)
+    height, width = height * side // 16, width * side // 16
     frames = random_clip(num_frames, height, width)
     with torch.no_grad():
         expected = encode_clip(vae, frames)
@@ -62,7 +81,7 @@ def test_chunked_encoding_equals_encode(
             patches, *caches = EncoderNext(vae)(frames[start : start + 4], *caches)
             assert [cache.shape for cache in caches] == shapes
             chunks.append(patches)
-    assert expected.shape == (1 + num_frames // 4, height // 16, width // 16, 64)
+    assert expected.shape == (1 + num_frames // 4, height // side, width // side, values)
     assert all(shape[2] == 2 for shape in shapes)
     torch.testing.assert_close(torch.cat(chunks), expected, atol=PATCH_TOLERANCE, rtol=PATCH_TOLERANCE)
 
@@ -71,7 +90,8 @@ def test_chunked_encoding_equals_encode(
 def test_chunked_decoding_equals_decode(
     vae: AutoencoderKLWan, num_latent_frames: int, h: int, w: int
 ) -> None:
-    patches = torch.randn((num_latent_frames, h, w, 64), generator=torch.Generator().manual_seed(h + w))
+    side, values = side_and_values(vae)
+    patches = torch.randn((num_latent_frames, h, w, values), generator=torch.Generator().manual_seed(h + w))
     with torch.no_grad():
         expected = decode_clip(vae, patches)
         frames, *caches = DecoderFirst(vae)(patches[:1])
@@ -81,7 +101,7 @@ def test_chunked_decoding_equals_decode(
             frames, *caches = DecoderNext(vae)(patches[index : index + 1], *caches)
             assert [cache.shape for cache in caches] == shapes
             chunks.append(frames)
-    assert expected.shape == (4 * num_latent_frames - 3, 16 * h, 16 * w, 3)
+    assert expected.shape == (4 * num_latent_frames - 3, side * h, side * w, 3)
     # A grey level apart where a sum falls on either side of a rounding edge; nothing else.
     difference = torch.cat(chunks).int() - expected.int()
     assert difference.abs().max() <= 1
@@ -119,12 +139,21 @@ def test_every_grey_level_survives_the_way_to_pixels_and_back() -> None:
     assert torch.equal(frames_from_pixels(pixels * 3.0)[levels > 200], levels[levels > 200] * 0 + 255)
 
 
-def test_the_wan_22_layout_is_refused() -> None:
-    vae = AutoencoderKLWan(
-        base_dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[], is_residual=True
+def test_pixels_that_are_not_kept_are_grey_to_the_encoder(vae: AutoencoderKLWan) -> None:
+    """As VACE masks a source: multiplied pixels, between two grey levels, through the class's own encode."""
+    side, _ = side_and_values(vae)
+    frames = random_clip(5, side, 2 * side)
+    keep = (torch.rand((5, side, 2 * side), generator=torch.Generator().manual_seed(5)) > 0.4).float()
+    mean, std = latent_statistics(vae)
+    with torch.no_grad():
+        latents = vae.encode(pixels_from_frames(frames) * keep).latent_dist.mode()
+        expected = patches_from_latents((latents - mean) / std, 2)
+        first, *caches = EncoderFirst(vae, masked=True)(frames[:1], keep[:1])
+        later, *_ = EncoderNext(vae, masked=True)(frames[1:], keep[1:], *caches)
+    torch.testing.assert_close(
+        torch.cat((first, later)), expected, atol=PATCH_TOLERANCE, rtol=PATCH_TOLERANCE
     )
-    with pytest.raises(ValueError, match="is_residual=True"):
-        EncoderFirst(vae)
+    assert not torch.equal(expected, encode_clip(vae, frames))
 
 
 def test_missing_latent_statistics_are_refused() -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, Backend, GpuOptions, Runner
+from editverse_rt.backends.base import (
+    NO_GPU_OPTIONS,
+    Availability,
+    Backend,
+    GpuOptions,
+    GraphFiles,
+    Runner,
+)
 from editverse_rt.backends.ort import OrtBackend
 from editverse_rt.backends.trt import TrtBackend
 from editverse_rt.bundle.manifest import Bundle
@@ -19,6 +26,7 @@ __all__ = [
     "Selection",
     "find_obstacle",
     "list_backends",
+    "open_onnx_runner",
     "select_backend",
 ]
 
@@ -80,3 +88,25 @@ def select_backend(
         passed_over.append(Availability(candidate, reason, state.version))
     reasons = "; ".join(f"{state.name}: {state.reason}" for state in passed_over)
     raise BackendError(f"no backend can be used ({reasons})")
+
+
+def open_onnx_runner(
+    name: str, files: GraphFiles, num_threads: int | None = None, gpu: GpuOptions = NO_GPU_OPTIONS
+) -> tuple[str, Runner]:
+    """Choose a backend that runs plain ONNX files: the name of the one chosen, and a runner, not yet entered.
+
+    name: a backend of ONNX Runtime, or "auto" for the first that works here. Raises BackendError with reasons
+    for another name, and where none works.
+    """
+    known = {backend.name: backend for backend in _BACKENDS if isinstance(backend, OrtBackend)}
+    if name != "auto" and name not in known:
+        raise BackendError(
+            f'backend "{name}" does not run plain ONNX files', expected=f"auto or one of {', '.join(known)}"
+        )
+    reasons = []
+    for backend in known.values() if name == "auto" else (known[name],):
+        state = backend.probe()
+        if state.reason is None:
+            return backend.name, backend.open_runner(files, num_threads, gpu)
+        reasons.append(f"{state.name}: {state.reason}")
+    raise BackendError(f"no backend can run these ONNX files ({'; '.join(reasons)})")

@@ -12,8 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import GraphSpec
 
-__all__ = ["NO_GPU_OPTIONS", "Availability", "Backend", "DeviceArray", "GpuOptions", "Runner", "Tensor"]
+__all__ = [
+    "NO_GPU_OPTIONS",
+    "Availability",
+    "Backend",
+    "DeviceArray",
+    "GpuOptions",
+    "GraphFiles",
+    "GraphTable",
+    "Runner",
+    "Tensor",
+]
 
 Tensor = NDArray[Any] | np.generic
 """One input or output of a graph, of the dtype that the bundle's graph table says."""
@@ -74,6 +85,29 @@ class GpuOptions:
 
 
 NO_GPU_OPTIONS = GpuOptions()
+
+
+class GraphTable(Protocol):
+    """What a description of graphs says that a runner of ONNX files reads."""
+
+    @property
+    def graphs(self) -> Mapping[str, GraphSpec]: ...
+
+    @property
+    def made(self) -> Mapping[str, object]:
+        """How the graphs were made; `"threads": "all"` says that every graph may take several threads."""
+        ...
+
+
+class GraphFiles(Protocol):
+    """A verified folder of ONNX graphs: a bundle, or the models of metrics."""
+
+    @property
+    def spec(self) -> GraphTable: ...
+
+    def graph_path(self, name: str) -> Path:
+        """The ONNX file of one graph."""
+        ...
 
 
 class DeviceArray:

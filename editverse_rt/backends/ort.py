@@ -16,7 +16,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.backends.base import NO_GPU_OPTIONS, Availability, DeviceArray, GpuOptions, Tensor
+from editverse_rt.backends.base import (
+    NO_GPU_OPTIONS,
+    Availability,
+    DeviceArray,
+    GpuOptions,
+    GraphFiles,
+    Tensor,
+)
 from editverse_rt.backends.ort_probes import free_idle_memory, saturates_integers, starts_provider
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec
@@ -100,7 +107,7 @@ class OrtBackend:
         return None
 
     def open_runner(
-        self, bundle: Bundle, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
+        self, bundle: GraphFiles, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
     ) -> OrtRunner:
         """A runner of bundle's ONNX files; num_threads None is one thread for each physical core."""
         # On the CPU there is nothing to save by binding, and its results stay plain arrays.
@@ -120,7 +127,7 @@ class OrtRunner:
 
     runs_concurrently = True
 
-    def __init__(self, bundle: Bundle, provider: str, num_threads: int | None) -> None:
+    def __init__(self, bundle: GraphFiles, provider: str, num_threads: int | None) -> None:
         self._bundle = bundle
         self._provider = provider
         self._num_threads = num_threads
@@ -178,7 +185,9 @@ class OrtRunner:
         return {}
 
     def _takes_threads(self, graph: str) -> bool:
-        """Whether the graph gives the same bytes on any number of threads."""
+        """Whether the graph gives the same bytes on any number of threads, or need not."""
+        if self._bundle.spec.made.get("threads") == "all":
+            return True
         if graph in _FRAME_BY_FRAME_GRAPHS and platform.machine() in _BLOCKED_LAYOUT_MACHINES:
             return self._bundle.spec.capabilities.convolutions == "frames"
         return graph in _THREADED_GRAPHS
@@ -251,7 +260,7 @@ class BoundOrtRunner(OrtRunner):
 
     runs_concurrently = False
 
-    def __init__(self, bundle: Bundle, provider: str, num_threads: int | None, index: int = 0) -> None:
+    def __init__(self, bundle: GraphFiles, provider: str, num_threads: int | None, index: int = 0) -> None:
         super().__init__(bundle, provider, num_threads)
         self._device, self._index = _DEVICES.get(provider, "cpu"), index
 

@@ -1,0 +1,1 @@
+"""Metric models as ONNX graphs, for `editverse_rt.evaluate`."""

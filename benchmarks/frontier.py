@@ -37,6 +37,7 @@ from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
 from editverse_rt.bundle.schedule import Schedule
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
+from editverse_rt.quality.statistics import mean_of
 from export.quality import read_real_clips
 from export.schedules import ScheduleSettings, build_schedule
 from reference.nano.heldout import PER_KIND, Score, heldout_samples, real_samples, score_edit
@@ -154,22 +155,20 @@ def _edit(pipeline: Pipeline, sample: Sample, schedule: str) -> Frames:
 
 
 def _row(label: str, settings: ScheduleSettings, schedule: Schedule, tally: _Tally) -> dict[str, Any]:
+    rate = mean_of([score.is_success for score in tally.scores])
     return {
         "schedule": label,
         "solver": settings.solver,
         "settings": settings.to_json(),
         "steps": schedule.num_inference_steps,
         "evaluations": schedule.table.num_evaluations,
-        "success_rate": _share(tally.scores),
-        "success_rate_real": _share(tally.real_scores) if tally.real_scores else None,
+        "success_rate": rate.mean,
+        "success_interval": [rate.low, rate.high],
+        "success_rate_real": mean_of([score.is_success for score in tally.real_scores]).mean,
         "psnr_db": mean(tally.decibels),
         "psnr_median_db": median(tally.decibels),
         "cpu_s": mean(tally.cpu_s),
     }
-
-
-def _share(scores: Sequence[Score]) -> float:
-    return sum(score.is_success for score in scores) / len(scores)
 
 
 def choose_named(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

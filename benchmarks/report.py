@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +165,20 @@ def _report_scaling(results: Results) -> tuple[str, str]:
     return "\n\n".join(tables), drawing
 
 
+def _success(row: Mapping[str, Any]) -> str:
+    """The success rate, with its 95 % interval where the results have one."""
+    low, high = row.get("success_interval") or (None, None)
+    interval = f" ({low:.1%} to {high:.1%})" if low is not None and high is not None else ""
+    return f"{row['success_rate']:.1%}{interval}"
+
+
 def _report_frontier(results: Results) -> tuple[str, str]:
     lines = [
         [
             f"**{row['named']}**: {row['schedule']}" if row.get("named") else row["schedule"],
             str(row["steps"]),
             str(row["evaluations"]),
-            f"{row['success_rate']:.1%}",
+            _success(row),
             f"{row['success_rate_real']:.1%}" if row.get("success_rate_real") is not None else "",
             f"{row['psnr_db']:.1f}",
             f"{row['cpu_s']:.3g} s",

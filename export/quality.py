@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from editverse_rt import media
 from editverse_rt.bundle.manifest import load_bundle, write_bundle_json
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
+from editverse_rt.quality.statistics import mean_of
 from export.sheet import draw_sheet
 from reference import sampler
 from reference.checkpoint import load_checkpoint
@@ -38,7 +39,7 @@ from reference.nano.heldout import (
 )
 from reference.nano.tasks import Sample
 
-__all__ = ["bundle_editor", "evaluate", "main", "read_real_clips", "reference_editor"]
+__all__ = ["bundle_editor", "evaluate", "main", "read_real_clips", "reference_editor", "with_interval"]
 
 Editor = Callable[[Sample], Frames]
 REAL_SIZES = {"bigbuckbunny.mp4": (48, 80), "bikes.mp4": (48, 80), "carphone_pristine.mp4": (64, 64)}
@@ -130,8 +131,16 @@ def format_report(report: dict[str, Any]) -> str:
                 f"| {task} | {row['edits']} | {row['success_rate']:.0%} "
                 f"| {_decibels(row['changed_db'])} | {_decibels(row['preserved_db'])} |"
             )
-    lines.append(f"| **all** | {report['edits']} | {report['success_rate']:.1%} | | |")
+    low, high = report["success_interval"]
+    interval = f"{report['success_rate']:.1%} ({low:.1%} to {high:.1%})"
+    lines.append(f"| **all** | {report['edits']} | {interval} | | |")
     return "\n".join(lines)
+
+
+def with_interval(report: dict[str, Any], scores: Sequence[Score]) -> dict[str, Any]:
+    """A report of `summarize` with the 95 % interval of its success rate, by a bootstrap over the edits."""
+    rate = mean_of([score.is_success for score in scores]).to_json()
+    return {**report, "success_interval": [rate["low"], rate["high"]]}
 
 
 def _decibels(value: float | None) -> str:
@@ -160,10 +169,12 @@ def main() -> int:
         pipeline = Pipeline.open(args.model, num_threads=args.threads)
         edit = bundle_editor(pipeline, args.num_inference_steps, args.guidance_scale)
     scores, results = evaluate(edit, heldout_samples(args.per_kind))
-    report = summarize(scores)
+    report = with_interval(summarize(scores), scores)
     real_scores, real_results = evaluate(edit, real_samples(read_real_clips()))
-    real = summarize(real_scores)
-    report["real_clips"] = {key: real[key] for key in ("success_rate", "edits", "by_task")}
+    real = with_interval(summarize(real_scores), real_scores)
+    report["real_clips"] = {
+        key: real[key] for key in ("success_rate", "success_interval", "edits", "by_task")
+    }
     print(format_report(report))
     print("\nReal clips:\n" + format_report(real))
     if args.json:

@@ -26,7 +26,7 @@ from editverse_rt.backends.base import (
 )
 from editverse_rt.backends.ort_probes import free_idle_memory, saturates_integers, starts_provider
 from editverse_rt.bundle.manifest import Bundle
-from editverse_rt.bundle.spec import GraphSpec
+from editverse_rt.bundle.spec import BundleSpec, GraphSpec
 from editverse_rt.errors import BackendError
 
 __all__ = ["BoundOrtRunner", "BoundTensor", "OrtBackend", "OrtRunner", "import_onnxruntime"]
@@ -186,10 +186,11 @@ class OrtRunner:
 
     def _takes_threads(self, graph: str) -> bool:
         """Whether the graph gives the same bytes on any number of threads, or need not."""
-        if self._bundle.spec.made.get("threads") == "all":
+        spec = self._bundle.spec
+        if spec.made.get("threads") == "all":
             return True
         if graph in _FRAME_BY_FRAME_GRAPHS and platform.machine() in _BLOCKED_LAYOUT_MACHINES:
-            return self._bundle.spec.capabilities.convolutions == "frames"
+            return isinstance(spec, BundleSpec) and spec.capabilities.convolutions == "frames"
         return graph in _THREADED_GRAPHS
 
     def _create_session(self, graph: str) -> Any:

@@ -7,6 +7,7 @@ decord's frames.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -17,7 +18,7 @@ from av.video.frame import VideoFrame
 from editverse_rt.errors import MediaError
 from editverse_rt.files import check_input_file, reason
 from editverse_rt.media.frames import Frames
-from editverse_rt.media.libav import PathLike, open_input
+from editverse_rt.media.libav import open_input
 
 __all__ = ["jpeg_from_picture", "read_frames_plain"]
 
@@ -25,7 +26,7 @@ _SECOND = Fraction(1)
 _JPEG_QUALITY = 2  # of mjpeg's scale from 2, the finest, to 31
 
 
-def read_frames_plain(path: PathLike) -> Frames:
+def read_frames_plain(path: str | os.PathLike[str]) -> Frames:
     """Decode every frame of a video, or the one of an image, at its stored size: uint8 RGB [T, H, W, 3].
 
     Neither rotation nor colour tags are applied. All frames are held in memory.
@@ -53,7 +54,7 @@ def read_frames_plain(path: PathLike) -> Frames:
 
 
 def _decode(name: str) -> Iterator[Frames]:
-    with open_input(name) as container:
+    with open(name, "rb") as file, open_input(file) as container:
         if not container.streams.video:
             raise MediaError(f"{name}: found no picture in the file", expected="a video or an image")
         for frame in container.decode(video=0):

@@ -7,7 +7,7 @@ the right answers known. One that does not is verified by a few made-up requests
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from editverse_rt.errors import BackendError, RequestError
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.quality.heldout import HeldoutEdit, Rule, is_right, load_heldout, measure_psnr_db
+from editverse_rt.quality.statistics import mean_of
 
 __all__ = [
     "LIMITS",
@@ -103,12 +104,19 @@ class Verification:
         return {**asdict(self), "median_db": self.median_db, "least_db": self.least_db, **self.success()}
 
     def success(self) -> dict[str, Any]:
-        """The quality report: rates of success on the backend and on ort-cpu, {} where no answer is known."""
+        """The quality report: success rates on the backend, with its 95 % interval, and on ort-cpu.
+
+        {} where no answer is known.
+        """
         if any(edit.right is None for edit in self.edits):
             return {}
-        return {
-            "success_rate": _rate([bool(edit.right) for edit in self.edits]),
-            "success_rate_on_cpu": _rate([bool(edit.right_on_cpu) for edit in self.edits]),
+        rates = [
+            mean_of([bool(right) for right in rights])
+            for rights in ([e.right for e in self.edits], [e.right_on_cpu for e in self.edits])
+        ]
+        names = ("success_rate", "success_rate_on_cpu")
+        return {name: round(rate.mean or 0.0, 4) for name, rate in zip(names, rates, strict=True)} | {
+            "success_interval": [rates[0].to_json()["low"], rates[0].to_json()["high"]]
         }
 
 
@@ -253,10 +261,6 @@ def _compare(edit: HeldoutEdit, found: Frames, expected: Frames, rule: Rule | No
     if rule is None:
         return Compared(edit.task, psnr_db)
     return Compared(edit.task, psnr_db, is_right(edit, found, rule), is_right(edit, expected, rule))
-
-
-def _rate(right: Sequence[bool]) -> float:
-    return round(sum(right) / len(right), 4)
 
 
 def _least_exact(engines: EngineSet | None) -> str:

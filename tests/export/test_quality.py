@@ -32,6 +32,6 @@ def test_real_clips_have_right_answers_of_their_own():
 def test_the_report_reads_as_a_table():
     samples = list(itertools.islice(heldout_samples(1), 2))
     scores, _ = quality.evaluate(lambda sample: sample.target, samples)
-    table = quality.format_report(summarize(scores))
+    table = quality.format_report(quality.with_interval(summarize(scores), scores))
     assert "| add_object | 2 | 100% |" in table
-    assert table.endswith("| **all** | 2 | 100.0% | | |")
+    assert table.endswith("| **all** | 2 | 100.0% (100.0% to 100.0%) | | |")

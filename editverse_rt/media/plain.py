@@ -18,7 +18,6 @@ from av.video.frame import VideoFrame
 from editverse_rt.errors import MediaError
 from editverse_rt.files import check_input_file, reason
 from editverse_rt.media.frames import Frames
-from editverse_rt.media.libav import open_input
 
 __all__ = ["jpeg_from_picture", "read_frames_plain"]
 
@@ -54,7 +53,8 @@ def read_frames_plain(path: str | os.PathLike[str]) -> Frames:
 
 
 def _decode(name: str) -> Iterator[Frames]:
-    with open(name, "rb") as file, open_input(file) as container:
+    # By its name: a still picture has no container that its content alone would tell.
+    with av.open(name, "r", metadata_errors="replace") as container:
         if not container.streams.video:
             raise MediaError(f"{name}: found no picture in the file", expected="a video or an image")
         for frame in container.decode(video=0):

@@ -25,6 +25,7 @@ from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.families import family_of
 from editverse_rt.media.frames import Frames
 from editverse_rt.media.sound import Sound
+from editverse_rt.native_calls import NativeCalls
 from editverse_rt.request.checked import CheckedRequest, check_request
 from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.inputs import read_inputs
@@ -78,6 +79,7 @@ class Pipeline:
     Use it as a context manager, or close() it. Several threads may call it: where the backend runs graphs
     side by side (`runs_concurrently`) their requests do too, elsewhere they go one after another. Either way
     each gets the bytes that it gets alone. `RequestQueue` serves many requests on one pipeline.
+    A program that ends while daemon threads run requests waits for the graph that each of them is in.
     """
 
     def __init__(self, bundle: Bundle, runner: Runner, selection: Selection | None = None) -> None:
@@ -93,6 +95,7 @@ class Pipeline:
         self._turn: AbstractContextManager[Any] = (
             nullcontext() if self.runs_concurrently else threading.RLock()
         )
+        self._native_calls = NativeCalls(self)
         runner.__enter__()
 
     @classmethod
@@ -171,6 +174,11 @@ class Pipeline:
     def gpu(self) -> str:
         """The name of the GPU that the plans run on, "" where there are none."""
         return str(getattr(self._runner, "gpu_name", ""))
+
+    @property
+    def is_in_native_call(self) -> bool:
+        """Whether any thread is inside a graph."""
+        return self._native_calls.are_running
 
     def info(self) -> dict[str, Any]:
         """What is open: bundle, backend, and why the backends preferred over it were passed over."""
@@ -304,4 +312,5 @@ class Pipeline:
             raise BackendError(
                 "the pipeline is closed", hint="open it again with Pipeline.open", code="backend.closed"
             )
-        return runner.run(graph, inputs)
+        with self._native_calls:
+            return runner.run(graph, inputs)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, RequestError
+from editverse_rt.native_calls import at_exit
 from editverse_rt.pipeline import Pipeline, Result, StepCallback
 from editverse_rt.planning.costs import weight_bytes
 from editverse_rt.planning.planner import CPU_PRECISION, Work, estimate_work, find_largest
@@ -22,6 +23,10 @@ from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.prompt import INPUT_NAME
 
 __all__ = ["RequestHandle", "RequestQueue"]
+
+LAST_PATIENCE_S = 1.0
+"""How long the end of the program waits for workers that are in no graph."""
+_GLANCE_S = 0.05
 
 
 def _request_from(request: EditRequest | str, options: dict[str, Any]) -> EditRequest:
@@ -67,8 +72,9 @@ class RequestHandle(Future[Result]):
 class RequestQueue:
     """Serves requests on a pipeline, first come, first served; a context manager.
 
-    Leaving the `with` block waits for all that was submitted; an exception cancels it instead. The pipeline
-    is the caller's to close, afterwards. Give it one thread (`num_threads=1`) and a worker for each core: two
+    Leaving the `with` block waits for all that was submitted; an exception cancels it instead. A program that
+    ends without either cancels it too, and waits for the graphs that run. The pipeline is the caller's to
+    close, afterwards. Give it one thread (`num_threads=1`) and a worker for each core: two
     requests at once do more than one on two threads.
     """
 
@@ -114,6 +120,7 @@ class RequestQueue:
         ]
         for worker in self._workers:
             worker.start()
+        self._forget_end = at_exit(self._end)
 
     def __enter__(self) -> RequestQueue:
         return self
@@ -178,6 +185,25 @@ class RequestQueue:
             handle.cancel()
         for worker in self._workers:
             worker.join()
+        self._forget_end()
+
+    def _end(self) -> None:
+        """At the end of the program: cancel all, and wait for the workers, which end before their next graph.
+
+        One that is in no graph may be in a callback or wait for a file, for ever; it is left after a while.
+        """
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            left = [*self._running, *self._waiting]
+        for handle in left:
+            handle.cancel()
+        patience_s = LAST_PATIENCE_S
+        for worker in self._workers:
+            while worker.is_alive() and patience_s > 0:
+                worker.join(_GLANCE_S)
+                if not self._pipeline.is_in_native_call:
+                    patience_s -= _GLANCE_S
 
     @property
     def num_waiting(self) -> int:

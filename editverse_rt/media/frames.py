@@ -112,14 +112,20 @@ class WriteReport:
 
 
 def sample_by_time(
-    frames: Iterable[tuple[float, float, T]], *, start_s: float, fps: float | None, source_fps: float
+    frames: Iterable[tuple[float, float, T]],
+    *,
+    start_s: float,
+    fps: float | None,
+    source_fps: float,
+    moments_s: Sequence[float] | None = None,
 ) -> Iterator[tuple[float, T]]:
     """Choose which of `frames`, (time, end, frame) in order of time, stand for the slots from `start_s` on.
 
     Slot k begins at start_s + k / fps and takes the frame on screen then (a touch later, see _SLOT_SHARE):
     frames are left out where the source is faster and repeated where it is slower or pauses. With fps None
-    the first is the one on screen at `start_s`, and every later frame follows once. Nothing is read ahead
-    but the one frame that ends the last one's time. Yields (time, frame) until the source ends.
+    the first is the one on screen at `start_s`, and every later frame follows once. `moments_s` are the
+    beginnings of slots, from `start_s` on, that are not evenly spaced; `fps` is their average rate. Nothing
+    is read ahead but the one frame that ends the last one's time. Yields (time, frame) until the source ends.
     """
     # Without slots, the share would pass over frames that are shown for less than it.
     share_s = (
@@ -132,7 +138,10 @@ def sample_by_time(
 
     def slots_before(until_s: float, held: tuple[float, T]) -> Iterator[tuple[float, T]]:
         nonlocal slot
-        while start_s + slot * slot_s + share_s < until_s:
+        while moments_s is None or slot < len(moments_s):
+            begin_s = slot * slot_s if moments_s is None else moments_s[slot]
+            if start_s + begin_s + share_s >= until_s:
+                break
             yield held
             slot += 1
             if fps is None:
@@ -154,6 +163,7 @@ def take_clip(
     num_frames: int,
     fps: float | None,
     source_fps: float,
+    moments_s: Sequence[float] | None = None,
 ) -> Clip | None:
     """Sample (time, end, frame) `items` and render what was chosen; None where nothing was left."""
     recent: deque[tuple[float, float]] = deque(maxlen=3)
@@ -163,7 +173,7 @@ def take_clip(
             recent.append(item[:2])
             yield item
 
-    chosen = sample_by_time(noted(), start_s=start_s, fps=fps, source_fps=source_fps)
+    chosen = sample_by_time(noted(), start_s=start_s, fps=fps, source_fps=source_fps, moments_s=moments_s)
     times_s: list[float] = []
     pictures: list[Frames] = []
     last: T | None = None

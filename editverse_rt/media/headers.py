@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["HEAD_BYTES", "Header", "examine", "is_picture_type", "riff_chunks"]
+__all__ = ["HEAD_BYTES", "Header", "examine", "is_list", "is_picture_type", "riff_chunks"]
 
 HEAD_BYTES = 256
 """How many bytes of a file `is_picture_type` takes."""
@@ -54,6 +54,14 @@ def is_picture_type(start: bytes) -> bool:
         return bool(_brands(start) & (_HEIF_BRANDS | _SEQUENCE_BRANDS))
     riff = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     return riff or start.startswith(_PICTURE_STARTS)
+
+
+def is_list(start: bytes) -> bool:
+    """Whether a file that begins like this names other files: a playlist, a list for FFmpeg, a manifest."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return text.startswith(
+        (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]", b"[Reference]")
+    )
 
 
 def _brands(start: bytes) -> set[bytes]:

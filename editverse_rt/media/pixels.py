@@ -20,6 +20,7 @@ from editverse_rt.media.libav import (
     BICUBIC,
     BT709,
     EXACT,
+    FULL_RANGE,
     UNSPECIFIED,
     frame_from_rgb,
     resized,
@@ -31,6 +32,7 @@ __all__ = [
     "Placement",
     "blended",
     "frame_placement",
+    "joined",
     "picture_from_frame",
     "pixel_notices",
 ]
@@ -131,6 +133,18 @@ def pixel_notices(frame: VideoFrame) -> list[str]:
 
 def has_alpha(frame: VideoFrame) -> bool:
     return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+
+
+def joined(colours: VideoFrame, alpha: VideoFrame) -> VideoFrame:
+    """One frame with transparency, of a frame of colours and a frame whose luma is their opacity."""
+    flags = EXACT | BICUBIC
+    rgb = colours.reformat(format="rgb24", interpolation=flags, threads=1).to_ndarray()
+    grey = alpha.reformat(
+        colours.width, colours.height, "gray", dst_color_range=FULL_RANGE, interpolation=flags, threads=1
+    )
+    frame = VideoFrame.from_ndarray(np.dstack([rgb, grey.to_ndarray()]).astype(np.uint8), format="rgba")
+    frame.pts, frame.time_base, frame.duration = colours.pts, colours.time_base, colours.duration
+    return frame
 
 
 def over_white(frame: VideoFrame) -> VideoFrame:

@@ -7,7 +7,7 @@ with the source. docs/media.md has a table of the formats and of the properties 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -32,7 +32,7 @@ from editverse_rt.media.frames import (
     checked_frames,
     take_clip,
 )
-from editverse_rt.media.headers import HEAD_BYTES, Header, examine, is_picture_type
+from editverse_rt.media.headers import HEAD_BYTES, Header, examine, is_list, is_picture_type
 from editverse_rt.media.libav import (
     MAX_SOURCE_AREA_PX,
     frame_from_rgb,
@@ -106,23 +106,25 @@ class MediaFile:
         fps: float | None = None,
         height_px: int,
         width_px: int,
+        moments_s: Sequence[float] | None = None,
     ) -> Clip:
-        """As the function `read_clip`."""
+        """As the function `read_clip`. moments_s: see `sample_by_time`; taken only with `fps`."""
         check_sampling(start_s, num_frames, fps, height_px, width_px)
         with self._decoding() as decoding:
             source = decoding.source
             if source.is_image:
                 start_s, fps = 0.0, fps or 1.0
             frames = source.decode_from(start_s) if start_s > 0 else None
+            options = (start_s, num_frames, fps, height_px, width_px, moments_s)
             if frames is not None:
-                clip = _clip_from_frames(frames, source, start_s, num_frames, fps, height_px, width_px)
+                clip = _clip_from_frames(frames, source, *options)
                 if clip is not None and not clip.num_damaged:
                     return clip
         # From the beginning, also where an index is missing or leads astray.
         with self._decoding() as decoding:
             source = decoding.source
             frames = source.decode()
-            clip = _clip_from_frames(frames, source, start_s, num_frames, fps, height_px, width_px)
+            clip = _clip_from_frames(frames, source, *options)
             if clip is None:
                 raise _start_error(source, start_s) if source.end_s > 0 else _no_frame_error(source)
             return clip
@@ -209,6 +211,7 @@ def _clip_from_frames(
     fps: float | None,
     height_px: int,
     width_px: int,
+    moments_s: Sequence[float] | None,
 ) -> Clip | None:
     """Sample frames of a source; None where nothing was left."""
     notices: list[str] = []
@@ -230,6 +233,7 @@ def _clip_from_frames(
         num_frames=1 if source.is_image else num_frames,
         fps=fps,
         source_fps=float(source.rate),
+        moments_s=moments_s,
     )
     if clip is None:
         return None
@@ -296,6 +300,13 @@ class _Decoding:
         if self._container is not None:
             self._container.close()
         if isinstance(error, (av.FFmpegError, OSError, EOFError)):
+            if is_list(self._file.read_at(0, HEAD_BYTES)):
+                raise MediaError(
+                    f"{self._file.name}: found a list of other files",
+                    expected="a video or an image",
+                    hint="give one of those files",
+                    code="media.unsupported",
+                ) from error
             raise MediaError(
                 f"{self._file.name}: no video or image that can be decoded ({reason(error)})",
                 hint="it may be cut short or of another type, make or convert it again",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -10,12 +11,14 @@ from typing import Any, cast
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from editverse_rt.media.headers import Header
 from editverse_rt.media.libav import MAX_SOURCE_AREA_PX
-from editverse_rt.media.pixels import EXIF_PLACEMENTS, Placement, frame_placement
+from editverse_rt.media.pixels import EXIF_PLACEMENTS, Placement, frame_placement, joined
 
 __all__ = ["StreamSource", "TimedFrame"]
 
@@ -41,7 +44,7 @@ class StreamSource:
         self.num_damaged = 0
         self.end_s = 0.0
         self.notices: list[str] = []
-        if header.is_cut and header.is_picture:
+        if header.is_cut:
             self.num_damaged = 1
             self.notices.append("the file ends before its picture does; what is missing is filled in")
         self._header = header
@@ -58,6 +61,8 @@ class StreamSource:
         # Bounded, because every frame in flight is a whole picture in memory.
         self._decoder.thread_count = min(4, os.cpu_count() or 1)
         self._decoder.thread_type = "AUTO"
+        self._alpha = _alpha_beside(container, stream)
+        self._dts: deque[int] = deque()
 
     @property
     def is_image(self) -> bool:
@@ -93,6 +98,9 @@ class StreamSource:
         if self._names & _WITHOUT_TIMES:
             yield from self._decode_by_count()
             return
+        if "avi" in self._names:
+            yield from self._decode_by_chunk()
+            return
         interval_s = 1 / float(self.rate)
         last_s = float("-inf")
         for frame in self._frames():
@@ -113,6 +121,18 @@ class StreamSource:
             self.end_s = float((number + 1) / self.rate)
             yield float(number / self.rate), self.end_s, frame
 
+    def _decode_by_chunk(self) -> Iterator[TimedFrame]:
+        """AVI has no timestamps: a frame's time is its chunk's number, and an empty chunk holds the last frame.
+
+        Frames that are shown in another order than they are stored take the times of the chunks in order.
+        """
+        base = self.stream.time_base
+        for number, frame in enumerate(self._frames()):
+            tick = self._dts.popleft() if self._dts else number
+            next_tick = self._dts[0] if self._dts else tick + 1
+            self.end_s = float(next_tick * base)
+            yield float(tick * base), self.end_s, frame
+
     def _compare_with_stated_end(self) -> None:
         if not self._names.intersection(_SEEKABLE) or self.is_image:
             return
@@ -126,7 +146,23 @@ class StreamSource:
             self.notices.append(f"the file ends at {self.end_s:.2f} s of {stated_s:.2f} s: it was cut short")
 
     def _frames(self) -> Iterator[VideoFrame]:
-        packets = self.container.demux(self.stream)
+        if self._alpha is None:
+            for packet in self._packets(self.stream):
+                yield from self._decoded(packet, self._decoder)
+            return
+        colours: deque[VideoFrame] = deque()
+        alphas: deque[VideoFrame] = deque()
+        for packet in self._packets(self.stream, self._alpha):
+            if packet.stream.index == self.stream.index:
+                colours.extend(self._decoded(packet, self._decoder))
+            else:
+                alphas.extend(self._decoded(packet, self._alpha.codec_context))
+            while colours and alphas:
+                yield joined(colours.popleft(), alphas.popleft())
+
+    def _packets(self, *streams: VideoStream) -> Iterator[Packet[Any]]:
+        """Yield the packets that are whole, and the empty ones that flush decoders."""
+        packets = self.container.demux(*streams)
         while True:
             try:
                 packet = next(packets, None)
@@ -139,12 +175,32 @@ class StreamSource:
             if packet.is_corrupt:
                 self.num_damaged += 1
                 continue
-            try:
-                yield from self._decoder.decode(packet)
-            except EOFError:
-                return
-            except av.FFmpegError:
-                self.num_damaged += 1
+            if packet.dts is not None:
+                if packet.size == 0:
+                    continue
+                if "avi" in self._names:
+                    self._dts.append(packet.dts)
+            yield packet
+
+    def _decoded(self, packet: Packet[Any], decoder: VideoCodecContext) -> Iterator[VideoFrame]:
+        try:
+            yield from decoder.decode(packet)
+        except EOFError:
+            return
+        except av.FFmpegError:
+            self.num_damaged += 1
+
+
+def _alpha_beside(container: InputContainer, stream: VideoStream) -> VideoStream | None:
+    """The stream that holds the transparency of an AVIF sequence: grey, of the same size and length."""
+    if container.metadata.get("major_brand") not in ("avis", "msf1", "hevc", "hevx"):
+        return None
+    for other in container.streams.video:
+        is_like = (other.width, other.height, other.frames) == (stream.width, stream.height, stream.frames)
+        is_grey = other.codec_context is not None and (other.codec_context.pix_fmt or "").startswith("gray")
+        if other.index > stream.index and is_like and is_grey:
+            return other
+    return None
 
 
 def _seconds_of_clock(text: str) -> float:

@@ -16,8 +16,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from editverse_rt.errors import MediaError
-from editverse_rt.files import check_input_file, reason
+from editverse_rt.files import OpenFile, reason
 from editverse_rt.media.frames import Frames
+from editverse_rt.media.libav import open_input
 
 __all__ = ["jpeg_from_picture", "read_frames_plain"]
 
@@ -32,14 +33,16 @@ def read_frames_plain(path: str | os.PathLike[str]) -> Frames:
     Raises MediaError if no frame can be decoded, or if the frames differ in size.
     """
     name = str(path)
-    check_input_file(name)
+    file = OpenFile(name)
     try:
-        frames = list(_decode(name))
+        frames = list(_decode(file))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(
             f"{name}: no video or image that can be decoded ({reason(error)})",
             hint="make or convert it again",
         ) from error
+    finally:
+        file.close()
     if not frames:
         raise MediaError(
             f"{name}: found no frame that can be decoded", expected="at least one", hint="make it again"
@@ -52,11 +55,10 @@ def read_frames_plain(path: str | os.PathLike[str]) -> Frames:
     return np.stack(frames)
 
 
-def _decode(name: str) -> Iterator[Frames]:
-    # By its name: a still picture has no container that its content alone would tell.
-    with av.open(name, "r", metadata_errors="replace") as container:
+def _decode(file: OpenFile) -> Iterator[Frames]:
+    with open_input(file.reader()) as container:
         if not container.streams.video:
-            raise MediaError(f"{name}: found no picture in the file", expected="a video or an image")
+            raise MediaError(f"{file.name}: found no picture in the file", expected="a video or an image")
         for frame in container.decode(video=0):
             yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
 

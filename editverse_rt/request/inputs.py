@@ -150,7 +150,9 @@ def read_inputs(examined: ExaminedInputs) -> Footage:
             clips[name] = clip.frames
             notices.extend(f"{name}: {line}" for line in clip.notices)
             continue
-        clip = _read(examined, name, num_frames, examined.rate_for(name), request.start_s)
+        # Where main's frames are not evenly spaced, a video of another rate is sampled at their times.
+        moments_s = times_s[:-1] if times_s is not None else None
+        clip = _read(examined, name, num_frames, examined.rate_for(name), request.start_s, moments_s)
         kept = geometry.round_frames(len(clip.frames))
         clips[name] = clip.frames[:kept]
         notices.extend(f"{name}: {line}" for line in clip.notices)
@@ -182,7 +184,14 @@ def _read_sound(file: MediaFile, name: str, notices: list[str]) -> Sound | None:
         return None
 
 
-def _read(examined: ExaminedInputs, name: str, num_frames: int, fps: float | None, start_s: float) -> Clip:
+def _read(
+    examined: ExaminedInputs,
+    name: str,
+    num_frames: int,
+    fps: float | None,
+    start_s: float,
+    moments_s: tuple[float, ...] | None = None,
+) -> Clip:
     source, (height_px, width_px) = examined.request.inputs[name], examined.sizes[name]
     if isinstance(source, np.ndarray):
         source_fps = examined.media[name].fps or 1.0
@@ -195,7 +204,12 @@ def _read(examined: ExaminedInputs, name: str, num_frames: int, fps: float | Non
             width_px=width_px,
         )
     return examined.files[name].read_clip(
-        start_s=start_s, num_frames=num_frames, fps=fps, height_px=height_px, width_px=width_px
+        start_s=start_s,
+        num_frames=num_frames,
+        fps=fps,
+        height_px=height_px,
+        width_px=width_px,
+        moments_s=None if fps is None else moments_s,
     )
 
 

@@ -500,7 +500,7 @@ def a_playlist(folder: Path) -> Path:
         (without_moov, "cut short"),
         (only_audio, "only audio"),
         (no_frames, "no frame"),
-        (a_playlist, "no video or image"),
+        (a_playlist, "a list of other files"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, capfd, make, found: str) -> None:

@@ -26,9 +26,18 @@
  *   the function returns. What the library gives is freed by ev_close (pipelines) or ev_result_free
  *   (results); every other pointer that it gives belongs to the object it was asked of, and says until when.
  * Threads. Functions on different pipelines may run at once. ev_plan and ev_run on one pipeline take turns:
- *   a second thread waits until the first is done. ev_cancel may be called from any thread at any time while
- *   the pipeline is open. ev_close must be the last call on its pipeline, alone. A result may be read by
- *   several threads at once, until it is freed. None of the functions may be called in a signal handler.
+ *   a second thread waits until the first is done. ev_cancel and ev_close may be called from any thread at
+ *   any time; a call on a pipeline that is closed returns EV_ERROR_ARGUMENT. A result may be read by several
+ *   threads at once, until it is freed. None of the functions may be called in a signal handler.
+ * Exit. A process may end, by exit() or by returning from main(), while other threads run requests. exit()
+ *   then stops them first, waits until they have left the library (10 s at most), and goes on; those threads do
+ *   not return to the caller. No output is left half-written. Only while the first ev_open of a process is under
+ *   way in another thread this is not promised.
+ * Environment. The first ev_open that uses ONNX Runtime sets ORT_DISABLE_TELEMETRY=1 for the process: ONNX
+ *   Runtime would otherwise write a device id below the user's cache folder and send events to a host. The
+ *   variable is left as it is where it is set already, whatever its value. setenv() is not safe beside getenv()
+ *   in other threads: a program that has threads by then sets the variable itself before it starts them. A
+ *   program that initialised ONNX Runtime itself before has to see to this itself.
  * Formats. Text is UTF-8, ended by a zero byte. Pixels are 8-bit RGB, three bytes each, rows from the top.
  */
 #ifndef EDITVERSE_RT_H
@@ -152,9 +161,9 @@ typedef struct ev_step {
 } ev_step;
 
 /* Called by ev_run in the thread that called it, after each solver step. `user_data` is the request's.
- * Returns 0 to go on, anything else to stop with EV_ERROR_CANCELLED. May call ev_cancel; other functions on
- * the same pipeline return EV_ERROR_ARGUMENT. Should not throw: a C++ exception that leaves it is caught and
- * stops the request, and only its text is kept (editverse_rt.hpp carries the exception itself). */
+ * Returns 0 to go on, anything else to stop with EV_ERROR_CANCELLED. May call ev_cancel and ev_close; other
+ * functions on the same pipeline return EV_ERROR_ARGUMENT. Should not throw: a C++ exception that leaves it
+ * is caught and stops the request, and only its text is kept (editverse_rt.hpp carries the exception itself). */
 typedef int (*ev_step_callback)(void* user_data, const ev_step* step);
 
 /* What to make. */
@@ -251,13 +260,16 @@ EV_API void ev_frames_init(ev_frames* frames, size_t struct_size);
  * EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
 EV_API int ev_open(ev_pipeline** pipeline, const ev_options* options);
 
-/* Gives back what a pipeline holds, and sets *pipeline to NULL. NULL, and a pointer to NULL, are allowed, and
- * nothing happens. No other call on this pipeline may be under way, nor follow. */
+/* Gives back what a pipeline holds, and sets *pipeline to NULL. NULL, a pointer to NULL, and a pipeline that is
+ * closed already are allowed, and nothing happens. A request that runs on the pipeline in another thread, and
+ * those that wait for their turn, are stopped as by ev_cancel and end with EV_ERROR_CANCELLED; ev_close waits
+ * until they have. Called from the callback of a request on this pipeline it returns at once, the request ends
+ * with EV_ERROR_CANCELLED, and the pipeline is given back when that ev_run returns. Any thread. */
 EV_API void ev_close(ev_pipeline** pipeline);
 
 /* Returns a JSON object: bundle, path, format_version, backend, backend_version, and passed_over, which has
  * the reason for each backend that "auto" would have preferred. Belongs to the pipeline, valid until
- * ev_close; NULL only where pipeline is NULL. Any thread. */
+ * ev_close; NULL where pipeline is NULL or closed. Any thread. */
 EV_API const char* ev_info(const ev_pipeline* pipeline);
 
 /* --- requests ------------------------------------------------------------------------------------------- */
@@ -273,7 +285,7 @@ EV_API int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_inf
 /* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free;
  * NULL on failure. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_CANCELLED,
  * EV_ERROR_ARGUMENT, EV_ERROR_MEMORY; after any of them the pipeline can be used again. Waits while another
- * thread runs a request on this pipeline. */
+ * thread runs a request on this pipeline. EV_ERROR_CANCELLED also where ev_close stopped it. */
 EV_API int ev_run(ev_pipeline* pipeline, const ev_request* request, ev_result** result);
 
 /* Stops the request that runs on the pipeline now, within a graph too (with TensorRT after it): its ev_run

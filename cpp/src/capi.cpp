@@ -1,20 +1,30 @@
 // The C interface: checks of arguments, and exceptions turned into codes. Nothing else.
 #include <algorithm>
 #include <array>
+#include <condition_variable>
 #include <cstddef>
 #include <cstring>
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <new>
+#include <set>
 #include <string>
 #include <type_traits>
 
 #include "editverse_rt.h"
 #include "error.hpp"
+#include "lifetime.hpp"
 #include "media.hpp"
 #include "pipeline.hpp"
 
 struct ev_pipeline {
+  ev_pipeline(const char* bundle, const ev::BackendOptions& options, bool release_graphs)
+      : pipeline(bundle, options, release_graphs) {}
+
   ev::Pipeline pipeline;
+  int num_users = 0;             // calls on it that are under way
+  bool is_left_to_user = false;  // the last of them deletes it
 };
 
 struct ev_result {
@@ -127,6 +137,66 @@ T read_struct(const T* given, const char* name, T defaults = {}) {
   }
   std::memcpy(&defaults, given, std::min(struct_size, sizeof defaults));
   return defaults;
+}
+
+/// The pipelines that are open. Never destroyed: a program's static objects may close theirs at its very end.
+struct OpenPipelines {
+  std::mutex mutex;  // guards num_users and is_left_to_user as well
+  std::condition_variable left;
+  std::set<const ev_pipeline*> known;
+};
+
+OpenPipelines& open_pipelines() {
+  static OpenPipelines* const pipelines = new OpenPipelines;
+  return *pipelines;
+}
+
+/// A call on a pipeline, which is not deleted for as long as one of these lives.
+class Use {
+ public:
+  explicit Use(ev_pipeline* pipeline) : pipeline_(require(pipeline, "pipeline")) {
+    OpenPipelines& pipelines = open_pipelines();
+    const std::lock_guard lock(pipelines.mutex);
+    if (pipelines.known.count(pipeline) == 0) {
+      fail(EV_ERROR_ARGUMENT, "the pipeline is not open; give one that ev_open gave and ev_close did not close");
+    }
+    ++pipeline->num_users;
+  }
+
+  ~Use() {
+    OpenPipelines& pipelines = open_pipelines();
+    bool is_to_be_deleted = false;
+    {
+      const std::lock_guard lock(pipelines.mutex);
+      is_to_be_deleted = --pipeline_->num_users == 0 && pipeline_->is_left_to_user;
+      // Under the lock, because whoever waits for it deletes the pipeline.
+      pipelines.left.notify_all();
+    }
+    if (is_to_be_deleted) delete pipeline_;
+  }
+
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+  ev::Pipeline* operator->() const { return &pipeline_->pipeline; }
+
+ private:
+  ev_pipeline* pipeline_;
+};
+
+/// Stops what runs on a pipeline and deletes it when no call on it is left.
+void close_pipeline(ev_pipeline* pipeline) {
+  OpenPipelines& pipelines = open_pipelines();
+  std::unique_lock lock(pipelines.mutex);
+  if (pipelines.known.erase(pipeline) == 0) return;
+  pipeline->pipeline.refuse_requests();
+  if (pipeline->pipeline.runs_in_this_thread()) {
+    pipeline->is_left_to_user = true;
+    return;
+  }
+  pipelines.left.wait(lock, [&] { return pipeline->num_users == 0; });
+  lock.unlock();
+  delete pipeline;
 }
 
 std::optional<std::int64_t> unless_default(std::int32_t value) {
@@ -245,6 +315,7 @@ ev::Request read_request(const ev_request* pointer, bool with_pixels) {
     request.callback = [given](std::int64_t step, std::int64_t num_inference_steps, double timestep) {
       const ev_step facts = {sizeof(ev_step), static_cast<std::int32_t>(step),
                              static_cast<std::int32_t>(num_inference_steps), timestep};
+      const ev::CallersCode callers_code;
       try {
         return given.callback(given.user_data, &facts) == 0;
       } catch (const std::exception& error) {
@@ -311,30 +382,38 @@ void ev_plan_info_init(ev_plan_info* plan, size_t struct_size) { init_struct({},
 void ev_frames_init(ev_frames* frames, size_t struct_size) { init_struct({}, frames, struct_size); }
 
 int ev_open(ev_pipeline** pipeline, const ev_options* options) {
+  const ev::Call call;
   return guard([&] {
     *require(pipeline, "pipeline") = nullptr;
     const ev_options given = read_struct(options, "ev_options", default_options());
     const char* const bundle = require(given.bundle, "ev_options.bundle");
-    *pipeline = new ev_pipeline{ev::Pipeline(bundle, read_backend_options(given), given.release_graphs != 0)};
+    auto opened = std::make_unique<ev_pipeline>(bundle, read_backend_options(given), given.release_graphs != 0);
+    const std::lock_guard lock(open_pipelines().mutex);
+    open_pipelines().known.insert(opened.get());
+    *pipeline = opened.release();
   });
 }
 
 void ev_close(ev_pipeline** pipeline) {
-  if (pipeline == nullptr) return;
-  delete *pipeline;
+  if (pipeline == nullptr || *pipeline == nullptr) return;
+  const ev::Call call;
+  ev_pipeline* const closed = *pipeline;
   *pipeline = nullptr;
+  guard([&] { close_pipeline(closed); });
 }
 
 const char* ev_info(const ev_pipeline* pipeline) {
-  return pipeline == nullptr ? nullptr : pipeline->pipeline.info().c_str();
+  const std::lock_guard lock(open_pipelines().mutex);
+  return open_pipelines().known.count(pipeline) == 0 ? nullptr : pipeline->pipeline.info().c_str();
 }
 
 int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes) {
+  const ev::Call call;
   return guard([&] {
-    require(pipeline, "pipeline");
+    const Use used(pipeline);
     ev_plan_info info = read_struct(require(plan, "plan"), "ev_plan_info");
     const ev::Request read = read_request(request, false);
-    const ev::Plan made = pipeline->pipeline.plan(read);
+    const ev::Plan made = used->plan(read);
     info.result = clip_size(made.num_frames, made.size.second, made.size.first);
     info.fps = made.fps;
     info.num_inference_steps = static_cast<std::int32_t>(made.schedule.num_inference_steps());
@@ -349,15 +428,22 @@ int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan
 }
 
 int ev_run(ev_pipeline* pipeline, const ev_request* request, ev_result** result) {
+  const ev::Call call;
   return guard([&] {
     *require(result, "result") = nullptr;
-    require(pipeline, "pipeline");
-    *result = new ev_result{pipeline->pipeline.run(read_request(request, true))};
+    const Use used(pipeline);
+    *result = new ev_result{used->run(read_request(request, true))};
   });
 }
 
 void ev_cancel(ev_pipeline* pipeline) {
-  if (pipeline != nullptr) pipeline->pipeline.cancel();
+  if (pipeline == nullptr) return;
+  const ev::Call call;
+  try {
+    Use(pipeline)->cancel();
+  } catch (const ev::Error&) {
+    // It is closed, so nothing runs on it.
+  }
 }
 
 int ev_result_frames(const ev_result* result, ev_frames* frames) {
@@ -374,6 +460,7 @@ int ev_result_frames(const ev_result* result, ev_frames* frames) {
 }
 
 int ev_result_save(const ev_result* result, const char* path) {
+  const ev::Call call;
   return guard([&] {
     require(result, "result");
     ev::write_clip(require(path, "path"), result->result.frames, result->result.fps);

@@ -83,15 +83,16 @@ Inputs::Inputs(const std::vector<Source>& sources, const Geometry& geometry, con
   fps_ = wanted.fps.value_or(geometry.default_fps);
 }
 
-std::map<std::string, Tensor> Inputs::read(std::vector<std::string>& notices) {
+std::map<std::string, Tensor> Inputs::read(std::vector<std::string>& notices,
+                                           const std::function<void()>& check_stopped) {
   std::map<std::string, Tensor> clips;
   for (const std::string& name : names_) {
     if (input_kind(name) == "image") {
-      clips[name] = read_source(name, 1, std::nullopt, 0.0).frames;
+      clips[name] = read_source(name, 1, std::nullopt, 0.0, check_stopped).frames;
       continue;
     }
     const bool is_main = name == *main_;
-    const Clip clip = read_source(name, num_frames_, rate_for(name), wanted_.start_s);
+    const Clip clip = read_source(name, num_frames_, rate_for(name), wanted_.start_s, check_stopped);
     const std::int64_t count = clip.frames.shape[0], kept = geometry_.round_frames(count);
     clips[name] = slice_rows(clip.frames, 0, kept);
     if (clip.num_damaged > 0) {
@@ -148,12 +149,12 @@ std::map<std::string, std::vector<std::int64_t>> Inputs::shapes() {
   return shapes;
 }
 
-Clip Inputs::read_source(const std::string& name, std::int64_t num_frames, std::optional<double> fps,
-                         double start_s) const {
+Clip Inputs::read_source(const std::string& name, std::int64_t num_frames, std::optional<double> fps, double start_s,
+                         const std::function<void()>& check_stopped) const {
   const Source& source = *sources_.at(name);
   if (!source.is_path()) return take_frames(source, num_frames, start_s);
   const auto [height, width] = sizes_.at(name);
-  return read_clip(source.path, start_s, num_frames, fps, height, width);
+  return read_clip(source.path, start_s, num_frames, fps, height, width, check_stopped);
 }
 
 Clip Inputs::take_frames(const Source& source, std::int64_t num_frames, double start_s) const {

@@ -48,7 +48,8 @@ class Inputs {
 
   /// The frames uint8 [1 + r k, H, W, 3] of each input by name; adds what the user should know to notices. Settles
   /// num_frames and fps. Frames of the right size and without gaps are views of the caller's memory.
-  std::map<std::string, Tensor> read(std::vector<std::string>& notices);
+  /// check_stopped: called for each frame that is decoded; what it throws ends the reading.
+  std::map<std::string, Tensor> read(std::vector<std::string>& notices, const std::function<void()>& check_stopped);
 
   /// What `read` would give, as far as it is known without decoding.
   std::map<std::string, std::vector<std::int64_t>> shapes();
@@ -58,7 +59,8 @@ class Inputs {
   double fps() const { return fps_; }
 
  private:
-  Clip read_source(const std::string& name, std::int64_t num_frames, std::optional<double> fps, double start_s) const;
+  Clip read_source(const std::string& name, std::int64_t num_frames, std::optional<double> fps, double start_s,
+                   const std::function<void()>& check_stopped) const;
   Clip take_frames(const Source& source, std::int64_t num_frames, double start_s) const;
   std::optional<double> rate_for(const std::string& name) const;
   std::string describe_cut(const std::string& name, std::int64_t kept, double fps) const;

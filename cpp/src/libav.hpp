@@ -16,6 +16,10 @@ extern "C" {
 
 namespace ev {
 
+/// A codec's log_level_offset: what it has to say reaches the caller as errors, and would be noise on stderr. A level
+/// above 255 would wrap around.
+constexpr int kQuiet = 100;
+
 template <auto Function>
 struct Freed {
   template <typename T>

@@ -32,11 +32,13 @@ std::string two_places(double value) {
 }
 
 Clip take_clip(VideoSource& source, std::optional<TimedFrame> shown, double start_s, std::int64_t num_frames,
-               std::optional<double> fps, std::int64_t height_px, std::int64_t width_px) {
+               std::optional<double> fps, std::int64_t height_px, std::int64_t width_px,
+               const std::function<void()>& check_stopped) {
   const std::int64_t wanted = source.is_image() ? 1 : num_frames;
   ClipTaker taker(start_s, wanted, fps, source.rate(), height_px, width_px);
   bool more = true;
   while (shown && more) {
+    if (check_stopped) check_stopped();
     std::optional<TimedFrame> next = source.next();
     const double until_s = next ? next->time_s : shown->end_s;
     more = taker.show_until(until_s, shown->time_s, [&](char* picture) {
@@ -89,7 +91,7 @@ MediaInfo probe_file(const std::string& path) {
 }
 
 Clip read_clip(const std::string& path, double start_s, std::int64_t num_frames, std::optional<double> fps,
-               std::int64_t height_px, std::int64_t width_px) {
+               std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped) {
   if (fps && !(*fps >= 0.001 && *fps <= 1000)) {
     fail(EV_ERROR_MEDIA, "found ", *fps, " frames a second; expected 0.001 to 1000");
   }
@@ -102,14 +104,14 @@ Clip read_clip(const std::string& path, double start_s, std::int64_t num_frames,
     } else if (source.seek(start_s)) {
       std::optional<TimedFrame> first = source.next();
       if (first && first->time_s <= start_s) {
-        return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px);
+        return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px, check_stopped);
       }
     }
   }
   // From the beginning, also where an index is missing or leads too far.
   VideoSource source(path);
   if (source.is_image() && !fps) fps = 1.0;
-  return take_clip(source, source.next(), start_s, num_frames, fps, height_px, width_px);
+  return take_clip(source, source.next(), start_s, num_frames, fps, height_px, width_px, check_stopped);
 }
 
 void resize_picture(const std::string&, const Picture& source, std::int64_t height_px, std::int64_t width_px,

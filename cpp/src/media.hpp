@@ -16,9 +16,10 @@ bool has_media();
 MediaInfo probe_file(const std::string& path);
 
 /// Takes up to num_frames frames of a video from start_s on, or the one of an image, upright and resized. With fps
-/// they are chosen by their timestamps, without every frame is taken. Throws EV_ERROR_MEDIA.
+/// they are chosen by their timestamps, without every frame is taken. check_stopped: called for each frame that is
+/// decoded, if given; what it throws ends the reading. Throws EV_ERROR_MEDIA.
 Clip read_clip(const std::string& path, double start_s, std::int64_t num_frames, std::optional<double> fps,
-               std::int64_t height_px, std::int64_t width_px);
+               std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped = {});
 
 /// A picture in memory: 8-bit RGB, rows row_stride_bytes apart.
 struct Picture {

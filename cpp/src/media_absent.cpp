@@ -17,7 +17,8 @@ bool has_media() { return false; }
 
 MediaInfo probe_file(const std::string& path) { fail_without_ffmpeg(path); }
 
-Clip read_clip(const std::string& path, double, std::int64_t, std::optional<double>, std::int64_t, std::int64_t) {
+Clip read_clip(const std::string& path, double, std::int64_t, std::optional<double>, std::int64_t, std::int64_t,
+               const std::function<void()>&) {
   fail_without_ffmpeg(path);
 }
 

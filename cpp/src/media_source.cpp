@@ -133,6 +133,7 @@ void VideoSource::open_decoder() {
   // Bounded, because every frame in flight is a whole picture in memory.
   codec_->thread_count = static_cast<int>(std::min(4u, std::max(1u, std::thread::hardware_concurrency())));
   codec_->thread_type = FF_THREAD_FRAME | FF_THREAD_SLICE;
+  codec_->log_level_offset = kQuiet;
   codec_->max_pixels = kMaxSourceAreaPx;
   if (code >= 0) code = avcodec_open2(codec_.get(), decoder, nullptr);
   if (code < 0) fail_to_decode(path_, code);

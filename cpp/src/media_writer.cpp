@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "error.hpp"
+#include "lifetime.hpp"
 #include "media.hpp"
 #include "media_picture.hpp"
 
@@ -166,18 +167,21 @@ CodecPointer make_encoder(const char* name, const fs::path& target) {
   }
   CodecPointer encoder(require_memory(avcodec_alloc_context3(codec)));
   encoder->thread_count = 1;
+  encoder->log_level_offset = kQuiet;
   return encoder;
 }
 
 /// Gives a frame (NULL: no more) to an encoder, and each packet that comes out to take.
 template <typename Take>
 void encode(AVCodecContext& encoder, const AVFrame* frame, const fs::path& target, const Take& take) {
+  check_process_ending();
   check(avcodec_send_frame(&encoder, frame), target);
   const PacketPointer packet(require_memory(av_packet_alloc()));
   while (true) {
     const int code = avcodec_receive_packet(&encoder, packet.get());
     if (code == AVERROR(EAGAIN) || code == AVERROR_EOF) return;
     check(code, target);
+    check_process_ending();
     take(*packet);
     av_packet_unref(packet.get());
   }

@@ -9,6 +9,7 @@
 #endif
 
 #include "ort_library.hpp"
+#include "ort_probes.hpp"
 
 namespace ev {
 
@@ -51,6 +52,7 @@ class OrtRunner : public Runner {
     check(api_, api_->CreateRunOptions(&run_options), "CreateRunOptions");
     run_options_.reset(run_options);
     if (provider_.name == kCpu) arena_.emplace(api_, env_.get());
+    exact_integers_ = saturates_integers(api_, env_.get());
   }
 
   void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) override {
@@ -68,7 +70,7 @@ class OrtRunner : public Runner {
 
   void release(const std::string& graph) override {
     if (sessions_.erase(graph) == 0) return;
-    if (arena_) arena_->free_idle();
+    if (arena_) free_idle_memory(api_, env_.get());
 #if defined(__GLIBC__)
     malloc_trim(0);  // what loading the graph left over as well
 #endif
@@ -142,7 +144,8 @@ class OrtRunner : public Runner {
   OrtSession* find_session(const std::string& graph) {
     const auto found = sessions_.find(graph);
     if (found != sessions_.end()) return found->second.get();
-    const auto options = make_session_options(api_, provider_, takes_threads(graph) ? num_threads_ : 1);
+    const auto options =
+        make_session_options(api_, provider_, takes_threads(graph) ? num_threads_ : 1, exact_integers_);
     const std::string path = bundle_.graph_path(graph).string();
     OrtSession* session = nullptr;
     const std::string reason =
@@ -176,6 +179,7 @@ class OrtRunner : public Runner {
   Library library_;
   const OrtApi* api_;
   Handle<OrtEnv> env_;
+  bool exact_integers_ = false;
   std::optional<SharedArena> arena_;
   Handle<OrtMemoryInfo> memory_;
   Handle<OrtRunOptions> run_options_;

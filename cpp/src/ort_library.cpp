@@ -3,8 +3,11 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
+
+#include "lifetime.hpp"
 
 namespace ev::ort {
 
@@ -25,29 +28,10 @@ ArenaUsers& arena_users() {
   return *users;
 }
 
-/// An ONNX file (opset 13) of one Identity node, from x to y, float32 [1].
-std::string identity_model() {
-  const std::string tensor("\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01", 12);
-  const std::string node("\x0a\x10\x0a\x01x\x12\x01y\"\x08Identity", 18);
-  const std::string graph =
-      node + std::string("\x12\x01gZ\x0f\x0a\x01x", 8) + tensor + std::string("b\x0f\x0a\x01y", 5) + tensor;
-  return std::string("\x08\x08:", 3) + static_cast<char>(graph.size()) + graph +
-         std::string("B\x04\x0a\x00\x10\x0d", 6);
-}
-
 Handle<OrtMemoryInfo> make_arena_info(const OrtApi* api) {
   OrtMemoryInfo* memory = nullptr;
   check(api, api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "CreateCpuMemoryInfo");
   return {memory, api->ReleaseMemoryInfo};
-}
-
-Handle<OrtSession> make_identity_session(const OrtApi* api, OrtEnv* env, const Provider& provider) {
-  const std::string model = identity_model();
-  const auto options = make_session_options(api, provider, 1);
-  OrtSession* session = nullptr;
-  check(api, api->CreateSessionFromArray(env, model.data(), model.size(), options.get(), &session),
-        "CreateSessionFromArray");
-  return {session, api->ReleaseSession};
 }
 
 }  // namespace
@@ -67,6 +51,7 @@ Library load_library(const std::string& path) {
       fail(EV_ERROR_BACKEND, path.empty() ? kSoname : path, " is not ONNX Runtime: it has no OrtGetApiBase");
     }
   }
+  wait_for_calls_at_exit();
   const OrtApiBase* base = reinterpret_cast<GetApiBase>(symbol)();
   const OrtApi* api = base->GetApi(kApiVersion);
   if (api == nullptr) {
@@ -108,13 +93,18 @@ std::vector<std::string> list_providers(const OrtApi* api) {
 }
 
 Handle<OrtEnv> make_env(const OrtApi* api) {
+  // ONNX Runtime 1.29 and newer read it when the environment is created, and without it write a device id below the
+  // user's cache folder and look for a host to send events to. DisableTelemetryEvents comes too late for the former.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   OrtEnv* env = nullptr;
   // What ONNX Runtime has to say reaches the caller as errors; on stderr it would only be noise.
   check(api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "editverse_rt", &env), "CreateEnv");
+  wait_for_calls_at_exit();
   return {env, api->ReleaseEnv};
 }
 
-Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads) {
+Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads,
+                                               bool exact_integers) {
   OrtSessionOptions* created = nullptr;
   check(api, api->CreateSessionOptions(&created), "CreateSessionOptions");
   Handle<OrtSessionOptions> options(created, api->ReleaseSessionOptions);
@@ -128,6 +118,9 @@ Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider
   // Each graph has threads of its own, which would spin on for a while after its run, on the cores that the next
   // graph's threads need.
   check(api, api->AddSessionConfigEntry(created, "session.force_spinning_stop", "1"), "AddSessionConfigEntry");
+  if (exact_integers) {
+    check(api, api->AddSessionConfigEntry(created, "session.x64quantprecision", "1"), "AddSessionConfigEntry");
+  }
   if (provider.name == kCpu) {
     // See SharedArena. Weights stay out of it: they would hold its blocks for as long as the session is open.
     check(api, api->AddSessionConfigEntry(created, "session.use_env_allocators", "1"), "AddSessionConfigEntry");
@@ -163,36 +156,6 @@ SharedArena::~SharedArena() {
   if (--users.counts[env_] > 0) return;
   users.counts.erase(env_);
   (void)take_status(api_, api_->UnregisterAllocator(env_, memory_.get()));
-}
-
-void SharedArena::free_idle() const {
-  // ONNX Runtime does so after a run that asks for it, of any session of the arena.
-  const auto session = make_identity_session(api_, env_, {kCpu});
-  OrtRunOptions* created = nullptr;
-  check(api_, api_->CreateRunOptions(&created), "CreateRunOptions");
-  const Handle<OrtRunOptions> options(created, api_->ReleaseRunOptions);
-  check(api_, api_->AddRunConfigEntry(created, "memory.enable_memory_arena_shrinkage", "cpu:0"), "AddRunConfigEntry");
-  float value = 0;
-  const std::int64_t shape = 1;
-  OrtValue *given = nullptr, *made = nullptr;
-  check(api_,
-        api_->CreateTensorWithDataAsOrtValue(memory_.get(), &value, sizeof value, &shape, 1,
-                                             ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &given),
-        "CreateTensorWithDataAsOrtValue");
-  const Handle<OrtValue> input(given, api_->ReleaseValue);
-  const char *const from = "x", *const to = "y";
-  check(api_, api_->Run(session.get(), created, &from, &given, 1, &to, 1, &made), "Run");
-  api_->ReleaseValue(made);
-}
-
-std::optional<std::string> find_start_problem(const OrtApi* api, const Provider& provider) {
-  try {
-    const auto env = make_env(api);
-    make_identity_session(api, env.get(), provider);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return std::nullopt;
 }
 
 }  // namespace ev::ort

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +46,8 @@ ONNXTensorElementDataType element_type(const std::string& dtype);
 
 std::vector<std::string> list_providers(const OrtApi* api);
 
+/// The process's environment of ONNX Runtime, made if there is none. Sets ORT_DISABLE_TELEMETRY=1 in the process's
+/// environment first, unless the variable is there already, whatever its value.
 Handle<OrtEnv> make_env(const OrtApi* api);
 
 /// The one arena that sessions on the CPU take their memory from, for as long as one of these lives; see
@@ -58,20 +59,14 @@ class SharedArena {
   SharedArena(const SharedArena&) = delete;
   SharedArena& operator=(const SharedArena&) = delete;
 
-  /// Give what the arena holds and nobody uses back to the system.
-  void free_idle() const;
-
  private:
   const OrtApi* api_;
   OrtEnv* env_;
   Handle<OrtMemoryInfo> memory_;
 };
 
-/// num_threads 0: one for each physical core.
-Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads);
-
-/// Whether a session of one Identity node (opset 13) runs on the provider: being built with one says nothing about
-/// the driver and the libraries that it loads.
-std::optional<std::string> find_start_problem(const OrtApi* api, const Provider& provider);
+/// num_threads 0: one for each physical core. exact_integers: see saturates_integers in ort_probes.hpp.
+Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads,
+                                               bool exact_integers);
 
 }  // namespace ev::ort

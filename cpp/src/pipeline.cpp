@@ -49,12 +49,13 @@ std::string describe_pipeline(const Bundle& bundle, const Selection& selection) 
 class Pipeline::Turn {
  public:
   explicit Turn(Pipeline& pipeline) : pipeline_(pipeline) {
-    if (pipeline.holder_.load() == std::this_thread::get_id()) {
+    if (pipeline.runs_in_this_thread()) {
       fail(EV_ERROR_ARGUMENT, "the pipeline was called from its own callback; let the callback return first");
     }
     lock_ = std::unique_lock(pipeline.turn_);
-    pipeline.holder_ = std::this_thread::get_id();
     const std::lock_guard state(pipeline.state_);
+    pipeline.check_open();
+    pipeline.holder_ = std::this_thread::get_id();
     pipeline.running_ = true;
     pipeline.cancelled_ = false;
     pipeline.selection_.runner->allow_runs();
@@ -88,8 +89,10 @@ Pipeline::Pipeline(const std::string& folder, const BackendOptions& options, boo
     : release_graphs_(release_graphs),
       bundle_(load_bundle(folder)),
       tokenizer_(bundle_.tokenizer_path().string(), bundle_.spec.tokenizer.eos_id, bundle_.spec.tokenizer.max_tokens),
-      selection_(select_backend(options, bundle_)),
-      info_(describe_pipeline(bundle_, selection_)) {}
+      selection_((wait_for_calls_at_exit(), select_backend(options, bundle_))),
+      info_(describe_pipeline(bundle_, selection_)) {
+  wait_for_calls_at_exit();
+}
 
 Plan Pipeline::plan(const Request& request) {
   const Turn turn(*this);
@@ -102,7 +105,7 @@ Result Pipeline::run(const Request& request) {
   const Turn turn(*this);
   Result result;
   Prepared prepared = prepare(request);
-  std::map<std::string, Tensor> clips = prepared.inputs.read(result.notices);
+  std::map<std::string, Tensor> clips = prepared.inputs.read(result.notices, [this] { check_cancelled(); });
   std::map<std::string, std::vector<std::int64_t>> shapes;
   for (const auto& [name, frames] : clips) shapes[name] = frames.shape;
   const Plan plan = lay_out_request(prepared, shapes);
@@ -114,6 +117,7 @@ Result Pipeline::run(const Request& request) {
   const Tensor patches = solve(plan, text, clean, noise, request.callback);
   result.frames = decode_patches(plan, patches);
   result.fps = plan.fps;
+  wait_for_calls_at_exit();  // what the libraries made of themselves at their first use is destroyed later
   return result;
 }
 
@@ -122,6 +126,11 @@ void Pipeline::cancel() {
   if (!running_) return;
   cancelled_ = true;
   selection_.runner->stop_runs();
+}
+
+void Pipeline::refuse_requests() {
+  closed_ = true;
+  cancel();
 }
 
 Pipeline::Prepared Pipeline::prepare(const Request& request) {
@@ -198,7 +207,13 @@ void Pipeline::release(const std::string& graph) {
   if (release_graphs_) selection_.runner->release(graph);
 }
 
+void Pipeline::check_open() const {
+  check_process_ending();
+  if (closed_) fail(EV_ERROR_CANCELLED, "stopped by ev_close; open the bundle again");
+}
+
 void Pipeline::check_cancelled() const {
+  check_open();
   if (cancelled_) fail(EV_ERROR_CANCELLED, "stopped by ev_cancel; the pipeline can be used again");
 }
 
@@ -295,6 +310,7 @@ Tensor Pipeline::solve(const Plan& plan, const Tensor& text, const Tensor& clean
     runner.wait();  // a step counts as done, and can be cancelled after, when it is computed
     const auto done = static_cast<std::int64_t>(step);
     if (callback && !callback(done, schedule.num_inference_steps(), timestep)) {
+      check_open();
       fail(EV_ERROR_CANCELLED, "stopped by its callback after step ", step + 1, " of ", schedule.timesteps.size(),
            "; the pipeline can be used again");
     }

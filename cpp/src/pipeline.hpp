@@ -15,6 +15,7 @@
 
 #include "bundle.hpp"
 #include "inputs.hpp"
+#include "lifetime.hpp"
 #include "runner.hpp"
 #include "sequence.hpp"
 #include "text.hpp"
@@ -70,6 +71,12 @@ class Pipeline {
   /// Stops the request that runs now, if one does. Any thread.
   void cancel();
 
+  /// Stops the request that runs now, and those that wait for their turn. Any thread.
+  void refuse_requests();
+
+  /// Whether this thread runs a request on the pipeline: it is called from the request's callback.
+  bool runs_in_this_thread() const { return holder_.load() == std::this_thread::get_id(); }
+
   /// JSON: bundle, path, format_version, backend, backend_version, passed_over.
   const std::string& info() const { return info_; }
 
@@ -83,6 +90,9 @@ class Pipeline {
   void run_graph(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs);
   /// After a graph's last run in a request.
   void release(const std::string& graph);
+  /// Throws EV_ERROR_CANCELLED if the pipeline was closed or the process is ending.
+  void check_open() const;
+  /// Throws EV_ERROR_CANCELLED if the request was stopped.
   void check_cancelled() const;
 
   Tensor encode_text(const Plan& plan);
@@ -103,9 +113,11 @@ class Pipeline {
 
   std::mutex turn_;                      // held while a request runs
   std::atomic<std::thread::id> holder_;  // by which thread
-  std::mutex state_;                     // guards the two below
+  std::mutex state_;                     // guards what stands below
   bool running_ = false;
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> closed_{false};
+  StopAtExit stop_at_exit_{[this] { cancel(); }};
 };
 
 }  // namespace ev

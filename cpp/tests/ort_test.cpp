@@ -3,6 +3,8 @@
 // beside their weights.
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -12,6 +14,7 @@
 #include "check.hpp"
 #include "error.hpp"
 #include "ort.hpp"
+#include "ort_probes.hpp"
 
 namespace {
 
@@ -143,6 +146,46 @@ void check_memory(const Bundle& bundle, const BackendOptions& options) {
   CHECK(ended < first / 4);
 }
 
+OrtApi saturating_api;  // ONNX Runtime's, on a processor that is not this one
+
+OrtStatusPtr ORT_API_CALL run_and_saturate(OrtSession*, const OrtRunOptions*, const char* const*,
+                                           const OrtValue* const*, std::size_t, const char* const*, std::size_t,
+                                           OrtValue** outputs) noexcept {
+  void* sums = nullptr;
+  if (OrtStatusPtr status = saturating_api.GetTensorMutableData(outputs[0], &sums)) return status;
+  std::fill_n(static_cast<std::int32_t*>(sums), 4 * 16, 262136);  // what Haswell's kernel gives
+  return nullptr;
+}
+
+/// Sessions ask for exact sums of 8-bit products where the kernels saturate, and nowhere else.
+void check_integers() {
+  const OrtApi* const api = ort::load_library("").api;
+  const auto env = ort::make_env(api);
+  const ort::SharedArena arena(api, env.get());
+  saturating_api = *api;
+  saturating_api.Run = run_and_saturate;
+  CHECK(ort::saturates_integers(&saturating_api, env.get()));
+  for (const bool exact : {false, true}) {
+    const auto options = ort::make_session_options(api, {kProvider}, 1, exact);
+    int is_set = -1;
+    ort::check(api, api->HasSessionConfigEntry(options.get(), "session.x64quantprecision", &is_set), "Has...");
+    CHECK(is_set == (exact ? 1 : 0));
+  }
+  std::cout << "8-bit products saturate here: " << ort::saturates_integers(api, env.get()) << "\n";
+}
+
+/// The environment of ONNX Runtime is made without telemetry, and a caller's own choice is kept.
+void check_telemetry() {
+  const OrtApi* const api = ort::load_library("").api;
+  unsetenv("ORT_DISABLE_TELEMETRY");
+  const auto env = ort::make_env(api);
+  CHECK(std::string(getenv("ORT_DISABLE_TELEMETRY")) == "1");
+  setenv("ORT_DISABLE_TELEMETRY", "0", 1);
+  const auto same = ort::make_env(api);
+  CHECK(std::string(getenv("ORT_DISABLE_TELEMETRY")) == "0");
+  setenv("ORT_DISABLE_TELEMETRY", "1", 1);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -157,6 +200,8 @@ int main(int argc, char** argv) {
     check_memory(bundle, options);
     return check::report();
   }
+  check_telemetry();
+  check_integers();
   check_binding(bundle, options);
   check_failures(bundle, options);
   return check::report();

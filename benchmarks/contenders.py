@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.backends import Runner, select_backend
+from editverse_rt.backends import Runner, RunnerTraits, select_backend
 from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.bundle.spec import GraphSpec
@@ -47,7 +47,13 @@ def open_contender(name: str, form: Path, bundle: Path, num_threads: int) -> tup
 
 
 class _Unmanaged:
-    """A runner that is there as soon as it is made, and goes with its process."""
+    """A runner that is there as soon as it is made, and goes with its process. It keeps results in the host's
+    memory."""
+
+    traits = RunnerTraits()
+
+    def hold(self, array: Any) -> Any:
+        return array
 
     def __enter__(self) -> Any:
         return self

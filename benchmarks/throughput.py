@@ -31,7 +31,7 @@ from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from benchmarks.work import INSTRUCTION, draw_clip
 from editverse_rt import media
-from editverse_rt.backends import Runner, select_backend
+from editverse_rt.backends import Array, Runner, RunnerTraits, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.planning.planner import Estimate, estimate_work
@@ -90,10 +90,17 @@ class TimedRunner:
     ) -> None:
         self.runner.__exit__(kind, error, traceback)
 
-    def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def traits(self) -> RunnerTraits:
+        return self.runner.traits
+
+    def hold(self, array: Array) -> Array:
+        return self.runner.hold(array)
+
+    def run(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, Array]:
         sample, outputs = time_call(lambda: self.runner.run(graph, inputs), self.wait)
         self.taken[graph].append(sample)
-        found: dict[str, Any] = outputs
+        found: Mapping[str, Array] = outputs
         return found
 
 

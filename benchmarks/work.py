@@ -128,7 +128,7 @@ def prepare_work(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Arr
             f"1 + {ratio} k frames, and sides that are multiples of {multiple}"
         )
 
-    def run(graph: str, **inputs: Array) -> dict[str, Array]:
+    def run(graph: str, **inputs: Any) -> Any:
         return runner.run(graph, inputs)
 
     if work.kind == "vae_encoder":

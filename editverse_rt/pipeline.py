@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from editverse_rt import media, stages
-from editverse_rt.backends import GpuOptions, Runner, Selection, select_backend
+from editverse_rt.backends import Array, Runner, RunnerTraits, Selection, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
-from editverse_rt.engines.manifest import EngineSet
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.families import family_of
 from editverse_rt.media.frames import Frames
@@ -36,7 +33,6 @@ from editverse_rt.request.tokenizer import Tokenizer
 __all__ = ["Pipeline", "Result", "StepCallback"]
 
 StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +73,8 @@ class Pipeline:
     """A bundle, opened on a backend, that edits and generates.
 
     Use it as a context manager, or close() it. Several threads may call it: where the backend runs graphs
-    side by side (`runs_concurrently`) their requests do too, elsewhere they go one after another. Either way
-    each gets the bytes that it gets alone. `RequestQueue` serves many requests on one pipeline.
+    side by side (`traits.runs_concurrently`) their requests do too, elsewhere they go one after another.
+    Either way each gets the bytes that it gets alone. `RequestQueue` serves many requests on one pipeline.
     A program that ends while daemon threads run requests waits for the graph that each of them is in.
     """
 
@@ -90,10 +86,10 @@ class Pipeline:
         self._family = family_of(bundle.spec.family)
         self._selection = selection
         self._runner: Runner | None = runner
-        self.runs_concurrently = bool(getattr(runner, "runs_concurrently", False))
+        self._traits = runner.traits
         # Reentrant: a request's callback may call the pipeline.
         self._turn: AbstractContextManager[Any] = (
-            nullcontext() if self.runs_concurrently else threading.RLock()
+            nullcontext() if self._traits.runs_concurrently else threading.RLock()
         )
         self._native_calls = NativeCalls(self)
         runner.__enter__()
@@ -111,16 +107,18 @@ class Pipeline:
         weight_budget_bytes: int | None = None,
         plugin: str | os.PathLike[str] | None = None,
         kernel_cache: str | os.PathLike[str] | None = None,
+        gpu_memory_limit_bytes: int | None = None,
     ) -> Pipeline:
         """Verify a bundle and open it on a backend.
 
         bundle: a name that ships, or a folder. backend: a name from `editverse_rt.backends`, or "auto".
         num_threads: of the CPU, None for one a core; results do not depend on it.
         allow_unverified: take plans that `editverse-rt verify` has not accepted on this GPU.
-        device: the GPU's number. The rest is TensorRT's. cuda_graphs: launch calls that repeat as one CUDA
-        graph. weight_budget_bytes: how much of each plan's weights may lie on the GPU, for plans built with
-        weight streaming. plugin: the library that has RopeAttention, for plans built with it. kernel_cache: a
-        file that keeps what TensorRT for RTX compiles on this machine.
+        device: the GPU's number. gpu_memory_limit_bytes: what ort-cuda may take of its memory for each graph.
+        The rest is TensorRT's. cuda_graphs: launch calls that repeat as one CUDA graph. weight_budget_bytes:
+        how much of each plan's weights may lie on the GPU, for plans built with weight streaming. plugin: the
+        library that has RopeAttention, for plans built with it. kernel_cache: a file that keeps what TensorRT
+        for RTX compiles on this machine.
         Raises BundleError, BackendError: a backend that cannot follow an option is not taken.
         """
         if num_threads is not None and num_threads < 1:
@@ -137,16 +135,24 @@ class Pipeline:
             raise RequestError(
                 f"weight_budget_bytes is {weight_budget_bytes}", hint="give 0 or more", code="request.option"
             )
-        gpu = GpuOptions(
-            device=device,
-            cuda_graphs=cuda_graphs,
-            weight_budget_bytes=weight_budget_bytes,
-            plugin=None if plugin is None else Path(plugin),
-            kernel_cache=None if kernel_cache is None else Path(kernel_cache),
-        )
+        if gpu_memory_limit_bytes is not None and gpu_memory_limit_bytes < 1:
+            raise RequestError(
+                f"gpu_memory_limit_bytes is {gpu_memory_limit_bytes}",
+                hint="give 1 or more",
+                code="request.option",
+            )
+        possible = {
+            "device": device,
+            "cuda_graphs": cuda_graphs or None,
+            "weight_budget_bytes": weight_budget_bytes,
+            "plugin": None if plugin is None else Path(plugin),
+            "kernel_cache": None if kernel_cache is None else Path(kernel_cache),
+            "gpu_memory_limit_bytes": gpu_memory_limit_bytes,
+        }
+        options = {name: value for name, value in possible.items() if value is not None}
         loaded = load_bundle(bundle)
-        selection = select_backend(backend, loaded, allow_unverified=allow_unverified, gpu=gpu)
-        return cls(loaded, selection.backend.open_runner(loaded, num_threads, gpu), selection)
+        selection = select_backend(backend, loaded, allow_unverified=allow_unverified, options=options)
+        return cls(loaded, selection.backend.open_runner(loaded, num_threads), selection)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -165,15 +171,9 @@ class Pipeline:
         return self._bundle
 
     @property
-    def engines(self) -> EngineSet | None:
-        """The plans that the runner runs, None where it runs ONNX files."""
-        found = getattr(self._runner, "engines", None)
-        return found if isinstance(found, EngineSet) else None
-
-    @property
-    def gpu(self) -> str:
-        """The name of the GPU that the plans run on, "" where there are none."""
-        return str(getattr(self._runner, "gpu_name", ""))
+    def traits(self) -> RunnerTraits:
+        """What the backend can do with this bundle: several requests at once, its GPU, its plans."""
+        return self._traits
 
     @property
     def is_in_native_call(self) -> bool:
@@ -263,7 +263,7 @@ class Pipeline:
         """
         spec, family, clock = self._bundle.spec, self._family, stages.StageClock()
 
-        def run(graph: str, **inputs: Any) -> dict[str, Array]:
+        def run(graph: str, **inputs: Any) -> Mapping[str, Array]:
             if is_cancelled():
                 raise RequestCancelled(
                     "cancelled by its caller", hint="nothing was written", code="cancelled"
@@ -291,7 +291,8 @@ class Pipeline:
                 clean = family.encode_clean(run, spec, checked, footage)
             with clock("noise"):
                 noise = stages.draw_noise(run, spec.geometry, laid_out)
-            patches = stages.solve(run, laid_out, texts, clean, noise, clock, on_step_end)
+            hold = self._open_runner().hold
+            patches = stages.solve(run, hold, laid_out, texts, clean, noise, clock, on_step_end)
             with clock("vae_decoder"):
                 frames = stages.decode_patches(run, laid_out.target, patches)
         return Result(
@@ -305,12 +306,15 @@ class Pipeline:
             sound=footage.sound,
         )
 
-    def run_graph(self, graph: str, **inputs: Any) -> dict[str, Array]:
+    def run_graph(self, graph: str, **inputs: Any) -> Mapping[str, Array]:
         """Run one of the bundle's graphs. Raises BackendError if it fails, or the pipeline is closed."""
-        runner = self._runner
-        if runner is None:
+        runner = self._open_runner()
+        with self._native_calls:
+            return runner.run(graph, inputs)
+
+    def _open_runner(self) -> Runner:
+        if self._runner is None:
             raise BackendError(
                 "the pipeline is closed", hint="open it again with Pipeline.open", code="backend.closed"
             )
-        with self._native_calls:
-            return runner.run(graph, inputs)
+        return self._runner

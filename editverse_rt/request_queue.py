@@ -97,7 +97,7 @@ class RequestQueue:
         for name, number in (("num_workers", num_workers), ("max_queue", max_queue)):
             if number < 1:
                 raise RequestError(f"{name} is {number}", hint="give at least 1", code="request.option")
-        if num_workers > 1 and not pipeline.runs_concurrently:
+        if num_workers > 1 and not pipeline.traits.runs_concurrently:
             raise RequestError(
                 f"num_workers is {num_workers}, but this backend runs one request at a time",
                 hint="give 1",

@@ -1,6 +1,7 @@
 """The stages of a request that run graphs: encode, draw noise, solve, decode. They only move arrays.
 
-`Run` runs one graph by its name, run("noise", seed=..., shape=...), and gives its outputs by name.
+`Run` runs one graph by its name, run("noise", seed=..., shape=...), and gives its outputs by name. `Hold`
+puts an array that many runs take where the backend keeps its results.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from editverse_rt.backends import Array
 from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.media.frames import Frames
@@ -20,6 +22,7 @@ from editverse_rt.request.laid_out import Branch, LaidOutRequest
 from editverse_rt.request.layout import Grid
 
 __all__ = [
+    "Hold",
     "Run",
     "StageClock",
     "decode_patches",
@@ -30,8 +33,8 @@ __all__ = [
     "solve",
 ]
 
-Array = NDArray[Any]
-Run = Callable[..., dict[str, Array]]
+Run = Callable[..., Mapping[str, Array]]
+Hold = Callable[[Array], Array]
 
 
 class StageClock:
@@ -54,7 +57,7 @@ def encode_text(run: Run, ids: Sequence[int]) -> Array:
     return run("text_encoder", ids=np.array(ids, np.int64))["text"]
 
 
-def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> Array:
+def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> NDArray[Any]:
     """Clean patches float32 [latent frames * rows * columns, P] of frames uint8 [1 + r k, H, W, 3]."""
     ratio = geometry.temporal_ratio
     chunks = [frames[i : i + ratio] for i in range(1, len(frames), ratio)]
@@ -86,6 +89,7 @@ def draw_noise(run: Run, geometry: Geometry, laid_out: LaidOutRequest) -> Array:
 
 def solve(
     run: Run,
+    hold: Hold,
     laid_out: LaidOutRequest,
     texts: Sequence[Array],
     clean: Array,
@@ -96,17 +100,23 @@ def solve(
     """From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1).
 
     texts: [Lt, Dt] each, which the branches name by index. clean: [Lc, Pc]. on_step_end(step, timestep)
-    is called after each solver step, and stops the request by what it raises.
+    is called after each solver step, and stops the request by what it raises. What does not change between
+    the steps goes to the device once.
     """
     table = laid_out.schedule.table
-    sample, history = noise, np.zeros((len(table.matrices[0]) - 1, *noise.shape), np.float32)
+    context = hold(clean)
+    cond_inputs = _hold_inputs(hold, laid_out.cond, texts, context)
+    uncond_inputs = _hold_inputs(hold, laid_out.uncond, texts, context)
+    sample = hold(noise)
+    history = hold(np.zeros((len(table.matrices[0]) - 1, *noise.shape), np.float32))
     for step, timestep in enumerate(table.timesteps):
         guidance = table.guidance[step]
         with clock("transformer"):
-            cond = _evaluate(run, laid_out.cond, texts, clean, sample, timestep)
+            now = hold(np.array(timestep, np.float32))
+            cond = run("transformer", **cond_inputs, noisy=sample, timestep=now)["velocity"]
             uncond = cond
             if guidance != 1:
-                uncond = _evaluate(run, laid_out.uncond, texts, clean, sample, timestep)
+                uncond = run("transformer", **uncond_inputs, noisy=sample, timestep=now)["velocity"]
         with clock("solver_step"):
             outputs = run(
                 "solver_step",
@@ -122,18 +132,15 @@ def solve(
     return sample
 
 
-def _evaluate(
-    run: Run, branch: Branch, texts: Sequence[Array], clean: Array, noisy: Array, timestep: float
-) -> Array:
-    return run(
-        "transformer",
-        text=texts[0][:0] if branch.text is None else texts[branch.text],
-        clean=clean,
-        noisy=noisy,
-        layout=branch.layout.layout,
-        positions=branch.layout.positions,
-        timestep=np.array(timestep, np.float32),
-    )["velocity"]
+def _hold_inputs(hold: Hold, branch: Branch, texts: Sequence[Array], clean: Array) -> dict[str, Array]:
+    """The inputs of one branch of the transformer that are the same in every step."""
+    no_text = np.zeros((0, *texts[0].shape[1:]), np.float32)
+    return {
+        "text": hold(no_text if branch.text is None else texts[branch.text]),
+        "clean": clean,
+        "layout": hold(branch.layout.layout),
+        "positions": hold(branch.layout.positions),
+    }
 
 
 def decode_patches(run: Run, grid: Grid, patches: Array) -> Frames:
@@ -143,7 +150,7 @@ def decode_patches(run: Run, grid: Grid, patches: Array) -> Frames:
 
 
 def _run_chunks(
-    run: Run, graph: str, given: str, wanted: str, first: Array, rest: Sequence[Array]
+    run: Run, graph: str, given: str, wanted: str, first: NDArray[Any], rest: Sequence[NDArray[Any]]
 ) -> NDArray[Any]:
     """A whole clip through GRAPH_first and then GRAPH_next, chunks of one size: what they give, joined.
 

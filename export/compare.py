@@ -172,9 +172,8 @@ def _compare_case(
     pieces = [tokenizer.ids(segment) for segment in case.segments if isinstance(segment, str)]
     ids = torch.tensor([i for piece in [*pieces, [bundle.spec.tokenizer.eos_id]] for i in piece])
     text = checkpoint.text_encoder(input_ids=ids[None]).last_hidden_state[0].float()
-    yield measure(
-        "text_encoder", case, runner.run("text_encoder", {"ids": ids.numpy()})["text"], text.numpy()
-    )
+    found = np.asarray(runner.run("text_encoder", {"ids": ids.numpy()})["text"])
+    yield measure("text_encoder", case, found, text.numpy())
 
     clean = [torch.zeros((0, P))]
     for index, (t, h, w) in enumerate(case.clips):
@@ -189,7 +188,7 @@ def _compare_case(
     t, h, w = case.target
     noise = draw_noise(seed, t * h * w, P)
     shape = np.array(noise.shape, np.int64)
-    found = runner.run("noise", {"seed": np.array(seed, np.int64), "shape": shape})["noise"]
+    found = np.asarray(runner.run("noise", {"seed": np.array(seed, np.int64), "shape": shape})["noise"])
     yield measure("noise", case, found, noise.numpy())
 
     counts = iter(pieces)
@@ -208,7 +207,8 @@ def _compare_case(
         velocities.append(Transformer(checkpoint.transformer)(*inputs))
         names = [tensor.name for tensor in bundle.spec.graphs["transformer"].inputs]
         feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
-        yield measure(graph, case, runner.run("transformer", feed)["velocity"], velocities[-1].numpy())
+        found = np.asarray(runner.run("transformer", feed)["velocity"])
+        yield measure(graph, case, found, velocities[-1].numpy())
 
     yield _compare_solver(runner, case, noise.numpy(), [v.numpy() for v in velocities], seed, measure)
 

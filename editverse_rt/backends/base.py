@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec
+from editverse_rt.engines.manifest import EngineSet
+from editverse_rt.errors import BackendError
 
 __all__ = [
-    "NO_GPU_OPTIONS",
+    "Array",
     "Availability",
     "Backend",
     "DeviceArray",
-    "GpuOptions",
     "GraphFiles",
     "GraphTable",
+    "NoOptions",
     "Runner",
+    "RunnerTraits",
     "Tensor",
+    "take_options",
 ]
 
-Tensor = NDArray[Any] | np.generic
-"""One input or output of a graph, of the dtype that the bundle's graph table says."""
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -47,44 +51,26 @@ class Availability:
 
 
 @dataclass(frozen=True)
-class GpuOptions:
-    """What a caller decides about the GPU.
+class NoOptions:
+    """The options of a backend that takes none."""
 
-    device: its number, None for the first. cuda_graphs: launch a call that repeats as one CUDA graph.
-    weight_budget_bytes: how much of each plan's weights may lie on the GPU at once, for plans built with
-    weight streaming; None leaves it to TensorRT. plugin: the library that has `RopeAttention`, for plans that
-    were built with it. kernel_cache: a file for the kernels that TensorRT for RTX compiles on this machine,
-    read at the start and written at the end.
+
+def take_options(backend: str, default: Options, asked: Mapping[str, object]) -> Options:
+    """A backend's options (a frozen dataclass) with what the caller asked for, by the names of its fields.
+
+    Raises BackendError that names an option which this backend does not have.
     """
-
-    device: int | None = None
-    cuda_graphs: bool = False
-    weight_budget_bytes: int | None = None
-    plugin: Path | None = None
-    kernel_cache: Path | None = None
-
-    @property
-    def index(self) -> int:
-        """The GPU's number."""
-        return 0 if self.device is None else self.device
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The command line's names of what is not as it is by default."""
-        return tuple(
-            name
-            for name, is_given in (
-                ("--device", self.device is not None),
-                ("--cuda-graphs", self.cuda_graphs),
-                ("--weight-budget", self.weight_budget_bytes is not None),
-                ("--plugin", self.plugin is not None),
-                ("--kernel-cache", self.kernel_cache is not None),
+    known = {field.name for field in fields(default)}  # type: ignore[arg-type]
+    for name in asked:
+        if name not in known:
+            raise BackendError(
+                f"not taken by {backend}",
+                hint="leave it out, or choose another backend",
+                code="backend.option",
+                field=name,
+                is_value=True,
             )
-            if is_given
-        )
-
-
-NO_GPU_OPTIONS = GpuOptions()
+    return replace(default, **asked)  # type: ignore[type-var]
 
 
 class GraphTable(Protocol):
@@ -110,8 +96,8 @@ class GraphFiles(Protocol):
         ...
 
 
-class DeviceArray:
-    """A result that stays on a device: numpy reads it as an array, by one copy; graphs take it as it is."""
+class DeviceArray(ABC):
+    """A result in a device's memory. numpy reads it as an array, by one copy; graphs take it as it is."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -123,8 +109,8 @@ class DeviceArray:
             self._host = self._download()
         return self._host
 
-    def _download(self) -> NDArray[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _download(self) -> NDArray[Any]: ...
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = self.numpy() if dtype is None else self.numpy().astype(dtype)
@@ -140,11 +126,36 @@ class DeviceArray:
         return self.numpy().reshape(*shape)
 
 
-class Runner(Protocol):
-    """Runs the graphs of one bundle; a context manager that loads nothing before it is entered.
+Array = NDArray[Any] | DeviceArray
+"""An output of a graph, of the dtype that the bundle's graph table says."""
 
-    A runner may have besides `runs_concurrently`, True if several threads may call `run` at once.
+Tensor = NDArray[Any] | np.generic | DeviceArray
+"""An input of a graph, of the dtype that the bundle's graph table says."""
+
+
+@dataclass(frozen=True)
+class RunnerTraits:
+    """What a runner can do.
+
+    runs_concurrently: several threads may call `run` at once. keeps_on_device: results are `DeviceArray`s,
+    and `hold` copies to the device. takes_adapters: graphs may be given the weights of low-rank adapters.
+    precisions: the types that its graphs compute in, of "fp32", "fp16" and "bf16". gpu: the name of the GPU,
+    "" where there is none. engines: the TensorRT plans that it runs, None where it runs ONNX files.
     """
+
+    runs_concurrently: bool = False
+    keeps_on_device: bool = False
+    takes_adapters: bool = False
+    precisions: frozenset[str] = frozenset({"fp32"})
+    gpu: str = ""
+    engines: EngineSet | None = None
+
+
+class Runner(Protocol):
+    """Runs the graphs of one bundle; a context manager that loads nothing before it is entered."""
+
+    @property
+    def traits(self) -> RunnerTraits: ...
 
     def __enter__(self) -> Runner: ...
 
@@ -155,35 +166,45 @@ class Runner(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> Mapping[str, Array]:
         """Run one graph of the bundle; inputs and outputs by the names of the graph table.
 
         A graph is loaded when it is first run. Raises BackendError if this backend cannot load or run it.
         """
         ...
 
+    def hold(self, array: Array) -> Array:
+        """The array where the runner keeps its results, for an input that many runs take; itself if it is
+        there. A later change of the host's array may or may not be seen."""
+        ...
+
 
 class Backend(Protocol):
-    """One way to run graphs, known by its name."""
+    """One way to run graphs, known by its name, with the options that the caller chose."""
 
     @property
     def name(self) -> str: ...
+
+    def with_options(self, asked: Mapping[str, object]) -> Backend:
+        """The same backend with these options, by the names that `Pipeline.open` gives them.
+
+        Raises BackendError for one that this backend does not have.
+        """
+        ...
 
     def probe(self) -> Availability:
         """Say whether this backend works on this machine, without loading a bundle."""
         ...
 
-    def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
-        """None if the bundle holds what this backend needs and it takes these options, else why not and what
-        to do."""
+    def refuse(self, bundle: Bundle) -> str | None:
+        """None if the bundle holds what this backend needs and fits the options, else why not and what to
+        do."""
         ...
 
-    def unverified(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
+    def unverified(self, bundle: Bundle) -> str | None:
         """None if what the bundle holds for this backend was verified here, else what to run first."""
         ...
 
-    def open_runner(
-        self, bundle: Bundle, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
-    ) -> Runner:
+    def open_runner(self, bundle: Bundle, num_threads: int | None) -> Runner:
         """A runner of bundle's graphs, not yet entered; num_threads None leaves the choice to the backend."""
         ...

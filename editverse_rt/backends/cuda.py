@@ -1,13 +1,14 @@
 """One GPU through CUDA's runtime: its stream, its memory, its graphs. The only file that imports cuda.
 
-Never run on a GPU: none was at hand. All calls go through `Cuda`, so that the tests run everything above it
-with memory of the host.
+All calls go through `Cuda`, so that the tests run everything above it with memory of the host.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,8 @@ class Gpu:
 class Cuda:
     """The few calls of CUDA's runtime that a runner makes, each checked; one GPU, one stream.
 
-    Raises BackendError where CUDA's bindings, the driver or the GPU are missing, and where a call fails.
+    CUDA keeps the GPU in use for each thread: calls belong into `with cuda.current()`. Raises BackendError
+    where CUDA's bindings, the driver or the GPU are missing, and where a call fails.
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -55,20 +57,34 @@ class Cuda:
         count = self._call("cudaGetDeviceCount")
         if not 0 <= device < count:
             raise BackendError(f"GPU {device} was asked for, this machine has {count}; choose another")
-        self._call("cudaSetDevice", device)
         facts = self._call("cudaGetDeviceProperties", device)
         name = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
         self.gpu = Gpu(device, name, f"{facts.major}.{facts.minor}")
         self.stream: int | None = None
 
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the GPU the one of the calling thread, and give the thread back what it had before."""
+        before = int(self._call("cudaGetDevice"))
+        if before == self.gpu.index:
+            yield
+            return
+        self._call("cudaSetDevice", self.gpu.index)
+        try:
+            yield
+        finally:
+            # An error here would hide the one of the block.
+            self._try("cudaSetDevice", before)
+
     def open_stream(self) -> int:
-        self.stream = int(self._call("cudaStreamCreate"))
+        """A stream that does not wait for the default stream, on which other libraries may work."""
+        self.stream = int(self._call("cudaStreamCreateWithFlags", self._rt.cudaStreamNonBlocking))
         return self.stream
 
     def close_stream(self) -> None:
         if self.stream is not None:
-            self._call("cudaStreamDestroy", self.stream)
-            self.stream = None
+            stream, self.stream = self.stream, None
+            self._call("cudaStreamDestroy", stream)
 
     def allocate(self, num_bytes: int) -> int:
         return int(self._call("cudaMalloc", num_bytes))
@@ -98,12 +114,18 @@ class Cuda:
         self._call("cudaStreamBeginCapture", self.stream, mode)
         try:
             launch()
-        finally:
-            graph = self._call("cudaStreamEndCapture", self.stream)
+        except BaseException:
+            # The stream has to leave the capture. The error of `launch` is the one to tell: it made the
+            # capture invalid, and CUDA reports that at its end as well.
+            graph = self._try("cudaStreamEndCapture", self.stream)
+            if graph:
+                self._try("cudaGraphDestroy", graph)
+            raise
+        graph = self._call("cudaStreamEndCapture", self.stream)
         try:
             return self._call("cudaGraphInstantiate", graph, 0)
         finally:
-            self._call("cudaGraphDestroy", graph)
+            self._try("cudaGraphDestroy", graph)
 
     def replay(self, graph: Any) -> None:
         self._call("cudaGraphLaunch", graph, self.stream)
@@ -124,50 +146,110 @@ class Cuda:
             raise BackendError(f"CUDA's {name} failed: {found}; {_FIXES.get(found, _CHECK)}")
         return values[0] if values else None
 
+    def _try(self, name: str, *args: Any) -> Any:
+        """The same for cleaning up after an error: None if it fails."""
+        try:
+            return self._call(name, *args)
+        except BackendError:
+            return None
+
 
 class Pool:
-    """Device buffers by size: one that was given back serves the next of its size, in the stream's order."""
+    """Device buffers. One that was given back serves the next of its size, in the stream's order.
+
+    Idle buffers hold at most as many bytes as were ever in use at once; those that are idle longest are freed
+    first. Where memory has run out all of them are freed, and the allocation is tried again.
+    """
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self._idle: dict[int, list[int]] = {}
-        self._all: list[int] = []
-        self._open = True
+        self._used: dict[int, int] = {}
+        self._idle: list[tuple[int, int]] = []
+        self._most_used_bytes = 0
+        # Filled by destructors, which run in any thread at any moment; `take` empties it.
+        self._returned: deque[int] = deque()
+        self.is_open = True
 
     def take(self, num_bytes: int) -> int:
-        idle = self._idle.get(num_bytes)
-        if idle:
-            return idle.pop()
-        address = self._cuda.allocate(num_bytes)
-        self._all.append(address)
+        """The address of a buffer of just this size. Raises BackendError if the device has no memory left."""
+        self._collect()
+        for index in reversed(range(len(self._idle))):
+            if self._idle[index][1] == num_bytes:
+                address, _ = self._idle.pop(index)
+                break
+        else:
+            address = self._allocate(num_bytes)
+        self._used[address] = num_bytes
+        self._most_used_bytes = max(self._most_used_bytes, sum(self._used.values()))
+        self._free_idle(self._most_used_bytes)
         return address
 
-    def give_back(self, address: int, num_bytes: int) -> None:
-        if self._open:
-            self._idle.setdefault(num_bytes, []).append(address)
+    def give_back(self, address: int) -> None:
+        """Any thread may call this, at any moment; nothing is freed in it."""
+        self._returned.append(address)
+
+    def download(self, array: NDArray[Any], address: int) -> None:
+        """Raises BackendError once the pool is closed: its memory is another's by then."""
+        if not self.is_open:
+            raise BackendError(
+                "a result was left on the GPU when its runner was closed; read results before that"
+            )
+        with self._cuda.current():
+            self._cuda.download(array, address)
 
     def close(self) -> None:
-        self._open = False
-        for address in self._all:
+        """Free every buffer, those that are still held among them."""
+        self.is_open = False
+        self._collect()
+        self._idle += self._used.items()
+        self._used.clear()
+        self._free_idle(0)
+
+    def _collect(self) -> None:
+        while self._returned:
+            address = self._returned.popleft()
+            if address in self._used:  # after `close` it is not
+                self._idle.append((address, self._used.pop(address)))
+
+    def _allocate(self, num_bytes: int) -> int:
+        try:
+            return self._cuda.allocate(num_bytes)
+        except BackendError:
+            if not self._idle:
+                raise
+            self._free_idle(0)
+            return self._cuda.allocate(num_bytes)
+
+    def _free_idle(self, most_bytes: int) -> None:
+        """Free the buffers that are idle longest, until the rest has at most so many bytes."""
+        excess = sum(num_bytes for _, num_bytes in self._idle) - most_bytes
+        if excess > 0:
+            self._cuda.synchronize()  # the work that read them may still be running
+        while excess > 0:
+            address, num_bytes = self._idle.pop(0)
+            excess -= num_bytes
             self._cuda.free(address)
-        self._all.clear()
-        self._idle.clear()
 
 
 class DeviceTensor(DeviceArray):
-    """A result in a buffer of the pool, given back when nobody holds it."""
+    """A result in a buffer of the pool, given back when nobody holds it.
 
-    def __init__(self, cuda: Cuda, pool: Pool, shape: tuple[int, ...], dtype: str, num_bytes: int) -> None:
+    Raises BackendError if the device has no memory left.
+    """
+
+    address = 0
+
+    def __init__(self, pool: Pool, shape: tuple[int, ...], dtype: str, num_bytes: int) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
-        self.owner = pool
+        self.owner, self.num_bytes = pool, num_bytes
         self.address = pool.take(num_bytes)
-        self._cuda, self.num_bytes = cuda, num_bytes
 
     def __del__(self) -> None:
-        self.owner.give_back(self.address, self.num_bytes)
+        if self.address:  # not if the pool had none
+            self.owner.give_back(self.address)
 
     def _download(self) -> NDArray[Any]:
         host = np.empty(self.shape, self.dtype)
         if host.nbytes:
-            self._cuda.download(host, self.address)
+            self.owner.download(host, self.address)
         return host

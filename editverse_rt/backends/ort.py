@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU and on CUDA. The only file that imports onnxruntime."""
+"""ONNX Runtime: its library, its sessions, and the backend on the CPU. The only file that imports it.
+
+`ort_cuda.py` has what is CUDA's own.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +12,28 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from editverse_rt.backends.base import (
-    NO_GPU_OPTIONS,
+    Array,
     Availability,
-    DeviceArray,
-    GpuOptions,
     GraphFiles,
+    NoOptions,
+    RunnerTraits,
     Tensor,
+    take_options,
 )
 from editverse_rt.backends.ort_probes import free_idle_memory, saturates_integers, starts_provider
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import BundleSpec, GraphSpec
 from editverse_rt.errors import BackendError
 
-__all__ = ["BoundOrtRunner", "BoundTensor", "OrtBackend", "OrtRunner", "import_onnxruntime"]
+__all__ = ["CPU", "OrtBackend", "OrtRunner", "first_line", "import_onnxruntime", "probe_provider"]
 
-_CPU = "CPUExecutionProvider"
-# Where a provider keeps its tensors, by ONNX Runtime's names. The CPU is here for tests of the binding.
-_DEVICES = {_CPU: "cpu", "CUDAExecutionProvider": "cuda"}
+CPU = "CPUExecutionProvider"
 # What ONNX Runtime has to say reaches the caller as exceptions; on stderr it would only be noise.
 _FATAL_SEVERITY = 4
 # The graphs whose kernels give the same bytes on any number of threads: products with packed weights, and
@@ -58,62 +58,49 @@ _UNKNOWN_OPERATOR = re.compile(
 )
 
 
-class OrtBackend:
-    """One execution provider of ONNX Runtime as a backend.
+def probe_provider(name: str, provider: str, fix: str) -> Availability:
+    """Whether onnxruntime can be imported, was built with an execution provider, and can start it.
 
-    package: what to install for it, for the error's sake.
+    name: of the backend. fix: how to install an onnxruntime that has it.
     """
+    try:
+        ort = import_onnxruntime()
+    except BackendError as error:
+        return Availability(name, str(error))
+    providers = ort.get_available_providers()
+    if provider not in providers:
+        found = f"onnxruntime {ort.__version__} here has no {provider}, only {', '.join(providers)}"
+        return Availability(name, f"{found}; {fix}", ort.__version__)
+    # Being built with a provider says nothing about the driver and the libraries that it loads.
+    if provider != CPU and not starts_provider(ort, provider):
+        found = f"onnxruntime {ort.__version__} cannot start {provider} here"
+        return Availability(name, f"{found}; {_FIX_PROVIDER}", ort.__version__)
+    return Availability(name, None, ort.__version__)
 
-    def __init__(self, name: str, provider: str, package: str) -> None:
-        self._name = name
-        self._provider = provider
-        self._package = package
 
-    @property
-    def name(self) -> str:
-        return self._name
+@dataclass(frozen=True)
+class OrtBackend:
+    """ONNX Runtime on the CPU."""
+
+    name: str = "ort-cpu"
+
+    def with_options(self, asked: Mapping[str, object]) -> OrtBackend:
+        """Raises BackendError: it has no options."""
+        take_options(self.name, NoOptions(), asked)
+        return self
 
     def probe(self) -> Availability:
-        """Whether onnxruntime can be imported and was built with the execution provider."""
-        try:
-            ort = import_onnxruntime()
-        except BackendError as error:
-            return Availability(self._name, str(error))
-        providers = ort.get_available_providers()
-        if self._provider not in providers:
-            return Availability(
-                self._name,
-                f"onnxruntime {ort.__version__} here has no {self._provider}, only {', '.join(providers)}; "
-                f"install it with: pip install {self._package}",
-                ort.__version__,
-            )
-        # Being built with a provider says nothing about the driver and the libraries that it loads.
-        if self._provider != _CPU and not starts_provider(ort, self._provider):
-            reason = f"onnxruntime {ort.__version__} cannot start {self._provider} here; {_FIX_PROVIDER}"
-            return Availability(self._name, reason, ort.__version__)
-        return Availability(self._name, None, ort.__version__)
+        return probe_provider(self.name, CPU, "install it with: pip install onnxruntime")
 
-    def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
-        """Why options that are a GPU's, or TensorRT's, cannot be followed."""
-        known = () if self._provider == _CPU else ("--device",)
-        strange = [name for name in gpu.given if name not in known]
-        if strange:
-            return (
-                f"{self._name} takes no {' and no '.join(strange)}; leave it out, or choose another backend"
-            )
+    def refuse(self, bundle: Bundle) -> str | None:
         return None
 
-    def unverified(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
+    def unverified(self, bundle: Bundle) -> str | None:
         return None
 
-    def open_runner(
-        self, bundle: GraphFiles, num_threads: int | None, gpu: GpuOptions = NO_GPU_OPTIONS
-    ) -> OrtRunner:
+    def open_runner(self, bundle: GraphFiles, num_threads: int | None) -> OrtRunner:
         """A runner of bundle's ONNX files; num_threads None is one thread for each physical core."""
-        # On the CPU there is nothing to save by binding, and its results stay plain arrays.
-        if self._provider == _CPU:
-            return OrtRunner(bundle, self._provider, num_threads)
-        return BoundOrtRunner(bundle, self._provider, num_threads, gpu.index)
+        return OrtRunner(bundle, num_threads)
 
 
 class OrtRunner:
@@ -121,19 +108,27 @@ class OrtRunner:
 
     Several threads may run graphs at once, the same one too. The same inputs give the same bytes on every run
     and, on the CPU, on every number of threads: sequential execution, deterministic kernels, and threads only
-    where they change nothing. A GPU provider leaves single nodes that it does not have to the CPU, as ONNX
-    Runtime does by itself.
+    where they change nothing.
     """
 
-    runs_concurrently = True
-
-    def __init__(self, bundle: GraphFiles, provider: str, num_threads: int | None) -> None:
+    def __init__(
+        self,
+        bundle: GraphFiles,
+        num_threads: int | None,
+        provider: str = CPU,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
         self._bundle = bundle
         self._provider = provider
+        self._provider_options = dict(provider_options or {})
         self._num_threads = num_threads
         self._sessions: dict[str, Any] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._entered = False
+
+    @property
+    def traits(self) -> RunnerTraits:
+        return RunnerTraits(runs_concurrently=True)
 
     def __enter__(self) -> OrtRunner:
         self._entered = True
@@ -148,11 +143,11 @@ class OrtRunner:
         self._entered = False
         if self._sessions:
             self._sessions.clear()
-            if self._provider == _CPU:
+            if self._provider == CPU:
                 ort = import_onnxruntime()
                 free_idle_memory(ort, _shared_memory_options(ort))
 
-    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""
         if not self._entered:
             raise BackendError(
@@ -168,6 +163,10 @@ class OrtRunner:
                 "try a smaller size or fewer frames if memory ran out, else export the bundle again"
             ) from error
 
+    def hold(self, array: Array) -> Array:
+        """The array itself: results are in the host's memory as well."""
+        return array
+
     def _session(self, graph: str) -> Any:
         """The graph's session, made by whoever comes first."""
         with self._locks.setdefault(graph, threading.Lock()):
@@ -175,14 +174,9 @@ class OrtRunner:
                 self._sessions[graph] = self._create_session(graph)
             return self._sessions[graph]
 
-    def _execute(
-        self, session: Any, spec: GraphSpec, inputs: Mapping[str, Tensor]
-    ) -> dict[str, NDArray[Any]]:
+    def _execute(self, session: Any, spec: GraphSpec, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         names = [tensor.name for tensor in spec.outputs]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-    def _provider_options(self) -> dict[str, str]:
-        return {}
 
     def _takes_threads(self, graph: str) -> bool:
         """Whether the graph gives the same bytes on any number of threads, or need not."""
@@ -210,12 +204,12 @@ class OrtRunner:
         if _saturates_integers(ort):
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = _FATAL_SEVERITY
-        if self._provider == _CPU:
+        if self._provider == CPU:
             _take_shared_memory(ort, options)
         path = self._bundle.graph_path(graph)
         try:
             session = ort.InferenceSession(
-                str(path), options, providers=[self._provider], provider_options=[self._provider_options()]
+                str(path), options, providers=[self._provider], provider_options=[self._provider_options]
             )
         except Exception as error:
             if _UNKNOWN_OPERATOR.search(str(error)):
@@ -234,64 +228,6 @@ class OrtRunner:
                 f"{', '.join(session.get_providers())}; {_FIX_PROVIDER}"
             )
         return session
-
-
-class BoundTensor(DeviceArray):
-    """A result in memory that ONNX Runtime allocated on a device, freed when nobody holds it.
-
-    value: an OrtValue. device: ONNX Runtime's name of where it lies.
-    """
-
-    def __init__(self, value: Any, device: str, dtype: str) -> None:
-        self.value, self.device = value, device
-        self.shape, self.dtype = tuple(value.shape()), np.dtype(dtype)
-
-    def _download(self) -> NDArray[Any]:
-        if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
-        return cast(NDArray[Any], self.value.numpy())
-
-
-class BoundOrtRunner(OrtRunner):
-    """Runs a bundle's ONNX files with results that stay on the provider's device, by IO binding.
-
-    What one graph gave goes into the next without a copy; arrays of the host are copied in by ONNX Runtime.
-    One thread at a time: that is all that was tried.
-    """
-
-    runs_concurrently = False
-
-    def __init__(self, bundle: GraphFiles, provider: str, num_threads: int | None, index: int = 0) -> None:
-        super().__init__(bundle, provider, num_threads)
-        self._device, self._index = _DEVICES.get(provider, "cpu"), index
-
-    def _provider_options(self) -> dict[str, str]:
-        return {} if self._device == "cpu" else {"device_id": str(self._index)}
-
-    def _execute(
-        self, session: Any, spec: GraphSpec, inputs: Mapping[str, Tensor]
-    ) -> dict[str, NDArray[Any]]:
-        missing = [tensor.name for tensor in spec.inputs if tensor.name not in inputs]
-        if missing:
-            raise ValueError(f"{', '.join(missing)} missing among the inputs")
-        binding = session.io_binding()
-        given: Mapping[str, Any] = inputs
-        for name, value in given.items():
-            if isinstance(value, BoundTensor) and value.device == self._device:
-                binding.bind_ortvalue_input(name, value.value)
-            else:
-                binding.bind_cpu_input(name, np.asarray(value, order="C"))
-        for tensor in spec.outputs:
-            binding.bind_output(tensor.name, self._device, self._index)
-        # Each session has a stream of its own, so a result is complete before another session takes it.
-        binding.synchronize_inputs()
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        made = {
-            tensor.name: BoundTensor(value, self._device, tensor.dtype)
-            for tensor, value in zip(spec.outputs, binding.get_outputs(), strict=True)
-        }
-        return cast(dict[str, NDArray[Any]], made)
 
 
 def _take_shared_memory(ort: Any, options: Any) -> None:

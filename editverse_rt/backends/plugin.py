@@ -1,19 +1,41 @@
-"""The library with TensorRT's `RopeAttention` (`cpp/plugin/`): whether it can be loaded on this machine."""
+"""The library with TensorRT's `RopeAttention` (`cpp/plugin/`): loading it, and whether that works here."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 from editverse_rt.backends.base import Availability
 from editverse_rt.backends.ort import first_line
+from editverse_rt.errors import BackendError
 
-__all__ = ["CUDNN", "PLUGIN", "probe_plugin"]
+__all__ = ["CUDNN", "NAMESPACE", "NODE", "PLUGIN", "probe_plugin", "register_plugin"]
 
 PLUGIN = "RopeAttention plugin"
+NODE, NAMESPACE = "RopeAttention", "editverse"
+"""What the library's creator is called; TensorRT's parser finds it by these."""
 CUDNN = "libcudnn.so.9"
 """What the plugin opens when it first meets a shape; its attention is cuDNN's."""
+
+
+def register_plugin(registry: Any, library: Path) -> None:
+    """Load the library into a registry of TensorRT's, unless the registry has the node already.
+
+    A process has one registry, and it does not take a library twice: the first that was loaded stays.
+    registry: what the vendor's `get_plugin_registry()` gives. Raises BackendError.
+    """
+    if any((c.name, c.plugin_namespace) == (NODE, NAMESPACE) for c in registry.all_creators):
+        return
+    try:
+        handle = registry.load_library(os.fspath(library))
+    except (OSError, RuntimeError) as error:
+        raise BackendError(
+            f"{library} cannot be loaded ({first_line(error)}); build the plugin again"
+        ) from error
+    if handle is None:
+        raise BackendError(f"{library} is not a plugin that TensorRT takes; build the plugin again")
 
 
 def probe_plugin(library: Path | None, cudnn: str = CUDNN) -> Availability:
@@ -24,7 +46,7 @@ def probe_plugin(library: Path | None, cudnn: str = CUDNN) -> Availability:
     if library is None:
         reason = (
             "none is named; only bundles exported with --attention plugin need it: build cpp/plugin, and "
-            "give --plugin build/plugin/libeditverse_plugin.so"
+            "name build/plugin/libeditverse_plugin.so"
         )
         return Availability(PLUGIN, reason)
     if not library.is_file():

@@ -1,7 +1,7 @@
 """A runner of TensorRT's plans on one GPU: engines, contexts, profiles, buffers, recorded calls.
 
-Never run on a GPU: none was at hand. What needs no device (which plan, which profile, sizes) is in
-`engine.py`, calls to CUDA are in `cuda.py`; the vendor's module is given by `trt.py`, which imports it.
+What needs no device (which plan, which profile, sizes) is in `engines/`, calls to CUDA are in `cuda.py`; the
+vendor's module is given by `trt.py`, which imports it.
 
 Results stay on the device as `DeviceTensor`, and go back into the next graph without a copy: between the
 transformer and solver_step nothing crosses the bus. All work goes to one stream, in order.
@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from editverse_rt.backends.base import NO_GPU_OPTIONS, GpuOptions, Tensor
+from editverse_rt.backends.base import Array, RunnerTraits, Tensor
 from editverse_rt.backends.cuda import Cuda, DeviceTensor, Pool
-from editverse_rt.backends.ort import OrtRunner, first_line
+from editverse_rt.backends.ort import OrtRunner
+from editverse_rt.backends.plugin import register_plugin
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.engines.choice import choose_profile, choose_weight_budget, is_host_graph
@@ -30,29 +30,65 @@ from editverse_rt.engines.manifest import BUILD_AGAIN, EngineSet, PlanSpec, veri
 from editverse_rt.engines.shapes import Shape, count_bytes, output_shapes
 from editverse_rt.errors import BackendError
 
-__all__ = ["MOST_RECORDED", "TrtRunner"]
+__all__ = ["MOST_RECORDED", "TensorRtOptions", "TensorRtRtxOptions", "TrtOptions", "TrtRunner"]
 
 MOST_RECORDED = 4
 """Of one graph, the shapes that are kept as CUDA graphs: with and without the text, and another request's."""
 
 
+@dataclass(frozen=True)
+class TrtOptions:
+    """What a caller decides about either TensorRT.
+
+    device: the GPU's number, None for the first. cuda_graphs: launch a call that repeats as one CUDA graph.
+    weight_budget_bytes: how much of each plan's weights may lie on the GPU at once, for plans built with
+    weight streaming; None leaves it to TensorRT.
+    """
+
+    device: int | None = None
+    cuda_graphs: bool = False
+    weight_budget_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class TensorRtOptions(TrtOptions):
+    """plugin: the library that has `RopeAttention`, for plans that were built with it."""
+
+    plugin: Path | None = None
+
+
+@dataclass(frozen=True)
+class TensorRtRtxOptions(TrtOptions):
+    """kernel_cache: a file for the kernels that are compiled on this machine, read at the start and written
+    at the end."""
+
+    kernel_cache: Path | None = None
+
+
 @dataclass
 class _Call:
-    """A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded."""
+    """A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded.
+
+    scratch: the memory that the context was last run with, None before it ran; it is recorded with no other.
+    """
 
     context: Any
     given: dict[str, DeviceTensor]
     made: dict[str, DeviceTensor]
+    scratch: DeviceTensor | None = None
     graph: Any = None
 
 
 @dataclass
 class _Loaded:
-    """An engine with the context that takes any shape, its profile, and the calls that are recorded."""
+    """An engine with the context that takes any shape, its profile, and the calls that are recorded.
+
+    profile: None where it is not known, before the first call and after one that failed.
+    """
 
     engine: Any
     context: Any
-    profile: int = -1
+    profile: int | None = None
     recorded: OrderedDict[tuple[Shape, ...], _Call] = field(default_factory=OrderedDict)
 
 
@@ -70,32 +106,35 @@ class TrtRunner:
         engines: EngineSet,
         plans: Mapping[str, PlanSpec],
         num_threads: int | None = None,
-        gpu: GpuOptions = NO_GPU_OPTIONS,
+        options: TrtOptions | None = None,
     ) -> None:
         self._bundle, self._trt, self._cuda = bundle, trt, cuda
-        self._engines, self._plans, self._options = engines, plans, gpu
-        self._host = OrtRunner(bundle, "CPUExecutionProvider", num_threads)
+        self._engines, self._plans = engines, plans
+        self._options = TensorRtOptions() if options is None else options
+        self._kernel_cache = options.kernel_cache if isinstance(options, TensorRtRtxOptions) else None
+        self._host = OrtRunner(bundle, num_threads)
         self._pool = Pool(cuda)
         self._loaded: dict[str, _Loaded] = {}
-        self._scratch: tuple[int, int] = (0, 0)
+        self._scratch: DeviceTensor | None = None
         self._runtime: Any = None
         self._kernels: Any = None
 
     @property
-    def engines(self) -> EngineSet:
-        """The folder of plans that is run."""
-        return self._engines
-
-    @property
-    def gpu_name(self) -> str:
-        return self._cuda.gpu.name
+    def traits(self) -> RunnerTraits:
+        return RunnerTraits(
+            keeps_on_device=True,
+            precisions=frozenset(plan.precision for plan in self._plans.values()),
+            gpu=self._cuda.gpu.name,
+            engines=self._engines,
+        )
 
     def __enter__(self) -> TrtRunner:
-        if self._options.plugin is not None:
-            self._load_plugin(os.fspath(self._options.plugin))
-        self._host.__enter__()
-        self._cuda.open_stream()
-        self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
+        with self._cuda.current():
+            if isinstance(self._options, TensorRtOptions) and self._options.plugin is not None:
+                register_plugin(self._trt.get_plugin_registry(), self._options.plugin)
+            self._host.__enter__()
+            self._cuda.open_stream()
+            self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
         return self
 
     def __exit__(
@@ -105,50 +144,70 @@ class TrtRunner:
         traceback: TracebackType | None,
     ) -> None:
         self._host.__exit__(kind, error, traceback)
-        self._forget_recorded()
-        # Read while the engines live, written when everything is given back.
-        kernels = None if self._kernels is None else bytes(self._kernels.serialize())
-        self._kernels = None
-        self._loaded.clear()
-        self._runtime = None
-        self._pool.close()
-        if self._scratch[0]:
-            self._cuda.free(self._scratch[0])
-            self._scratch = (0, 0)
-        self._cuda.close_stream()
-        if kernels is not None and self._options.kernel_cache is not None:
-            _write_kernels(kernels, self._options.kernel_cache)
+        with self._cuda.current():
+            self._forget_recorded()
+            # Read while the engines live, written when everything is given back.
+            kernels = None if self._kernels is None else bytes(self._kernels.serialize())
+            self._kernels = None
+            self._loaded.clear()
+            self._runtime = None
+            self._scratch = None
+            self._pool.close()
+            self._cuda.close_stream()
+        if kernels is not None and self._kernel_cache is not None:
+            _write_kernels(kernels, self._kernel_cache)
 
-    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Run one graph; its results stay on the device. Raises BackendError for shapes beyond profiles."""
         if is_host_graph(graph):
             return self._host.run(graph, inputs)
-        if self._runtime is None:
-            raise BackendError(
-                f'graph "{graph}" was asked for outside of the runner\'s `with` block; enter it'
-            )
+        self._want_entered(f'graph "{graph}"')
         spec, plan = self._bundle.spec.graphs[graph], self._plans[graph]
         shapes = {name: tuple(value.shape) for name, value in inputs.items()}
         results = output_shapes(spec, shapes)
-        loaded = self._load(graph)
-        # Held until the work is queued: the stream's order protects their buffers from there on.
-        given = {tensor.name: self._place(tensor.name, spec, inputs[tensor.name]) for tensor in spec.inputs}
-        made = {tensor.name: self._new(tensor, results[tensor.name]) for tensor in spec.outputs}
-        if self._records:
-            self._run_recorded(loaded, spec, plan, shapes, given, made)
-            return cast(dict[str, NDArray[Any]], made)
+        with self._cuda.current():
+            loaded = self._load(graph)
+            # Held until the work is queued: the stream's order protects their buffers from there on.
+            given = {tensor.name: self._place(tensor, inputs[tensor.name]) for tensor in spec.inputs}
+            made = {tensor.name: self._new(tensor, results[tensor.name]) for tensor in spec.outputs}
+            if self._records:
+                self._run_recorded(loaded, spec, plan, shapes, given, made)
+            else:
+                self._run_once(loaded, spec, plan, shapes, {**given, **made})
+        return dict(made)
+
+    def hold(self, array: Array) -> Array:
+        """The array on the GPU. Raises BackendError."""
+        self._want_entered("an array")
+        if isinstance(array, DeviceTensor) and array.owner is self._pool:
+            return array
+        with self._cuda.current():
+            return self._place(TensorSpec("held", str(array.dtype), array.shape), array)
+
+    def _want_entered(self, what: str) -> None:
+        if self._runtime is None:
+            raise BackendError(f"{what} was asked for outside of the runner's `with` block; enter it")
+
+    def _run_once(
+        self,
+        loaded: _Loaded,
+        spec: GraphSpec,
+        plan: PlanSpec,
+        shapes: Mapping[str, Shape],
+        tensors: Mapping[str, DeviceTensor],
+    ) -> None:
         profile = choose_profile(plan, shapes)
-        self._set_shapes(loaded.context, plan, shapes, None if loaded.profile == profile else profile)
+        known, loaded.profile = loaded.profile, None
+        self._set_shapes(loaded.context, plan, shapes, None if known == profile else profile)
         loaded.profile = profile
-        _bind(loaded.context, {**given, **made})
+        _bind(loaded.context, tensors)
         self._lend_scratch(loaded.context)
         self._execute(loaded.context, spec, shapes)
-        return cast(dict[str, NDArray[Any]], made)
 
     @property
     def _records(self) -> bool:
         """Whether CUDA graphs are recorded here; TensorRT for RTX records its own."""
-        return self._options.cuda_graphs and self._engines.backend == "tensorrt"
+        return self._options.cuda_graphs and not isinstance(self._options, TensorRtRtxOptions)
 
     def _run_recorded(
         self,
@@ -162,32 +221,30 @@ class TrtRunner:
         """Run the call of these shapes in buffers of its own, from its second time on as one CUDA graph.
 
         A recorded graph holds for one state of its context and for the addresses that it saw. So each call
-        has a context, and inputs and results are copied, on the device.
+        has a context, and inputs and results are copied, on the device. What TensorRT settles when shapes or
+        scratch memory are new cannot be recorded: after that the call runs once by itself, and from then on
+        nothing is set before it is recorded. A call that failed is not kept.
         """
         key = tuple(shapes[tensor.name] for tensor in spec.inputs)
-        call = loaded.recorded.get(key)
-        is_new = call is None
-        if call is None:
-            call = self._new_call(loaded, spec, plan, shapes, made)
-            loaded.recorded[key] = call
-            if len(loaded.recorded) > MOST_RECORDED:
-                self._forget(loaded.recorded.popitem(last=False)[1])
-        loaded.recorded.move_to_end(key)
+        call = loaded.recorded.get(key) or self._new_call(loaded, spec, plan, shapes, made)
+        context = call.context
         for name, tensor in given.items():
             self._cuda.copy(call.given[name].address, tensor.address, tensor.num_bytes)
+        scratch, call.scratch = call.scratch, None  # unless this run succeeds
+        if call.graph is None and scratch is not None and scratch is self._scratch:
+            call.graph = self._cuda.record(lambda: self._execute(context, spec, shapes))
         if call.graph is not None:
             self._cuda.replay(call.graph)
         else:
-            self._lend_scratch(call.context)
-            if is_new:
-                # The first time TensorRT still settles what the shapes decide, which cannot be recorded.
-                self._execute(call.context, spec, shapes)
-            else:
-                context = call.context
-                call.graph = self._cuda.record(lambda: self._execute(context, spec, shapes))
-                self._cuda.replay(call.graph)
+            self._lend_scratch(context)
+            self._execute(context, spec, shapes)
+        call.scratch = self._scratch
         for name, tensor in made.items():
             self._cuda.copy(tensor.address, call.made[name].address, tensor.num_bytes)
+        loaded.recorded[key] = call
+        loaded.recorded.move_to_end(key)
+        if len(loaded.recorded) > MOST_RECORDED:
+            self._forget(loaded.recorded.popitem(last=False)[1])
 
     def _new_call(
         self,
@@ -224,27 +281,17 @@ class TrtRunner:
 
     def _new_context(self, engine: Any) -> Any:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if self._engines.backend != "tensorrt-rtx":
+        if not isinstance(self._options, TensorRtRtxOptions):
             return engine.create_execution_context(strategy)
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         if self._options.cuda_graphs:
             # It records a shape's graph when it has compiled kernels for it, which only itself knows.
             config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        if self._options.kernel_cache is not None:
-            self._kernels = self._kernels or _read_kernels(config, self._options.kernel_cache)
+        if self._kernel_cache is not None:
+            self._kernels = self._kernels or _read_kernels(config, self._kernel_cache)
             config.set_runtime_cache(self._kernels)
         return engine.create_execution_context(config)
-
-    def _load_plugin(self, library: str) -> None:
-        try:
-            handle = self._trt.get_plugin_registry().load_library(library)
-        except (OSError, RuntimeError) as error:
-            raise BackendError(
-                f"{library} cannot be loaded ({first_line(error)}); build the plugin again"
-            ) from error
-        if handle is None:
-            raise BackendError(f"{library} is not a plugin that TensorRT takes; build the plugin again")
 
     def _set_shapes(
         self, context: Any, plan: PlanSpec, shapes: Mapping[str, Shape], new_profile: int | None
@@ -269,10 +316,9 @@ class TrtRunner:
                 f'the plan of graph "{spec.name}" failed with {dict(shapes)}; build the engines again'
             )
 
-    def _place(self, name: str, spec: GraphSpec, value: Any) -> DeviceTensor:
+    def _place(self, tensor: TensorSpec, value: Tensor) -> DeviceTensor:
         if isinstance(value, DeviceTensor) and value.owner is self._pool:
             return value
-        tensor = next(t for t in spec.inputs if t.name == name)
         array = np.ascontiguousarray(value, tensor.dtype).reshape(np.shape(value))
         placed = self._new(tensor, array.shape)
         if array.nbytes:
@@ -280,24 +326,24 @@ class TrtRunner:
         return placed
 
     def _new(self, tensor: TensorSpec, shape: Shape) -> DeviceTensor:
-        return DeviceTensor(self._cuda, self._pool, shape, tensor.dtype, count_bytes(tensor, shape))
+        return DeviceTensor(self._pool, shape, tensor.dtype, count_bytes(tensor, shape))
 
     def _lend_scratch(self, context: Any) -> None:
         needed = int(context.update_device_memory_size_for_shapes())
-        if needed > self._scratch[1]:
-            # What was recorded works in the buffer that goes.
+        if self._scratch is None or needed > self._scratch.num_bytes:
+            # What was recorded works in the buffer that goes. It goes first, so that both need not fit, and
+            # nothing points to it any more if the new one does not fit.
             self._forget_recorded()
-            if self._scratch[0]:
-                self._cuda.synchronize()
-                self._cuda.free(self._scratch[0])
-            self._scratch = (self._cuda.allocate(needed), needed)
+            self._scratch = None
+            self._scratch = DeviceTensor(self._pool, (needed,), "uint8", max(1, needed))
         if needed:
-            context.set_device_memory(*self._scratch)
+            context.set_device_memory(self._scratch.address, self._scratch.num_bytes)
 
     def _forget_recorded(self) -> None:
         for loaded in self._loaded.values():
             for call in loaded.recorded.values():
                 self._forget(call)
+                call.scratch = None
 
     def _forget(self, call: _Call) -> None:
         # It may still be running; its context and its buffers go after this.
@@ -324,7 +370,7 @@ def _write_kernels(kernels: bytes, file: Path) -> None:
         os.replace(partial, file)
     except OSError as error:
         raise BackendError(
-            f"{file} cannot be written ({error.strerror}); name another with --kernel-cache"
+            f"{file} cannot be written ({error.strerror}); name another kernel_cache"
         ) from error
 
 

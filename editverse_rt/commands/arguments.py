@@ -238,6 +238,12 @@ def add_gpu_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="weights of a plan that may lie on the GPU, such as 2GB (plans built with --weight-streaming)",
     )
+    add(
+        "--gpu-memory-limit",
+        type=bytes_from_text,
+        metavar="SIZE",
+        help="what each graph may take of the GPU's memory, such as 20GB (ort-cuda)",
+    )
     add("--plugin", type=Path, metavar="LIB", help="libeditverse_plugin.so, for plans built with it")
     add(
         "--kernel-cache",

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(error) or "stopped by Ctrl-C; nothing half-written is left")
         return EXIT_INTERRUPTED
     except EditVerseError as error:
-        print_error(str(error))
+        print_error(error.describe(FLAGS))
     except BrokenPipeError:
         discard_output()
         return EXIT_BROKEN_PIPE
@@ -159,6 +159,7 @@ def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
         "weight_budget_bytes": args.weight_budget,
         "plugin": args.plugin,
         "kernel_cache": args.kernel_cache,
+        "gpu_memory_limit_bytes": args.gpu_memory_limit,
     }
 
 
@@ -250,6 +251,16 @@ def run_doctor(args: argparse.Namespace) -> int:
 def print_json(facts: dict[str, Any]) -> None:
     print(json.dumps(facts, indent=2, ensure_ascii=False))
 
+
+FLAGS = {
+    "device": "--device",
+    "cuda_graphs": "--cuda-graphs",
+    "weight_budget_bytes": "--weight-budget",
+    "plugin": "--plugin",
+    "kernel_cache": "--kernel-cache",
+    "gpu_memory_limit_bytes": "--gpu-memory-limit",
+}
+"""What errors call the options of `Pipeline.open` here."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "edit": run_edit,

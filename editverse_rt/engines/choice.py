@@ -24,7 +24,10 @@ __all__ = [
 
 
 def is_host_graph(name: str) -> bool:
-    """Whether a graph has no plan and runs on the CPU: it needs 64-bit numbers, and runs once a request."""
+    """Whether every backend runs a graph on the CPU: it needs 64-bit numbers, and runs once a request.
+
+    TensorRT does not have 64-bit shifts, and ONNX Runtime's CUDA provider leaves them to the CPU node by node.
+    """
     return name == "noise" or name.startswith("schedule_")
 
 
@@ -112,11 +115,11 @@ def refuse_options(plans: Mapping[str, PlanSpec], *, has_plugin: bool, has_budge
     with_plugin = [plan.graph for plan in plans.values() if plan.facts.get("plugin")]
     if with_plugin and not has_plugin:
         return (
-            f"its plan of {', '.join(with_plugin)} was built with the RopeAttention plugin; give --plugin "
-            "build/plugin/libeditverse_plugin.so, or build the engines again without it"
+            f"its plan of {', '.join(with_plugin)} was built with the RopeAttention plugin; give its "
+            "library as plugin (build/plugin/libeditverse_plugin.so), or build the engines again without it"
         )
     if has_plugin and not with_plugin:
-        return "none of its plans was built with a plugin; leave --plugin out"
+        return "none of its plans was built with a plugin; leave plugin out"
     if has_budget and not any(plan.facts.get("weight_streaming") for plan in plans.values()):
         return "its plans hold all weights on the GPU; build the engines again with --weight-streaming"
     return None

@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from editverse_rt.backends import NO_GPU_OPTIONS, GpuOptions, Runner, open_onnx_runner
+from editverse_rt.backends import Runner, open_onnx_runner
 from editverse_rt.errors import RequestError
 from editverse_rt.evaluate.bundle import RESIZE_GRAPH, ImagePreprocessing, MetricsBundle, load_metrics_bundle
 from editverse_rt.evaluate.frames import (
@@ -47,14 +47,15 @@ class MetricModels:
         backend: str = "auto",
         *,
         num_threads: int | None = None,
-        gpu: GpuOptions = NO_GPU_OPTIONS,
+        device: int | None = None,
     ) -> MetricModels:
-        """Verify a folder that `export.metrics` wrote and choose a backend for it.
+        """Verify a folder that `export.metrics` wrote and choose a backend for it. device: the GPU's number.
 
         Raises BundleError for a folder that is not whole, BackendError where nothing runs it.
         """
         bundle = load_metrics_bundle(folder)
-        name, runner = open_onnx_runner(backend, bundle, num_threads, gpu)
+        options = {} if device is None else {"device": device}
+        name, runner = open_onnx_runner(backend, bundle, num_threads, options)
         return cls(bundle, runner, name)
 
     def __enter__(self) -> MetricModels:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from editverse_rt.backends import Array
 from editverse_rt.bundle.spec import BundleSpec
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.inputs import Footage
 from editverse_rt.request.laid_out import LaidOutRequest
-from editverse_rt.stages import Array, Run
+from editverse_rt.stages import Run
 
 __all__ = ["Family"]
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from editverse_rt.backends import Array
 from editverse_rt.bundle.spec import BundleSpec, Geometry
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.inputs import Footage
 from editverse_rt.request.laid_out import Branch, LaidOutRequest
 from editverse_rt.request.layout import Grid, lay_out
 from editverse_rt.request.prompt import TextSegment
-from editverse_rt.stages import Array, Run, encode_clip
+from editverse_rt.stages import Run, encode_clip
 
 __all__ = ["EditVerse"]
 

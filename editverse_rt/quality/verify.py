@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from editverse_rt.bundle.manifest import Bundle, load_bundle
-from editverse_rt.engines.manifest import EngineSet
 from editverse_rt.engines.stamps import write_stamp
 from editverse_rt.errors import BackendError, RequestError
 from editverse_rt.media.frames import Frames
@@ -43,7 +42,7 @@ class Limits:
 
 LIMITS = {"fp32": Limits(45.0, 35.0), "fp16": Limits(45.0, 35.0), "bf16": Limits(35.0, 20.0)}
 """By the least exact type that the backend computes in. Some 10 dB below what emulated rounding leaves of
-nano's edits (docs/engines.md), since a GPU also adds up in another order; float32 may be TF32 there."""
+nano's edits (docs/engines.md), since a GPU also adds up in another order; TensorRT's float32 may be TF32."""
 MOST_LOST = 0.1
 """Of the edits, how many ort-cpu may do right that the backend does not."""
 MADE_UP_STEPS = 4
@@ -146,10 +145,10 @@ def verify_backend(
         num_inference_steps = MADE_UP_STEPS
     with Pipeline.open(bundle, backend, allow_unverified=True, **options) as pipeline:
         found = [_run(pipeline, edit, num_inference_steps) for edit in edits]
-        used, gpu = pipeline.engines, pipeline.gpu
+        traits = pipeline.traits
     with Pipeline.open(bundle if reference is None else reference, "ort-cpu") as pipeline:
         expected = [_run(pipeline, edit, num_inference_steps) for edit in edits]
-    precision = _least_exact(used)
+    precision = next(p for p in ("bf16", "fp16", "fp32") if p in traits.precisions)
     report = Verification(
         backend=backend,
         precision=precision,
@@ -164,9 +163,10 @@ def verify_backend(
             hint="build its engines again, or use another backend",
             code="backend.unverified",
         )
-    if used is None:
+    if traits.engines is None:
         return report
-    stamp = write_stamp(used, gpu, {key: value for key, value in report.report().items() if key != "stamps"})
+    facts = {key: value for key, value in report.report().items() if key != "stamps"}
+    stamp = write_stamp(traits.engines, traits.gpu, facts)
     return replace(report, stamps=(os.fspath(stamp),))
 
 
@@ -261,8 +261,3 @@ def _compare(edit: HeldoutEdit, found: Frames, expected: Frames, rule: Rule | No
     if rule is None:
         return Compared(edit.task, psnr_db)
     return Compared(edit.task, psnr_db, is_right(edit, found, rule), is_right(edit, expected, rule))
-
-
-def _least_exact(engines: EngineSet | None) -> str:
-    precisions = {plan.precision for plan in engines.plans} if engines is not None else {"fp32"}
-    return next(p for p in ("bf16", "fp16", "fp32") if p in precisions)

@@ -19,6 +19,7 @@ import pytest
 import sentencepiece
 from numpy.typing import NDArray
 
+from editverse_rt.backends import RunnerTraits
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import (
@@ -227,6 +228,8 @@ class FakeRunner:
         self.spec = spec
         self.calls: list[tuple[str, dict[str, Array]]] = []
         self.depth = 0
+        self.traits = RunnerTraits()
+        self.held: list[Array] = []
 
     def __enter__(self) -> FakeRunner:
         self.depth += 1
@@ -250,6 +253,11 @@ class FakeRunner:
                 assert size == (axis if isinstance(axis, int) else axes.setdefault(axis, size))
         self.calls.append((graph, dict(inputs)))
         return getattr(self, graph)(**inputs)
+
+    def hold(self, array: Array) -> Array:
+        assert self.depth == 1
+        self.held.append(array)
+        return array
 
     def count(self, graph: str) -> int:
         return sum(name == graph for name, _ in self.calls)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from editverse_rt import Pipeline, RequestCancelled, RequestQueue, media, stages
-from editverse_rt.backends.ort import BoundOrtRunner
+from editverse_rt.backends.ort_cuda import BoundOrtRunner
 
 Frames = NDArray[np.uint8]
 FEW_STEPS = 3
@@ -160,7 +160,7 @@ def test_io_binding_changes_no_byte_and_reads_nothing_back_while_it_solves() -> 
     with Pipeline.open("nano", "ort-cpu", num_threads=1) as plain:
         expected = plain("<video1> Make it night", **request)
         bundle = plain.bundle
-    with Pipeline(bundle, Recorder(bundle, "CPUExecutionProvider", 1)) as bound:
+    with Pipeline(bundle, Recorder(bundle, 1, "CPUExecutionProvider")) as bound:
         found = bound("<video1> Make it night", **request)
     assert found.frames.tobytes() == expected.frames.tobytes()
     # Two branches of the transformer and one step of the solver.

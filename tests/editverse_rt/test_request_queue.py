@@ -57,7 +57,7 @@ class Gate:
 @pytest.fixture
 def pipeline(fake_bundle: Any, runner: Any) -> Pipeline:
     """A pipeline whose runner says that it runs graphs side by side, on a bundle that the planner knows."""
-    runner.runs_concurrently = True
+    runner.traits = replace(runner.traits, runs_concurrently=True)
     bundle, nano = load_bundle(fake_bundle.root), load_bundle("nano")
     return Pipeline(replace(bundle, spec=replace(bundle.spec, model=nano.spec.model)), runner)
 

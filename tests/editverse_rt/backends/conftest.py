@@ -9,29 +9,41 @@ import copy
 import ctypes
 import gc
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from editverse_rt.backends.cuda import Gpu
-from editverse_rt.backends.trt_runner import TrtRunner
+from editverse_rt.backends.trt_runner import TensorRtRtxOptions, TrtRunner
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.engines.manifest import EngineSet, PlanSpec, ShapeProfile, source_digest, write_manifest
+from editverse_rt.errors import BackendError
 
 GPU = Gpu(0, "a GPU of the test", "8.9")
 VERSION = "1.7.1"
 P = 64
-ROWS = ("sample", "velocity_cond", "velocity_uncond", "velocity_prev1", "velocity_prev2")
+ROWS = ("sample", "velocity_cond", "velocity_uncond")
+# The next sample by the velocity and the two before it; the history moves on by one.
+MATRIX = np.array([[1, -0.03, 0.01, 0.05], [0, 0, 0, 1], [0, 1, 0, 0]], np.float32)
 
 
 class HostCuda:
-    """CUDA's calls on the host's memory; every buffer is guarded against reads and writes after its end."""
+    """CUDA's calls on the host's memory; every buffer is guarded against reads and writes after its end.
+
+    Each call wants the GPU to be the calling thread's. failing: the names of methods that fail, once each.
+    """
 
     def __init__(self) -> None:
         self.gpu = GPU
+        self.failing: list[str] = []
+        self.log: list[str] = []
+        self.memory_bytes = 1 << 40
+        self._threads: dict[int, int] = {}
         self.stream: int | None = None
         self.buffers: dict[int, Any] = {}
         self.uploads = self.downloads = 0
@@ -40,7 +52,21 @@ class HostCuda:
         self.replays = 0
         self.recording = False
 
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._threads[thread] = self._threads.get(thread, 0) + 1
+        yield
+        self._threads[thread] -= 1
+
+    def check(self, name: str) -> None:
+        assert self._threads.get(threading.get_ident()), f"{name} on whichever GPU the thread had"
+        if name in self.failing:
+            self.failing.remove(name)
+            raise BackendError(f"{name} failed")
+
     def open_stream(self) -> int:
+        self.check("open_stream")
         self.stream = 77
         return self.stream
 
@@ -48,32 +74,44 @@ class HostCuda:
         self.stream = None
 
     def allocate(self, num_bytes: int) -> int:
+        self.check("allocate")
+        assert not self.recording, "CUDA forbids this while a graph is recorded"
+        if num_bytes + sum(map(len, self.buffers.values())) > self.memory_bytes:
+            raise BackendError("CUDA's cudaMalloc failed: cudaErrorMemoryAllocation")
         buffer = ctypes.create_string_buffer(num_bytes)
         self.buffers[ctypes.addressof(buffer)] = buffer
         return ctypes.addressof(buffer)
 
     def free(self, address: int) -> None:
+        self.check("free")
         del self.buffers[address]
 
     def upload(self, address: int, array: np.ndarray) -> None:
+        self.check("upload")
         assert array.nbytes <= len(self.buffers[address])
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
         self.uploads += 1
 
     def download(self, array: np.ndarray, address: int) -> None:
+        self.check("download")
         assert array.nbytes <= len(self.buffers[address])
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
         self.downloads += 1
 
     def copy(self, to: int, address: int, num_bytes: int) -> None:
+        self.check("copy")
         assert num_bytes <= min(len(self.buffers[to]), len(self.buffers[address]))
         ctypes.memmove(to, address, num_bytes)
 
     def record(self, launch: Callable[[], None]) -> Callable[[], None]:
         """As CUDA does: what is put on the stream is noted, with the addresses of now, and does not run."""
+        self.check("record")
+        self.log.append("record")
         self.recording = True
-        launch()
-        self.recording = False
+        try:
+            launch()
+        finally:
+            self.recording = False
         assert self.launch is not None
         self.graphs.append(self.launch)
         self.launch = None
@@ -81,6 +119,7 @@ class HostCuda:
 
     def replay(self, graph: Callable[[], None]) -> None:
         assert graph in self.graphs, "a graph that was forgotten"
+        self.check("replay")
         self.replays += 1
         graph()
 
@@ -88,6 +127,7 @@ class HostCuda:
         self.graphs.remove(graph)
 
     def synchronize(self) -> None:
+        self.check("synchronize")
         assert not self.recording, "CUDA forbids this while a graph is recorded"
 
 
@@ -104,27 +144,36 @@ class HostContext:
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         assert stream == self.cuda.stream
+        self.cuda.log.append("profile")
         self.profiles.append(profile)
         return "profile" not in self.refused
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.cuda.log.append("shape")
         self.shapes[name] = tuple(shape)
         return "shape" not in self.refused
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         assert address in self.cuda.buffers, "a buffer that was freed"
+        self.cuda.log.append("address")
         self.addresses[name] = address
         return "address" not in self.refused
 
     def update_device_memory_size_for_shapes(self) -> int:
+        self.cuda.log.append("scratch")
         return self.scratch
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert len(self.cuda.buffers[address]) == size >= self.scratch
+        self.cuda.log.append("scratch")
         self.memory = (address, size)
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == self.cuda.stream
+        self.cuda.check("execute")
+        self.cuda.log.append("run")
+        if "run" in self.refused:
+            return False
         if not self.cuda.recording:
             self.function(self)
             return True
@@ -149,12 +198,13 @@ class HostContext:
 
 def solve(context: HostContext) -> None:
     shape = context.shapes["sample"]
-    sample, cond, uncond, prev1, prev2 = (context.view(name, shape) for name in ROWS)
-    guidance = context.view("guidance", (1,))[0]
-    c = context.view("coefficients", (3,))
-    velocity = uncond + guidance * (cond - uncond)
-    context.view("sample_next", shape)[:] = sample + c[0] * velocity + c[1] * prev1 + c[2] * prev2
-    context.view("velocity", shape)[:] = velocity
+    sample, cond, uncond = (context.view(name, shape) for name in ROWS)
+    history = context.view("history", (2, *shape))
+    velocity = uncond + context.view("guidance", (1,))[0] * (cond - uncond)
+    state = np.stack([sample, *history, velocity])
+    following = np.tensordot(context.view("matrix", (3, 4)), state, 1)
+    context.view("sample_next", shape)[:] = following[0]
+    context.view("history_next", (2, *shape))[:] = following[1:]
 
 
 def evaluate(context: HostContext) -> None:
@@ -271,9 +321,16 @@ def fake_trt(contexts: dict[str, HostContext]) -> Any:
             pass
 
     class Registry:
+        """As TensorRT's: a library that is there already is not taken again."""
+
+        all_creators: ClassVar[list[Any]] = []
+
         def load_library(self, path: str) -> object:
+            if "broken" in path or path in fake.loaded_plugins:
+                return None
             fake.loaded_plugins.append(path)
-            return None if "broken" in path else object()
+            self.all_creators.append(SimpleNamespace(name="RopeAttention", plugin_namespace="editverse"))
+            return object()
 
     strategy = SimpleNamespace(USER_MANAGED="user managed")
     fake = SimpleNamespace(
@@ -292,6 +349,12 @@ def fake_trt(contexts: dict[str, HostContext]) -> Any:
     return fake
 
 
+@pytest.fixture(scope="session")
+def host_cuda() -> Callable[[], HostCuda]:
+    """Makes a CUDA of its own, for tests with many examples."""
+    return HostCuda
+
+
 @pytest.fixture
 def cuda(fake_trt: Any) -> HostCuda:
     fake_trt.cuda = HostCuda()
@@ -301,7 +364,8 @@ def cuda(fake_trt: Any) -> HostCuda:
 @pytest.fixture
 def runner(bundle: Bundle, fake_trt: Any, cuda: HostCuda, engines: EngineSet) -> Iterator[TrtRunner]:
     plans = {plan.graph: plan for plan in engines.plans}
-    with TrtRunner(bundle, fake_trt, cuda, engines, plans) as opened:  # type: ignore[arg-type]
+    options = TensorRtRtxOptions()
+    with TrtRunner(bundle, fake_trt, cuda, engines, plans, None, options) as opened:  # type: ignore[arg-type]
         yield opened
     gc.collect()
     assert cuda.buffers == {}, "every buffer is freed"
@@ -318,7 +382,8 @@ def draw_solver_inputs(rows: int) -> dict[str, Any]:
     rng = np.random.default_rng(rows)
     values: dict[str, Any] = {name: rng.normal(size=(rows, P)).astype(np.float32) for name in ROWS}
     values["guidance"] = np.array(5.0, np.float32)
-    values["coefficients"] = np.array([0.05, -0.03, 0.01], np.float32)
+    values["history"] = rng.normal(size=(2, rows, P)).astype(np.float32)
+    values["matrix"] = MATRIX.copy()
     return values
 
 

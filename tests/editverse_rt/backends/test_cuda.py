@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import platform
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,8 +56,84 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         Cuda(3)
 
 
+def fake_runtime(**calls: Any) -> SimpleNamespace:
+    """A runtime of two GPUs, of which each thread uses the first until it sets another."""
+    thread = threading.local()
+    ok = status_of(0, "cudaSuccess")
+    log: list[tuple[str, int]] = []
+
+    def set_device(index: int) -> tuple[Status]:
+        thread.device = index
+        return (ok,)
+
+    def malloc(num_bytes: int) -> tuple[Status, int]:
+        log.append(("cudaMalloc", getattr(thread, "device", 0)))
+        return ok, 4096
+
+    facts = SimpleNamespace(name=b"a GPU", major=9, minor=0)
+    mode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+    made = {
+        "cudaGetDeviceCount": lambda: (ok, 2),
+        "cudaGetDeviceProperties": lambda index: (ok, facts),
+        "cudaGetDevice": lambda: (ok, getattr(thread, "device", 0)),
+        "cudaSetDevice": set_device,
+        "cudaMalloc": malloc,
+        "cudaStreamBeginCapture": lambda stream, mode: (ok,),
+        "cudaStreamEndCapture": lambda stream: (ok, "graph"),
+        "cudaGraphInstantiate": lambda graph, flags: (ok, "executable"),
+        "cudaGraphDestroy": lambda graph: log.append(("cudaGraphDestroy", 0)) or (ok,),
+        "cudaStreamCaptureMode": mode,
+        "log": log,
+    }
+    return SimpleNamespace(**{**made, **calls})
+
+
+def test_each_thread_uses_the_gpu_within_a_block_and_its_own_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = fake_runtime()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
+    cuda = Cuda(1)
+
+    def allocate() -> int:
+        with cuda.current():
+            cuda.allocate(16)
+        return int(runtime.cudaGetDevice()[1])
+
+    with ThreadPoolExecutor(1) as other:
+        assert [allocate(), other.submit(allocate).result()] == [0, 0]
+    assert runtime.log == [("cudaMalloc", 1), ("cudaMalloc", 1)]
+
+
+@pytest.mark.parametrize("end", [(0, "graph"), (901, None)], ids=["ended", "invalidated"])
+def test_the_error_of_a_launch_is_not_hidden_by_the_end_of_its_recording(
+    end: tuple[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is the graph of what was recorded until then leaked."""
+    code, graph = end
+    ended = (status_of(code, "cudaErrorStreamCaptureInvalidated"), graph)
+    runtime = fake_runtime(cudaStreamEndCapture=lambda stream: ended)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
+
+    def launch() -> None:
+        raise BackendError("the launch failed")
+
+    with pytest.raises(BackendError, match="the launch failed"):
+        Cuda().record(launch)
+    assert runtime.log == [("cudaGraphDestroy", 0)] * (graph is not None)
+
+
+def test_a_graph_that_cannot_be_made_is_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = status_of(2, "cudaErrorMemoryAllocation")
+    runtime = fake_runtime(cudaGraphInstantiate=lambda graph, flags: (failed, None))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="cudaGraphInstantiate failed"):
+        Cuda().record(lambda: None)
+    assert runtime.log == [("cudaGraphDestroy", 0)]
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
-    "cudaStreamCreate": lambda cuda: cuda.open_stream(),
+    "cudaStreamCreateWithFlags": lambda cuda: cuda.open_stream(),
     "cudaMalloc": lambda cuda: cuda.allocate(16),
     "cudaFree": lambda cuda: cuda.free(NOWHERE),
     "cudaMemcpyAsync": lambda cuda: cuda.upload(NOWHERE, VALUES),
@@ -91,8 +169,9 @@ def test_each_call_is_one_that_the_bindings_take(name: str, driverless: Any) -> 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("cudaSetDevice", (0,)), ("cudaGetDeviceProperties", (0,)), ("cudaStreamEndCapture", (NOWHERE,)),
-     ("cudaGraphInstantiate", (NOWHERE, 0)), ("cudaGraphDestroy", (NOWHERE,))],
+    [("cudaSetDevice", (0,)), ("cudaGetDevice", ()), ("cudaGetDeviceProperties", (0,)),
+     ("cudaStreamEndCapture", (NOWHERE,)), ("cudaGraphInstantiate", (NOWHERE, 0)),
+     ("cudaGraphDestroy", (NOWHERE,))],
 )  # fmt: skip
 def test_what_follows_a_first_call_is_taken_too(
     name: str, arguments: tuple[int, ...], driverless: Any

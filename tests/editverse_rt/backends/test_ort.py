@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from editverse_rt import backends
-from editverse_rt.backends import GpuOptions, list_backends, select_backend
+from editverse_rt.backends import Availability, list_backends, select_backend
 from editverse_rt.backends import ort as ort_file
-from editverse_rt.backends.ort import BoundOrtRunner, BoundTensor, OrtBackend, OrtRunner
+from editverse_rt.backends.ort import OrtBackend, OrtRunner, probe_provider
+from editverse_rt.backends.ort_cuda import BoundOrtRunner, BoundTensor, OrtCudaBackend
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.errors import BackendError
@@ -76,7 +77,7 @@ def bundle(fake_template: Any, tmp_path: Path) -> Bundle:
 
 
 def open_runner(bundle: Bundle, num_threads: int | None = 1) -> OrtRunner:
-    return OrtBackend("ort-cpu", "CPUExecutionProvider", "onnxruntime").open_runner(bundle, num_threads)
+    return OrtBackend().open_runner(bundle, num_threads)
 
 
 def matrices(n: int, k: int, m: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -149,14 +150,14 @@ def test_threads_that_have_nothing_to_do_leave_the_cores_alone(bundle: Bundle) -
 
 @pytest.mark.parametrize(
     ("convolutions", "machine", "expected"),
-    [("frames", "x86_64", 3), ("volumes", "x86_64", 1), (None, "x86_64", 1), ("frames", "aarch64", 1)],
+    [("frames", "x86_64", 3), ("volumes", "x86_64", 1), ("frames", "aarch64", 1)],
 )
 def test_the_vae_takes_threads_where_it_goes_frame_by_frame(
-    bundle: Bundle, convolutions: str | None, machine: str, expected: int, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, convolutions: str, machine: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
-    made = {} if convolutions is None else {"convolutions": convolutions}
-    bundle = replace(bundle, spec=replace(bundle.spec, made=made))
+    capabilities = replace(bundle.spec.capabilities, convolutions=convolutions)
+    bundle = replace(bundle, spec=replace(bundle.spec, capabilities=capabilities))
     with open_runner(bundle, 3) as runner:
         runner.run("vae_decoder_next", matrices(2, 2, 2))
         (session,) = runner._sessions.values()
@@ -256,12 +257,11 @@ def test_a_runner_works_only_while_it_is_entered(bundle: Bundle) -> None:
 
 
 def open_bound(bundle: Bundle) -> BoundOrtRunner:
-    return BoundOrtRunner(bundle, "CPUExecutionProvider", 1)
+    return BoundOrtRunner(bundle, 1, "CPUExecutionProvider")
 
 
 def test_a_gpu_provider_is_bound_and_the_cpu_is_not(bundle: Bundle) -> None:
-    backend = OrtBackend("ort-cuda", "CUDAExecutionProvider", "onnxruntime-gpu")
-    assert type(backend.open_runner(bundle, 1)) is BoundOrtRunner
+    assert type(OrtCudaBackend().open_runner(bundle, 1)) is BoundOrtRunner
     assert type(open_runner(bundle)) is OrtRunner
 
 
@@ -343,7 +343,7 @@ def test_a_bound_graph_that_fails_names_itself_and_the_shapes(
 
 
 def test_a_provider_that_is_not_in_this_build() -> None:
-    state = OrtBackend("ort-npu", "NoSuchExecutionProvider", "onnxruntime-npu").probe()
+    state = probe_provider("ort-npu", "NoSuchExecutionProvider", "pip install onnxruntime-npu")
     assert not state.available
     assert state.version
     assert "has no NoSuchExecutionProvider, only " in str(state.reason)
@@ -351,7 +351,7 @@ def test_a_provider_that_is_not_in_this_build() -> None:
 
 
 def test_the_cpu_is_here() -> None:
-    state = OrtBackend("ort-cpu", "CPUExecutionProvider", "onnxruntime").probe()
+    state = OrtBackend().probe()
     assert state.available
     assert state.reason is None
 
@@ -360,7 +360,7 @@ def test_a_provider_that_is_built_in_but_cannot_start(monkeypatch: pytest.Monkey
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["NoSuchExecutionProvider"])
-    state = OrtBackend("ort-cuda", "NoSuchExecutionProvider", "onnxruntime-gpu").probe()
+    state = probe_provider("ort-cuda", "NoSuchExecutionProvider", "install it")
     assert "cannot start NoSuchExecutionProvider here; install the GPU's driver" in str(state.reason)
 
 
@@ -384,15 +384,14 @@ def test_auto_takes_the_first_that_has_what_it_needs(
     monkeypatch: pytest.MonkeyPatch, fake_template: Any
 ) -> None:
     class Picky(OrtBackend):
-        def refuse(self, bundle: Bundle, gpu: GpuOptions) -> str | None:
+        def refuse(self, bundle: Bundle) -> str | None:
             return f"no plans in bundle {bundle.spec.name}"
 
-    table = (
-        OrtBackend("far", "NoSuchExecutionProvider", "far"),
-        Picky("picky", "CPUExecutionProvider", "onnxruntime"),
-        OrtBackend("first", "CPUExecutionProvider", "onnxruntime"),
-        OrtBackend("second", "CPUExecutionProvider", "onnxruntime"),
-    )
+    class Absent(OrtBackend):
+        def probe(self) -> Availability:
+            return Availability(self.name, "not installed")
+
+    table = (Absent("far"), Picky("picky"), OrtBackend("first"), OrtBackend("second"))
     monkeypatch.setattr(backends, "_BACKENDS", table)
     bundle = Bundle(fake_template.root, fake_template.spec)
     selection = select_backend("auto", bundle)

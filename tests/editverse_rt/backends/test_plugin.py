@@ -25,7 +25,7 @@ def test_each_reason_says_what_to_do(tmp_path: Path) -> None:
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"no library")
     for library, said in (
-        (None, "give --plugin build/plugin"),
+        (None, "name build/plugin/libeditverse_plugin.so"),
         (tmp_path / "absent.so", "absent.so is not there; build it"),
         (tmp_path, "is not there"),
         (broken, "broken.so cannot be loaded"),

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editverse_rt.backends import GpuOptions, find_obstacle, list_backends, select_backend
+from editverse_rt.backends import find_obstacle, list_backends, select_backend
 from editverse_rt.backends.cuda import DeviceTensor
 from editverse_rt.backends.trt import TrtBackend
-from editverse_rt.backends.trt_runner import TrtRunner
+from editverse_rt.backends.trt_runner import TensorRtRtxOptions, TrtRunner
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.commands.cli import main
 from editverse_rt.engines.manifest import EngineSet
@@ -28,8 +28,8 @@ def test_a_graph_computes_what_its_plan_says(runner: TrtRunner, solver_inputs: I
     x = solver_inputs(7)
     found = runner.run("solver_step", x)
     velocity = x["velocity_uncond"] + np.float32(5.0) * (x["velocity_cond"] - x["velocity_uncond"])
-    expected = x["sample"] + 0.05 * velocity - 0.03 * x["velocity_prev1"] + 0.01 * x["velocity_prev2"]
-    np.testing.assert_allclose(np.asarray(found["velocity"]), velocity, rtol=1e-6)
+    expected = x["sample"] + 0.05 * velocity - 0.03 * x["history"][0] + 0.01 * x["history"][1]
+    np.testing.assert_allclose(np.asarray(found["history_next"])[0], velocity, rtol=1e-6)
     np.testing.assert_allclose(np.asarray(found["sample_next"]), expected, atol=1e-5)
 
 
@@ -38,22 +38,22 @@ def test_a_denoising_loop_stays_on_the_device(
 ) -> None:
     sample: Any = np.ones((5, P), np.float32)
     expected = sample.copy()
-    zeros = np.zeros_like(sample)
+    half = np.array([[0, 0, 0, 0.5], [0] * 4, [0] * 4], np.float32)
+    history: Any = np.zeros((2, 5, P), np.float32)
     for step in range(3):
         velocity = runner.run("transformer", transformer_inputs(sample))["velocity"]
         assert isinstance(velocity, DeviceTensor)
         before = cuda.uploads
-        coefficients = np.array([0.5, 0, 0], np.float32)
-        sample = runner.run(
+        found = runner.run(
             "solver_step",
             {
-                "sample": sample, "velocity_cond": velocity, "velocity_uncond": velocity,
-                "velocity_prev1": zeros, "velocity_prev2": zeros,
-                "guidance": np.array(1.0, np.float32), "coefficients": coefficients,
+                "sample": sample, "history": history, "velocity_cond": velocity, "velocity_uncond": velocity,
+                "guidance": np.array(1.0, np.float32), "matrix": np.eye(3, 4, dtype=np.float32) + half,
             },
-        )["sample_next"]  # fmt: skip
-        # The two zeros, the guidance and the coefficients; in the first step the noise as well.
-        assert cuda.uploads - before == (5 if step == 0 else 4)
+        )  # fmt: skip
+        sample, history = found["sample_next"], found["history_next"]
+        # The guidance and the matrix; in the first step the noise and the empty history as well.
+        assert cuda.uploads - before == (4 if step == 0 else 2)
         expected = expected + 0.5 * (2 * expected + 0.25)
     assert cuda.downloads == 0
     np.testing.assert_allclose(sample.reshape(5, 8, 8), expected.reshape(5, 8, 8), rtol=1e-6)
@@ -73,9 +73,9 @@ def test_buffers_are_used_again(runner: TrtRunner, cuda: Any, solver_inputs: Inp
 
 
 def test_what_is_still_held_is_not_overwritten(runner: TrtRunner, solver_inputs: Inputs) -> None:
-    first = runner.run("solver_step", solver_inputs(6))["velocity"]
+    first = runner.run("solver_step", solver_inputs(6))["history_next"]
     exact = np.array(first)
-    kept = runner.run("solver_step", solver_inputs(6))["velocity"]
+    kept = runner.run("solver_step", solver_inputs(6))["history_next"]
     other = {**solver_inputs(6), "velocity_uncond": np.zeros((6, P), np.float32)}
     runner.run("solver_step", other)
     np.testing.assert_array_equal(np.asarray(kept), exact)
@@ -155,25 +155,25 @@ def test_the_backend_asks_for_plans_and_for_a_stamp(
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_trt)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: fake_trt)
     monkeypatch.setattr("editverse_rt.backends.trt.Cuda", lambda device=0: cuda)
-    backend = TrtBackend("tensorrt-rtx", "a-package")
+    backend = TrtBackend("tensorrt-rtx", "a-package", TensorRtRtxOptions())
     assert backend.probe().available
-    assert backend.refuse(bundle, GpuOptions()) is None
-    reason = backend.unverified(bundle, GpuOptions())
+    assert backend.refuse(bundle) is None
+    reason = backend.unverified(bundle)
     assert reason is not None
     assert "never verified on a GPU of the test; run `editverse-rt verify" in reason
     monkeypatch.setattr("editverse_rt.backends._BACKENDS", (backend,))
     assert find_obstacle("tensorrt-rtx", bundle) == reason
-    with pytest.raises(BackendError, match="give --allow-unverified"):
+    with pytest.raises(BackendError, match="set allow_unverified"):
         select_backend("tensorrt-rtx", bundle)
-    assert select_backend("auto", bundle, allow_unverified=True).backend is backend
+    assert select_backend("auto", bundle, allow_unverified=True).backend == backend
     write_stamp(engines, cuda.gpu.name, {})
-    assert backend.unverified(bundle, GpuOptions()) is None
-    assert select_backend("tensorrt-rtx", bundle).backend is backend
+    assert backend.unverified(bundle) is None
+    assert select_backend("tensorrt-rtx", bundle).backend == backend
     assert find_obstacle("tensorrt-rtx", bundle) is None
     with backend.open_runner(bundle, None) as runner:
-        assert runner.run("solver_step", solver_inputs(3))["velocity"].shape == (3, P)
+        assert runner.run("solver_step", solver_inputs(3))["sample_next"].shape == (3, P)
     (engines.folder / "manifest.json").unlink()
-    assert "build it with: python -m export.build_engine" in str(backend.refuse(bundle, GpuOptions()))
+    assert "build it with: python -m export.build_engine" in str(backend.refuse(bundle))
     assert main(["doctor", "--bundle", str(bundle.root)]) == 0
     said = (
         f'here ({fake_trt.__version__}), but: bundle "{bundle.spec.name}" has no plan of tensorrt-rtx; build'

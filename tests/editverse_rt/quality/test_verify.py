@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from editverse_rt.backends import RunnerTraits
 from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
 from editverse_rt.commands.cli import main
 from editverse_rt.engines.manifest import EngineSet, PlanSpec
@@ -41,8 +42,9 @@ def test_ort_cpu_is_what_it_is_held_to(capsys: pytest.CaptureFixture[str]) -> No
         (["absent", "--backend", "ort-cpu"], "no such folder"),
         ([], "--backend"),
         (["--backend", "ort-cpu", "--reference", "absent"], "no such folder"),
-        (["--backend", "ort-cpu", "--cuda-graphs"], "ort-cpu takes no --cuda-graphs"),
-        (["--backend", "ort-cpu", "--device", "0", "--plugin", "x.so"], "no --device and no --plugin"),
+        (["--backend", "ort-cpu", "--cuda-graphs"], "--cuda-graphs is not taken by ort-cpu; leave it out"),
+        (["--backend", "ort-cpu", "--device", "0", "--plugin", "x.so"], "--device is not taken by ort-cpu"),
+        (["--backend", "ort-cpu", "--gpu-memory-limit", "1GB"], "--gpu-memory-limit is not taken by ort-cpu"),
         (["--backend", "ort-cpu", "--device", "-1"], "a GPU's number of 0 or more is expected"),
         (["--backend", "ort-cpu", "--weight-budget", "2 apples"], "as in 2GB, 500MB or 0"),
     ],
@@ -78,7 +80,10 @@ def play(engines: EngineSet, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, 
             def __init__(self, bundle: object, backend: str, **options: Any) -> None:
                 self.is_plan = backend == "tensorrt-rtx"
                 assert self.is_plan == options.get("allow_unverified", False)
-                self.engines, self.gpu = (engines if self.is_plan else None), "a GPU"
+                plans = [plan.precision for plan in engines.plans] if self.is_plan else ["fp32"]
+                self.traits = RunnerTraits(
+                    precisions=frozenset(plans), gpu="a GPU", engines=engines if self.is_plan else None
+                )
                 self.count = 0
 
             open = classmethod(lambda cls, *args, **options: cls(*args, **options))

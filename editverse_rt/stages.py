@@ -65,19 +65,26 @@ def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> NDArray[Any]:
     return patches.reshape(-1, geometry.patch_dim)
 
 
-def make_table(run: Run, schedule: Schedule, num_inference_steps: int) -> ScheduleTable:
-    """The table of a schedule for another number of steps, by the bundle's graph for it (float64)."""
-    numbers = {"guidance_scale": schedule.guidance_scale, **schedule.options}
+def make_table(run: Run, schedule: Schedule, num_inference_steps: int, first_step: int = 0) -> ScheduleTable:
+    """The table of a schedule for another number of steps, by the bundle's graph for it (float64).
+
+    first_step: of those steps the first that is run, for a source that is noised.
+    """
+    scale = schedule.guidance_scale
+    numbers = {"guidance_scale": scale, "guidance_scale_2": scale, **schedule.options}
     outputs = run(
         schedule.graph,
         num_steps=np.array(num_inference_steps, np.int64),
+        first_step=np.array(first_step, np.int64),
         **{name: np.array(value, np.float64) for name, value in numbers.items()},
     )
-    timesteps, guidance, matrices, experts = (
-        np.asarray(outputs[name]).tolist() for name in ("timesteps", "guidance", "matrices", "experts")
-    )
+    columns = {name: np.asarray(column).tolist() for name, column in outputs.items()}
     return ScheduleTable(
-        tuple(timesteps), tuple(guidance), tuple(tuple(map(tuple, m)) for m in matrices), tuple(experts)
+        times=tuple(columns["times"]),
+        timesteps=tuple(columns["timesteps"]),
+        guidance=tuple(columns["guidance"]),
+        matrices=tuple(tuple(map(tuple, matrix)) for matrix in columns["matrices"]),
+        experts=tuple(columns["experts"]),
     )
 
 

@@ -94,6 +94,7 @@ def _schedule_from_rows(name: str, rows: dict[str, Any], label: str | None) -> S
     else:
         settings = ScheduleSettings("euler" if rows["kind"] == "euler" else "ab2", len(guidance))
         settings = replace(settings, guidance_scale=guided[0])
+    times = tuple(rows["timesteps"])
     matrices = tuple(
         ((1.0, c1, c2, c0), (0.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 0.0)) for c0, c1, c2 in rows["coefficients"]
     )
@@ -101,7 +102,7 @@ def _schedule_from_rows(name: str, rows: dict[str, Any], label: str | None) -> S
         name=name,
         graph=f"schedule_{settings.solver}",
         guidance_scale=guided[0],
-        table=ScheduleTable(tuple(rows["timesteps"]), tuple(guidance), matrices, (0,) * len(guidance)),
+        table=ScheduleTable(times, times, tuple(guidance), matrices, (0,) * len(guidance)),
         options={
             "shift": settings.shift,
             "guided_from": settings.guided_from,
@@ -124,7 +125,7 @@ def _graphs_of(value: dict[str, Any], schedules: set[str]) -> dict[str, GraphSpe
         "S1": HISTORY_ROWS + 2,
     }
     graphs: dict[str, GraphSpec] = {}
-    for name, interface in interfaces_of("editverse", tuple(sorted(schedules))).items():
+    for name, interface in interfaces_of("editverse", "interleaved", tuple(sorted(schedules))).items():
         if name == "solver_step" or name.startswith("schedule_"):
             inputs, outputs = (
                 tuple(tensor_from_line(line, sizes) for line in lines)

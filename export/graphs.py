@@ -40,6 +40,7 @@ __all__ = [
 # Sizes of the example inputs that a graph is traced with: small, and no two alike, so that no two axes are
 # taken for one.
 EXAMPLE_AXES = {"Lt": 5, "Lc": 7, "Lg": 11, "L": 29, "N": 3, "h": 2, "w": 3}
+SCHEDULE_EXAMPLE = {"num_steps": 7, "first_step": 2}
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -190,7 +191,9 @@ def graph_specs(checkpoint: Checkpoint) -> dict[str, GraphSpec]:
         return tuple(tensor_from_line(line, sizes) for line in whole)
 
     specs = {}
-    for name, interface in interfaces_of("editverse", tuple(_schedule_graphs(checkpoint))).items():
+    for name, interface in interfaces_of(
+        "editverse", "interleaved", tuple(_schedule_graphs(checkpoint))
+    ).items():
         caches = encoder if name.startswith("vae_encoder") else decoder
         specs[name] = GraphSpec(
             name=name,
@@ -254,7 +257,7 @@ def example_inputs(spec: GraphSpec, sizes: Mapping[str, int] = EXAMPLE_AXES, see
         shape = [axis_size(axis, sizes) for axis in tensor.shape]
         if spec.name.startswith("schedule_"):
             inputs.append(
-                torch.full(shape, 7 if tensor.dtype == "int64" else 0.5, dtype=DTYPES[tensor.dtype])
+                torch.full(shape, SCHEDULE_EXAMPLE.get(tensor.name, 0.5), dtype=DTYPES[tensor.dtype])
             )
         elif tensor.dtype == "float32":
             inputs.append(torch.randn(shape, generator=generator))

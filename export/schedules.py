@@ -136,26 +136,31 @@ class ScheduleGraph(nn.Module):
     def forward(
         self,
         num_steps: Tensor,
+        first_step: Tensor,
         shift: Tensor,
         guidance_scale: Tensor,
+        guidance_scale_2: Tensor,
         guided_from: Tensor,
         guided_until: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """num_steps int64 [], the others float64 [].
+    ) -> tuple[Tensor, ...]:
+        """num_steps and first_step int64 [], the others float64 [].
 
-        Returns timesteps [n], guidance [n] and matrices [n, S, S + 1], float64, and experts int64 [n].
+        Returns times [n], timesteps [n], guidance [n] and matrices [n, S, S + 1], float64, and experts int64 [n].
         """
-        count = num_steps.item()
+        count = (num_steps - first_step).item()
         torch._check(count >= 1)
         index, steps = torch.arange(count, dtype=torch.float64), num_steps.to(torch.float64)
+        begin = first_step.to(torch.float64)
         before2, before, now, after = (
-            sigma_at("uniform", index + d, steps, shift) for d in (-2.0, -1.0, 0.0, 1.0)
+            sigma_at("uniform", index + (begin + d), steps, shift) for d in (-2.0, -1.0, 0.0, 1.0)
         )
-        matrices = step_matrices(self.solver, index, steps, before2, before, now, after)
+        matrices = step_matrices(self.solver, index, steps - begin, before2, before, now, after)
         times = 1 - now
         is_guided = (times >= guided_from) & (times < guided_until)
         guidance = torch.where(is_guided, guidance_scale, torch.ones_like(times))
-        return times, guidance, _padded(matrices, self.state_rows), torch.zeros_like(times, dtype=torch.int64)
+        experts = torch.zeros_like(times, dtype=torch.int64)
+        # The network is told the time itself. A second tensor, since a graph's outputs are apart.
+        return times, times + 0.0, guidance, _padded(matrices, self.state_rows), experts
 
 
 def _padded(matrices: Tensor, rows: int) -> Tensor:
@@ -180,14 +185,16 @@ def build_schedule(name: str, settings: ScheduleSettings, history_rows: int = HI
         "guided_from": settings.guided_from,
         "guided_until": settings.guided_until,
     }
-    numbers = (torch.tensor(value, dtype=torch.float64) for value in options.values())
-    tables = ScheduleGraph(settings.solver, history_rows)(torch.tensor(settings.num_steps), *numbers)
-    timesteps, guidance, matrices, experts = (table.tolist() for table in tables)
+    shift, scale, begin, end = (torch.tensor(value, dtype=torch.float64) for value in options.values())
+    steps, first = torch.tensor(settings.num_steps), torch.tensor(0)
+    tables = ScheduleGraph(settings.solver, history_rows)(steps, first, shift, scale, scale, begin, end)
+    times, timesteps, guidance, matrices, experts = (table.tolist() for table in tables)
     return Schedule(
         name=name,
         graph=f"schedule_{settings.solver}",
         guidance_scale=settings.guidance_scale,
         table=ScheduleTable(
+            times=tuple(times),
             timesteps=tuple(timesteps),
             guidance=tuple(guidance),
             matrices=tuple(tuple(map(tuple, matrix)) for matrix in matrices),

@@ -26,7 +26,7 @@ BUNDLE_JSON = "bundle.json"
 # Far above what any bundle states, and low enough that no host's sums of them can overflow.
 _MAX_SIDE_PX = 16384
 _MAX_COUNT = 1 << 24
-_CONDITIONING = ("interleaved", "channels", "control")
+_CONDITIONING = ("none", "interleaved", "rows", "channels", "control")
 _UNCONDITIONAL = ("drop_text", "prompt")
 
 
@@ -154,6 +154,7 @@ def _read_capabilities(fields: Fields) -> Capabilities:
         generates=fields.boolean("generates"),
         edits=fields.boolean("edits"),
         negative_prompt=fields.boolean("negative_prompt"),
+        strength=fields.boolean("strength"),
         attention=fields.choice("attention", ("inline", "fused", "plugin")),
         convolutions=fields.choice("convolutions", ("volumes", "frames")),
         dtype=fields.choice("dtype", ("float32", "bfloat16", "float16")),
@@ -241,17 +242,23 @@ def _read_schedule(name: str, fields: Fields) -> Schedule:
 
 
 def _read_table(fields: Fields) -> ScheduleTable:
-    timesteps, guidance = fields.numbers("timesteps"), fields.numbers("guidance")
+    times, timesteps = fields.numbers("times"), fields.numbers("timesteps")
+    guidance = fields.numbers("guidance")
     matrices = fields.matrices("matrices")
     experts = tuple(fields.numbers("experts"))
     fields.finish()
     if not timesteps or any(not 0 <= t < 1 for t in timesteps) or list(timesteps) != sorted(timesteps):
         fields.refuse("timesteps", list(timesteps), "times in [0, 1), none below the one before")
-    for field, found in (("matrices", matrices), ("guidance", guidance), ("experts", experts)):
+    for field, found in (
+        ("times", times),
+        ("matrices", matrices),
+        ("guidance", guidance),
+        ("experts", experts),
+    ):
         if len(found) != len(timesteps):
             fields.refuse(field, f"{len(found)} entries", f"{len(timesteps)}, one for each of the timesteps")
     if any(scale < 0 for scale in guidance):
         fields.refuse("guidance", list(guidance), "numbers of at least 0")
     if any(index not in (0, 1) for index in experts):
         fields.refuse("experts", list(experts), "0 or 1 for each step")
-    return ScheduleTable(timesteps, guidance, matrices, tuple(map(int, experts)))
+    return ScheduleTable(times, timesteps, guidance, matrices, tuple(map(int, experts)))

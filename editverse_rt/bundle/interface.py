@@ -14,7 +14,7 @@ caches, as many as it needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from editverse_rt.bundle.spec import BundleSpec, GraphSpec, TensorSpec
 from editverse_rt.fields import Fields
@@ -74,30 +74,62 @@ _TRANSFORMER = Interface(
     ("velocity float32 Lg P",),
 )
 
+_OPTIONAL_TRANSFORMER = replace(_TRANSFORMER, optional=True)
+# A masked encoder sees mid-grey, which uint8 cannot say, where `keep` is 0.
+_MASKED_ENCODERS = {
+    name: Interface((frames, keep, *caches), _COMMON[name].outputs)
+    for name, frames, keep, caches in (
+        ("vae_encoder_first", "frames uint8 1 s*h s*w 3", "keep float32 1 s*h s*w", ()),
+        ("vae_encoder_next", "frames uint8 r s*h s*w 3", "keep float32 r s*h s*w", ("caches",)),
+    )
+}
+_CONDITION = Interface(
+    ("inactive float32 1 h w P", "reactive float32 1 h w P", "mask float32 s*h s*w"),
+    ("clean float32 1 h w Pc",),
+)
+_ADD_NOISE = Interface(
+    ("sample float32 Lg P", "noise float32 Lg P", "time float64"), ("noisy float32 Lg P",), optional=True
+)
+
 FAMILIES: dict[str, dict[str, Interface]] = {
     "editverse": {**_COMMON, "transformer": _TRANSFORMER},
+    "wan": {
+        **_COMMON,
+        "transformer": _TRANSFORMER,
+        "transformer_2": _OPTIONAL_TRANSFORMER,
+        "add_noise": _ADD_NOISE,
+    },
 }
 """Graph tables by family. Besides them a bundle has graphs named `schedule_...`."""
 
 SCHEDULE_INPUTS = (
     "num_steps int64",
+    "first_step int64",
     "shift float64",
     "guidance_scale float64",
+    "guidance_scale_2 float64",
     "guided_from float64",
     "guided_until float64",
 )
-"""What a graph `schedule_...` takes; it gives timesteps [n], guidance [n] and matrices [n, S, S1],
-float64."""
+"""What a graph `schedule_...` takes. Of num_steps those from first_step on are run; the second guidance scale is
+that of the second expert, in a bundle with two. The outputs are the columns of `ScheduleTable`."""
 _SCHEDULE = Interface(
     SCHEDULE_INPUTS,
-    ("timesteps float64 n", "guidance float64 n", "matrices float64 n S S1", "experts int64 n"),
+    (
+        "times float64 n",
+        "timesteps float64 n",
+        "guidance float64 n",
+        "matrices float64 n S S1",
+        "experts int64 n",
+    ),
 )
 
 
-def interfaces_of(family: str, graph_names: tuple[str, ...]) -> dict[str, Interface]:
-    """The table of a family, with the `schedule_...` graphs among those names."""
+def interfaces_of(family: str, conditioning: str, graph_names: tuple[str, ...]) -> dict[str, Interface]:
+    """The table of a family for a kind of conditioning, with the `schedule_...` graphs among those names."""
     schedules = {name: _SCHEDULE for name in graph_names if name.startswith("schedule_")}
-    return {**FAMILIES[family], **schedules}
+    control = {**_MASKED_ENCODERS, "condition": _CONDITION} if conditioning == "control" else {}
+    return {**FAMILIES[family], **control, **schedules}
 
 
 def tensor_from_line(line: str, sizes: Mapping[str, int]) -> TensorSpec:
@@ -122,7 +154,7 @@ def check_interfaces(spec: BundleSpec, fields: Fields) -> None:
     """
     if spec.family not in FAMILIES:
         fields.refuse("family", spec.family, f"one of {', '.join(FAMILIES)}")
-    table = interfaces_of(spec.family, tuple(spec.graphs))
+    table = interfaces_of(spec.family, spec.conditioning, tuple(spec.graphs))
     for name, interface in table.items():
         if name not in spec.graphs and not interface.optional:
             fields.refuse("graphs", list(spec.graphs), f'a graph "{name}" among them')

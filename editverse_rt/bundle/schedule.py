@@ -21,11 +21,12 @@ class ScheduleTable:
     Euler's step is x' = x + (t' - t) v; multistep solvers keep earlier velocities in the history, UniPC a
     corrected sample and clean predictions.
 
-    timesteps: what the transformer is told, from 0 (noise) to 1 (data) as in paper section 3.3. guidance: the
-    scale of each step; 1 needs no unconditional evaluation. matrices: A of each step. experts: which
-    transformer each step runs, for a bundle with several; all 0 otherwise.
+    times: where each step begins, from 0 (noise) to 1 (data) as in paper section 3.3. timesteps: what the
+    transformer is told there. guidance: the scale of each step; 1 needs no unconditional evaluation. matrices: A
+    of each step. experts: which transformer each step runs, for a bundle with several; all 0 otherwise.
     """
 
+    times: tuple[float, ...]
     timesteps: tuple[float, ...]
     guidance: tuple[float, ...]
     matrices: tuple[Matrix, ...]

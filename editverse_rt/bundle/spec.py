@@ -99,7 +99,8 @@ class Capabilities:
     """What a bundle can do, which decides how it is called; how it was made is `BundleSpec.made`.
 
     generates: it takes requests without inputs. edits: it takes videos and images. negative_prompt: its
-    unconditional branch is a prompt of the caller's. attention: the form of the transformer's RopeAttention,
+    unconditional branch is a prompt of the caller's. strength: a video can be the start of the solver, noised by
+    that much. attention: the form of the transformer's RopeAttention,
     "inline" (standard operators that hold the scores), "fused" (no scores in memory) or "plugin" (a node for
     TensorRT only). convolutions: of the VAE, "volumes", or "frames", whose results do not depend on the
     number of threads. dtype: what the transformer and the text encoder compute in. weights: "float", or
@@ -110,6 +111,7 @@ class Capabilities:
     generates: bool = True
     edits: bool = True
     negative_prompt: bool = False
+    strength: bool = False
     attention: str = "fused"
     convolutions: str = "frames"
     dtype: str = "float32"
@@ -122,9 +124,10 @@ class BundleSpec:
     """Everything `bundle.json` says, checked.
 
     family: which rules lay a request out (`editverse_rt.families`). conditioning: how inputs reach the
-    transformer, "interleaved" (rows of one sequence), "channels" (beside the noisy rows) or "control"
-    (rows of a control branch). unconditional: what guidance's second branch leaves out, "drop_text" (the
-    text rows) or "prompt" (it has a text of its own, the negative prompt).
+    transformer: "none", "interleaved" (rows of one sequence with the text), "rows" (clean frames before the noisy
+    ones), "channels" (beside the noisy rows) or "control" (rows of a control branch). unconditional: what
+    guidance's second branch leaves out, "drop_text" (the text rows) or "prompt" (it has a text of its own, the
+    negative prompt).
     """
 
     format_version: int

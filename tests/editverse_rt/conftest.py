@@ -105,12 +105,14 @@ GRAPHS = {
     "schedule_euler": (
         (
             TensorSpec("num_steps", "int64", ()),
+            TensorSpec("first_step", "int64", ()),
             *(
                 TensorSpec(name, "float64", ())
-                for name in ("shift", "guidance_scale", "guided_from", "guided_until")
+                for name in ("shift", "guidance_scale", "guidance_scale_2", "guided_from", "guided_until")
             ),
         ),
         (
+            TensorSpec("times", "float64", ("n",)),
             TensorSpec("timesteps", "float64", ("n",)),
             TensorSpec("guidance", "float64", ("n",)),
             TensorSpec("matrices", "float64", ("n", 3, 4)),
@@ -193,6 +195,7 @@ def fake_template(tmp_path_factory: pytest.TempPathFactory, tokenizer_bytes: byt
                 5.0,
                 ScheduleTable(
                     tuple(i / steps for i in range(steps)),
+                    tuple(i / steps for i in range(steps)),
                     (5.0,) * steps,
                     (multistep(1 / steps),) * steps,
                     (0,) * steps,
@@ -204,6 +207,7 @@ def fake_template(tmp_path_factory: pytest.TempPathFactory, tokenizer_bytes: byt
                 "schedule_euler",
                 5.0,
                 ScheduleTable(
+                    (0.0, 0.25, 0.5),
                     (0.0, 0.25, 0.5),
                     (1.0, 5.0, 1.0),
                     (multistep(0.25), multistep(0.375, -0.125), multistep(0.75, -0.5, 0.25)),
@@ -309,12 +313,13 @@ class FakeRunner:
         state = np.tensordot(matrix, np.concatenate([sample[None], history, velocity[None]]), 1)
         return {"sample_next": state[0].astype(np.float32), "history_next": state[1:].astype(np.float32)}
 
-    def schedule_euler(
-        self, num_steps: Array, shift: Array, guidance_scale: Array, guided_from: Array, guided_until: Array
-    ) -> dict[str, Array]:
-        assert (float(shift), float(guided_from), float(guided_until)) == (1.0, 0.0, 1.0)
+    def schedule_euler(self, num_steps: Array, guidance_scale: Array, **others: Array) -> dict[str, Array]:
+        numbers = {name: float(value) for name, value in others.items()}
+        assert numbers.pop("guidance_scale_2") == float(guidance_scale)
+        assert numbers == {"first_step": 0.0, "shift": 1.0, "guided_from": 0.0, "guided_until": 1.0}
         n = int(num_steps)
         return {
+            "times": np.arange(n) / n,
             "timesteps": np.arange(n) / n,
             "guidance": np.full(n, float(guidance_scale)),
             "matrices": np.tile(np.array(multistep(1 / n)), (n, 1, 1)),

@@ -108,7 +108,8 @@ def schedule_result(guidance: list[float], scale: float) -> list[float]:
     """The guidance of each step under a caller's scale."""
     n = len(guidance)
     matrix = ((1.0, 0.0, 0.0, 1 / n), (0.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 0.0))
-    table = ScheduleTable(tuple(i / n for i in range(n)), tuple(guidance), (matrix,) * n, (0,) * n)
+    times = tuple(i / n for i in range(n))
+    table = ScheduleTable(times, times, tuple(guidance), (matrix,) * n, (0,) * n)
     return list(Schedule("table", "schedule_euler", 5.0, table).with_guidance(scale).table.guidance)
 
 
@@ -371,9 +372,15 @@ def base_bundle() -> dict[str, Any]:
         "schedule_euler": (
             [
                 "num_steps int64",
-                *(f"{name} float64" for name in ("shift", "guidance_scale", "guided_from", "guided_until")),
+                "first_step int64",
+                "shift float64",
+                "guidance_scale float64",
+                "guidance_scale_2 float64",
+                "guided_from float64",
+                "guided_until float64",
             ],
             [
+                "times float64 n",
                 "timesteps float64 n",
                 "guidance float64 n",
                 "matrices float64 n 3 4",
@@ -401,6 +408,7 @@ def base_bundle() -> dict[str, Any]:
                 "guidance_scale": 5,
                 "options": {"shift": 1.0, "guided_from": 0, "guided_until": 1.0},
                 "table": {
+                    "times": [0, 0.5],
                     "timesteps": [0, 0.5],
                     "guidance": [5, 5.0],
                     "matrices": [matrix, matrix],
@@ -455,6 +463,8 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         (["unconditional"], ["none", "prompt"]),
         (["default_negative_prompt"], ["blurred", 3]),
         (["capabilities", "attention"], ["flash", "inline"]),
+        (["schedules", "paper", "table", "times"], [[0], "x"]),
+        (["capabilities", "strength"], [True, 1]),
         (["capabilities", "generates"], [False, 1]),
         (["capabilities", "emulates"], [[], {"transformer": "bf16"}]),
         (["capabilities", "surplus"], [1]),

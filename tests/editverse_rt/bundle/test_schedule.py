@@ -13,11 +13,13 @@ PAPER = Schedule(
     "paper",
     "schedule_euler",
     5.0,
-    ScheduleTable((0.0, 0.5), (5.0, 5.0), (EULER,) * 2, (0, 0)),
+    ScheduleTable((0.0, 0.5), (0.0, 0.5), (5.0, 5.0), (EULER,) * 2, (0, 0)),
     {"shift": 1.0},
 )
 INTERVAL = replace(
-    PAPER, name="interval", table=ScheduleTable((0.0, 0.25, 0.5), (1, 4, 1), (EULER,) * 3, (0, 0, 0))
+    PAPER,
+    name="interval",
+    table=ScheduleTable((0.0, 0.25, 0.5), (0.0, 0.25, 0.5), (1, 4, 1), (EULER,) * 3, (0, 0, 0)),
 )
 
 

@@ -1,18 +1,27 @@
-"""EditVerse without PyTorch: edit and generate images and videos with ONNX graphs from a bundle."""
+"""EditVerse without PyTorch: edit and generate images and videos with ONNX graphs from a bundle.
 
-from editverse_rt.bundle.manifest import load_bundle
-from editverse_rt.errors import (
-    BackendError,
-    BundleError,
-    EditVerseError,
-    MediaError,
-    QueueFull,
-    RequestCancelled,
-    RequestError,
-)
-from editverse_rt.pipeline import Pipeline, Result
-from editverse_rt.request.edit_request import EditRequest
-from editverse_rt.request_queue import RequestHandle, RequestQueue
+The public names are imported when they are first used, so that a command is ready for Ctrl-C at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from editverse_rt.bundle.manifest import load_bundle
+    from editverse_rt.errors import (
+        BackendError,
+        BundleError,
+        EditVerseError,
+        MediaError,
+        QueueFull,
+        RequestCancelled,
+        RequestError,
+    )
+    from editverse_rt.pipeline import Pipeline, Result
+    from editverse_rt.request.edit_request import EditRequest
+    from editverse_rt.request_queue import RequestHandle, RequestQueue
 
 __all__ = [
     "BackendError",
@@ -29,3 +38,24 @@ __all__ = [
     "Result",
     "load_bundle",
 ]
+
+_HOMES = {
+    "EditRequest": "editverse_rt.request.edit_request",
+    "Pipeline": "editverse_rt.pipeline",
+    "RequestHandle": "editverse_rt.request_queue",
+    "RequestQueue": "editverse_rt.request_queue",
+    "Result": "editverse_rt.pipeline",
+    "load_bundle": "editverse_rt.bundle.manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "editverse_rt.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

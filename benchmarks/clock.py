@@ -52,8 +52,8 @@ class Timing:
 def wait_for_device(backend: str) -> Callable[[], None]:
     """What to call so that a clock sees the end of the work: nothing for a CPU, else CUDA's whole device.
 
-    Each runner has streams of its own, which an event on one stream would not see; hence the device. It has
-    never run on a GPU. Raises ImportError where a GPU's backend is named and cuda-python is not installed.
+    Each runner has streams of its own, which an event on one stream would not see; hence the device.
+    Raises ImportError where a GPU's backend is named and cuda-python is not installed.
     """
     if backend.endswith("-cpu"):
         return lambda: None

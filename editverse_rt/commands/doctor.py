@@ -70,7 +70,7 @@ def describe_machine(facts: dict[str, Any]) -> list[str]:
             state = f"available ({backend['version']})"
         lines.append(f"  {backend['name']:<18}{state}")
     plugin = facts["plugin"]
-    state = "can be loaded; it has never run on a GPU" if plugin["available"] else plugin["reason"]
+    state = "can be loaded; what it computes, only a GPU shows" if plugin["available"] else plugin["reason"]
     lines.append(f"{PLUGIN}: {state}")
     state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
     lines.append(f"bundle {facts['bundle']}: {state}")

@@ -177,10 +177,27 @@ def test_info_says_what_is_open_and_why(fake_bundle: Any) -> None:
     assert all(reason for reason in info["passed_over"].values())
 
 
-def test_opening_checks_its_arguments(fake_bundle: Any) -> None:
+def test_opening_checks_its_arguments(fake_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="num_threads is 0; give at least 1"):
         Pipeline.open(fake_bundle.root, num_threads=0)
     with pytest.raises(BackendError, match='no backend "gpu"; choose auto or one of tensorrt'):
         Pipeline.open(fake_bundle.root, "gpu")
-    with pytest.raises(BackendError, match=r'backend "tensorrt" cannot be used: .*install'):
+    with pytest.raises(BackendError, match=r'backend "tensorrt" cannot be used: .* is not installed'):
         Pipeline.open(fake_bundle.root, "tensorrt")
+
+
+def test_what_does_not_change_between_steps_is_held_once(
+    pipeline: Pipeline, runner: Any, blocky_clip: Any
+) -> None:
+    """A backend uploads what `hold` is given once, and the rest in every step."""
+    pipeline("<video1> Go", video1=blocky_clip(5), num_inference_steps=3, guidance_scale=2.0)
+    held = {id(array) for array in runner.held}
+    calls = runner.inputs_of("transformer")
+    assert len(calls) == 6
+    for branch in (calls[::2], calls[1::2]):
+        for name in ("text", "clean", "layout", "positions"):
+            assert {id(inputs[name]) for inputs in branch} <= held
+            assert len({id(inputs[name]) for inputs in branch}) == 1
+    # Two branches of three inputs, and clean rows, noise, history; beside them a time for each step.
+    assert len(runner.held) == 2 * 3 + 3 + 3

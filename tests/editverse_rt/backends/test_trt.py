@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -184,14 +185,35 @@ def test_the_backend_asks_for_plans_and_for_a_stamp(
 # --- where there is no GPU --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_without_a_gpu_the_backend_says_what_to_install(bundle: Bundle, name: str) -> None:
+@pytest.fixture(params=["tensorrt", "tensorrt-rtx"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_module_that_is_not_installed(bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     (state,) = [state for state in list_backends() if state.name == name]
-    if state.available:
-        pytest.skip(f"there is a GPU here: `editverse-rt verify BUNDLE --backend {name}` tests the backend")
-    assert "install" in str(state.reason)
-    with pytest.raises(BackendError, match=f'backend "{name}" cannot be used'):
+    assert state.reason == f"{name} is not installed; pip install 'editverse-rt[{name}]'"
+    with pytest.raises(BackendError, match=f'backend "{name}" cannot be used: {name} is not installed'):
         select_backend(name, bundle)
+
+
+def test_a_module_without_a_gpu(
+    bundle: Bundle, name: str, fake_trt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module is not imported before there is a GPU for it: it is hundreds of megabytes."""
+    no_gpu = SimpleNamespace(cudaGetDeviceCount=lambda: (Status(100), 0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: fake_trt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", no_gpu)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)
+    (state,) = [state for state in list_backends() if state.name == name]
+    assert "cudaErrorNoDevice; the driver finds no NVIDIA GPU" in str(state.reason)
+    with pytest.raises(BackendError, match=f'backend "{name}" cannot be used: CUDA'):
+        select_backend(name, bundle)
+
+
+class Status(int):
+    name = "cudaErrorNoDevice"
 
 
 def test_doctor_names_both(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ endif
 
 # The tests are copied away, so that nothing can import the source tree in place of the wheel.
 test-wheel: wheel .venv-wheel/ready
-	.venv-wheel/bin/python -m pip install --quiet dist/editverse_rt-*.whl
+	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/editverse_rt-*.whl)[evaluate]"
 	.venv-wheel/bin/python -m pip install --quiet --force-reinstall --no-deps dist/editverse_rt-*.whl
 	@rm -rf build/wheel-tests && mkdir -p build/wheel-tests/tests
 	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/wheel-tests/tests/

@@ -45,7 +45,7 @@ demo: .venv-demo/ready
 	@test -x .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1 \
 	    || { rm -rf .venv; $(PYTHON) -m venv .venv; }
 	.venv/bin/python -m pip install --quiet $(TORCH)
-	.venv/bin/python -m pip install --quiet --editable '.[export,test]'
+	.venv/bin/python -m pip install --quiet --editable '.[evaluate,export,test]'
 	@touch $@
 
 test: lint typecheck test-source test-wheel test-native

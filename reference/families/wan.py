@@ -191,6 +191,14 @@ class MLP(nn.Module):
         return self.down(hidden)
 
 
+class CrossNorm(nn.LayerNorm):
+    """Layer norm in float32, whatever dtype its weights and its rows have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(torch.float32), self.bias.to(torch.float32)
+        return F.layer_norm(x.to(torch.float32), x.shape[-1:], weight, bias, self.eps).to(x.dtype)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention and feed-forward; the timestep modulates the first and the last."""
 
@@ -199,7 +207,7 @@ class Block(nn.Module):
         self.config = config
         self.attention = SelfAttention(config)
         self.cross = CrossAttention(config)
-        self.cross_norm = nn.LayerNorm(config.width, config.norm_eps) if config.cross_norm else nn.Identity()
+        self.cross_norm = CrossNorm(config.width, config.norm_eps) if config.cross_norm else nn.Identity()
         self.mlp = MLP(config.width, config.mlp_width, config.width, "gelu")
         self.modulation = nn.Parameter(torch.zeros(6, config.width))
 

@@ -8,7 +8,7 @@ Sources: JPEG (ITU-T T.81, annex B), PNG (third edition), WebP (RFC 9649), GIF89
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,21 +75,22 @@ def examine(data: bytes) -> Header:
     Damage is no error here: what cannot be found keeps its default, and the decoder has its say later.
     """
     start = bytes(data[:16])
-    for is_kind, read in (
-        (start.startswith(b"\xff\xd8\xff"), _jpeg),
-        (start.startswith(b"\x89PNG\r\n\x1a\n"), _png),
-        (start.startswith((b"GIF87a", b"GIF89a")), _gif),
-        (start[:4] == b"RIFF" and start[8:12] == b"WEBP", _webp),
-        (start.startswith(b"BM"), _bmp),
-        (start.startswith((b"II*\0", b"MM\0*")), _tiff),
-        (start.startswith(b"\0\0\1\0"), _ico),
-        (start[4:8] == b"ftyp", _heif),
-    ):
+    kinds: tuple[tuple[bool, Kind, Callable[[bytes], Header]], ...] = (
+        (start.startswith(b"\xff\xd8\xff"), "jpeg", _jpeg),
+        (start.startswith(b"\x89PNG\r\n\x1a\n"), "png", _png),
+        (start.startswith((b"GIF87a", b"GIF89a")), "gif", _gif),
+        (start[:4] == b"RIFF" and start[8:12] == b"WEBP", "webp", _webp),
+        (start.startswith(b"BM"), "bmp", _bmp),
+        (start.startswith((b"II*\0", b"MM\0*")), "tiff", _tiff),
+        (start.startswith(b"\0\0\1\0"), "ico", _ico),
+        (start[4:8] == b"ftyp", "container", _heif),
+    )
+    for is_kind, kind, read in kinds:
         if is_kind:
             try:
                 return read(data)
             except (struct.error, IndexError):
-                return Header("container")
+                return Header(kind, is_cut=True)
     return Header("container")
 
 

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from editverse_rt.media.headers import Header
-from editverse_rt.media.libav import MAX_SOURCE_AREA_PX
+from editverse_rt.media.libav import LIMITED_RANGE, MAX_SOURCE_AREA_PX
 from editverse_rt.media.pixels import EXIF_PLACEMENTS, Placement, frame_placement, joined
 
 __all__ = ["StreamSource", "TimedFrame"]
@@ -28,6 +28,9 @@ TimedFrame = tuple[float, float, VideoFrame]
 _SEEKABLE = ("mov", "matroska")
 # Elementary streams: no timestamps, and the rate that libav states is its own default.
 _WITHOUT_TIMES = {"h264", "hevc", "vvc", "obu", "m4v", "mpegvideo", "vc1", "cavsvideo", "dirac", "mjpeg"}
+# Codecs whose unsaid range is limited (ITU-T H.264, H.265 and H.266, annex E; AV1, 6.4.2). swscale takes it for
+# full where the picture is grey.
+_LIMITED_UNLESS_SAID = {"h264", "hevc", "vvc", "libdav1d", "av1", "vp9", "libvpx-vp9"}
 # FFmpeg's own decoders of VP8 and VP9 drop the transparency that a WebM has beside the picture.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Containers whose stated duration is of the video, and true.
@@ -184,7 +187,10 @@ class StreamSource:
 
     def _decoded(self, packet: Packet[Any], decoder: VideoCodecContext) -> Iterator[VideoFrame]:
         try:
-            yield from decoder.decode(packet)
+            for frame in decoder.decode(packet):
+                if frame.color_range == 0 and decoder.name in _LIMITED_UNLESS_SAID:
+                    frame.color_range = LIMITED_RANGE
+                yield frame
         except EOFError:
             return
         except av.FFmpegError:

@@ -21,6 +21,7 @@ from editverse_rt.media.libav import (
     BT709,
     EXACT,
     FULL_RANGE,
+    LIMITED_RANGE,
     UNSPECIFIED,
     frame_from_rgb,
     resized,
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 _HD_LINES = 720
+# swscale takes every grey picture for one of full range.
+_FULL_OF_LIMITED = np.clip(((np.arange(256) - 16) * 255 + 109) // 219, 0, 255).astype(np.uint8)
 
 
 class Placement(NamedTuple):
@@ -96,11 +99,14 @@ def picture_from_frame(
         frame = over_white(frame)
     is_unnamed_hd = frame.colorspace == UNSPECIFIED and lines >= _HD_LINES and not is_image
     matrix = BT709 if is_unnamed_hd else None
-    if mapping is None:
+    shrinks = size[0] < frame.height or size[1] < frame.width
+    flags = EXACT | (AREA if shrinks else BICUBIC)
+    if frame.format.name.startswith("gray") and frame.color_range == LIMITED_RANGE:
+        grey = frame.reformat(size[1], size[0], "gray", interpolation=flags, threads=1).to_ndarray()
+        picture = _FULL_OF_LIMITED[grey][..., None].repeat(3, axis=2)
+    elif mapping is None:
         picture = rgb_array(resized(frame, *size, matrix))
     else:
-        shrinks = size[0] < frame.height or size[1] < frame.width
-        flags = EXACT | (AREA if shrinks else BICUBIC)
         deep = frame.reformat(size[1], size[0], "rgb48le", matrix, interpolation=flags, threads=1)
         picture = _mapped(np.asarray(deep.to_ndarray()), *mapping)
     return place(picture, placement)

@@ -28,8 +28,7 @@ TimedFrame = tuple[float, float, VideoFrame]
 _SEEKABLE = ("mov", "matroska")
 # Elementary streams: no timestamps, and the rate that libav states is its own default.
 _WITHOUT_TIMES = {"h264", "hevc", "vvc", "obu", "m4v", "mpegvideo", "vc1", "cavsvideo", "dirac", "mjpeg"}
-# Codecs whose unsaid range is limited (ITU-T H.264, H.265 and H.266, annex E; AV1, 6.4.2). swscale takes it for
-# full where the picture is grey.
+# Codecs whose unsaid range is limited (ITU-T H.264, H.265 and H.266, annex E; AV1, 6.4.2).
 _LIMITED_UNLESS_SAID = {"h264", "hevc", "vvc", "libdav1d", "av1", "vp9", "libvpx-vp9"}
 # FFmpeg's own decoders of VP8 and VP9 drop the transparency that a WebM has beside the picture.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}

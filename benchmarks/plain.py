@@ -66,7 +66,8 @@ def export_plain(
     for weights in partial.glob("*.weights"):
         weights.unlink()
     made = {**source.spec.made, "attention": "plain", "opset": OPSET}
-    spec = dataclasses.replace(source.spec, files=file_specs(partial), made=made)
+    can = dataclasses.replace(source.spec.capabilities, attention="inline")
+    spec = dataclasses.replace(source.spec, files=file_specs(partial), capabilities=can, made=made)
     write_bundle_json(partial, spec)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

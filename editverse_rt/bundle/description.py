@@ -56,7 +56,12 @@ def json_from_spec(spec: BundleSpec) -> dict[str, object]:
                 "graph": schedule.graph,
                 "guidance_scale": schedule.guidance_scale,
                 "options": schedule.options,
-                "table": asdict(schedule.table),
+                "table": {
+                    "timesteps": list(schedule.table.timesteps),
+                    "guidance": list(schedule.table.guidance),
+                    "matrices": [[list(row) for row in matrix] for matrix in schedule.table.matrices],
+                    "experts": list(schedule.table.experts),
+                },
             }
             for name, schedule in spec.schedules.items()
         },
@@ -140,8 +145,13 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
     states = 1 + int(history)
     for name, schedule in spec.schedules.items():
         where = f"schedules.{name}"
-        if schedule.graph not in spec.graphs:
-            fields.refuse(f"{where}.graph", schedule.graph, f"one of the graphs {', '.join(spec.graphs)}")
+        graphs = [graph for graph in spec.graphs if graph.startswith("schedule_")]
+        if schedule.graph not in graphs:
+            fields.refuse(f"{where}.graph", schedule.graph, f"one of the graphs {', '.join(graphs)}")
+        inputs = {tensor.name for tensor in spec.graphs[schedule.graph].inputs}
+        options = sorted(inputs - {"num_steps", "guidance_scale"})
+        if sorted(schedule.options) != options:
+            fields.refuse(f"{where}.options", sorted(schedule.options), f"values of {', '.join(options)}")
         sizes = {(len(matrix), *{len(row) for row in matrix}) for matrix in schedule.table.matrices}
         if sizes != {(states, states + 1)}:
             expected = f"matrices of {states} rows of {states + 1} numbers, as the graph solver_step takes"

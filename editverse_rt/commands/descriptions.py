@@ -23,9 +23,11 @@ def describe_bundle(facts: dict[str, Any]) -> list[str]:
     ]
     for name, schedule in facts["schedules"].items():
         mark = " (default)" if name == facts["default_schedule"] else ""
-        steps = len(schedule["timesteps"])
-        evaluations = steps + sum(scale != 1 for scale in schedule["guidance_scale"])
-        line = f"  schedule     {name}{mark}: {schedule['kind']}, {steps} steps, {evaluations} evaluations"
+        table = schedule["table"]
+        steps = len(table["timesteps"])
+        evaluations = steps + sum(scale != 1 for scale in table["guidance"])
+        solver = schedule["graph"].removeprefix("schedule_")
+        line = f"  schedule     {name}{mark}: {solver}, {steps} steps, {evaluations} evaluations"
         lines.append(line + describe_measured(quality, name))
     lines += [f"  graph        {name}: {graph['file']}" for name, graph in facts["graphs"].items()]
     if quality:

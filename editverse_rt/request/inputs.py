@@ -71,16 +71,19 @@ class ExaminedInputs:
             shapes[name] = (frames, *self.sizes[name])
         return shapes
 
-    def rate_for(self, name: str) -> float | None:
+    def rate_for(self, name: str, main_fps: float | None = None) -> float | None:
         """The rate to sample a video at, None for frame by frame.
 
+        main_fps: the rate that main was read at, once it was; before that, what its file says of itself.
         Videos of main's own rate go frame by frame, as main does: on a variable frame rate, sampling by time
         would pair other frames of a mask with those of its video.
         """
         if name == self.main or self.request.fps is not None:
             return self.request.fps
         own, main = self.media[name].fps, self.media[self.names[0]].fps
-        return None if own and main and math.isclose(own, main, rel_tol=1e-3) else self.fps
+        return (
+            None if own and main and math.isclose(own, main, rel_tol=1e-3) else main_fps or main or self.fps
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +155,7 @@ def read_inputs(examined: ExaminedInputs) -> Footage:
             continue
         # Where main's frames are not evenly spaced, a video of another rate is sampled at their times.
         moments_s = times_s[:-1] if times_s is not None else None
-        clip = _read(examined, name, num_frames, examined.rate_for(name), request.start_s, moments_s)
+        clip = _read(examined, name, num_frames, examined.rate_for(name, fps), request.start_s, moments_s)
         kept = geometry.round_frames(len(clip.frames))
         clips[name] = clip.frames[:kept]
         notices.extend(f"{name}: {line}" for line in clip.notices)

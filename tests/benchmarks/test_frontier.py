@@ -89,16 +89,16 @@ def test_a_bundle_may_be_held_to_another(tmp_path: Path):
 def test_the_named_schedules_and_their_quality_go_into_the_bundle(tmp_path: Path):
     folder = tmp_path / "nano"
     shutil.copytree(load_bundle("nano").root, folder)
-    guidance = load_bundle("nano").spec.schedules["paper"].guidance_scale[0]
+    guidance = load_bundle("nano").spec.schedules["paper"].guidance_scale
     paper = PAPER | {"settings": ScheduleSettings.from_label("euler-50", guidance).to_json()}
-    rows = [paper, row("unipc2-8 guided 0-0.5", 12, 0.8, 31.0)]
-    frontier.write_named(load_bundle(folder), rows, {"paper": "euler-50", "fast": "unipc2-8 guided 0-0.5"})
+    rows = [paper, row("ab3-8 guided 0-0.5", 12, 0.8, 31.0)]
+    frontier.write_named(load_bundle(folder), rows, {"paper": "euler-50", "fast": "ab3-8 guided 0-0.5"})
     spec = load_bundle(folder).spec
     assert list(spec.schedules) == ["paper", "fast"]
-    assert spec.schedules["fast"] == build_schedule("fast", ScheduleSettings("unipc2", 8, guided_until=0.5))
+    assert spec.schedules["fast"] == build_schedule("fast", ScheduleSettings("ab3", 8, guided_until=0.5))
     assert spec.schedules["paper"] == load_bundle("nano").spec.schedules["paper"]
     measured: Any = spec.quality["schedules"]
-    assert measured["fast"]["settings"] == "unipc2-8 guided 0-0.5"
+    assert measured["fast"]["settings"] == "ab3-8 guided 0-0.5"
     assert measured["fast"]["success_rate"] == 0.8
     assert spec.quality["success_rate"] == load_bundle("nano").spec.quality["success_rate"]
 

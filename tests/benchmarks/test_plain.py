@@ -28,6 +28,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_plain_export_is_a_bundle_without_nodes_of_this_project(plain: Path):
     bundle = load_bundle(plain)
     assert bundle.spec.made["attention"] == "plain"
+    assert bundle.spec.capabilities.attention == "inline"
     model = onnx.load(bundle.graph_path("transformer"), load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""}
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [OPSET]

@@ -69,8 +69,8 @@ def test_both_branches_are_laid_out_by_the_rules(pipeline: Pipeline, runner: Any
     assert len(cond["text"]) == sum(counts) + 1
     assert uncond["text"].shape == (0, 6)
     assert runner.inputs_of("text_encoder")[0]["ids"][-1] == 1
-    assert result.plan.main == "video1"
-    assert result.plan.sources == {"video1": (5, 48, 64), "image1": (1, 48, 64)}
+    assert result.laid_out.main == "video1"
+    assert result.laid_out.sources == {"video1": (5, 48, 64), "image1": (1, 48, 64)}
 
 
 def test_clean_rows_stand_in_the_order_of_the_instruction(
@@ -90,7 +90,10 @@ def test_the_schedule_is_the_bundles(pipeline: Pipeline, runner: Any) -> None:
     runner.calls.clear()
     pipeline("A yellow ring", num_inference_steps=2, guidance_scale=3)
     assert [float(i["timestep"]) for i in runner.inputs_of("transformer")[::2]] == [0.0, 0.5]
-    assert [i["coefficients"].tolist() for i in runner.inputs_of("solver_step")] == [[0.5, 0, 0]] * 2
+    # Another number of steps comes from the bundle's graph, and this is Euler's: x + v / 2.
+    assert runner.count("schedule_euler") == 1
+    euler = [[1, 0, 0, 0.5], [0, 0, 0, 1], [0, 1, 0, 0]]
+    assert [i["matrix"].tolist() for i in runner.inputs_of("solver_step")] == [euler] * 2
     assert [float(i["guidance"]) for i in runner.inputs_of("solver_step")] == [3.0] * 2
 
 
@@ -107,13 +110,14 @@ def test_guidance_within_an_interval_and_earlier_velocities(pipeline: Pipeline, 
     assert [len(i["text"]) > 0 for i in runner.inputs_of("transformer")] == [True, True, False, True]
     steps = runner.inputs_of("solver_step")
     assert [float(i["guidance"]) for i in steps] == [1.0, 2.0, 1.0]
-    assert not steps[0]["velocity_prev1"].any()
-    assert not steps[0]["velocity_prev2"].any()
-    np.testing.assert_array_equal(steps[1]["velocity_prev1"], steps[0]["velocity_cond"])
-    assert not steps[1]["velocity_prev2"].any()
-    np.testing.assert_array_equal(steps[2]["velocity_prev2"], steps[0]["velocity_cond"])
-    np.testing.assert_array_equal(steps[2]["velocity_prev1"], runner.solver_step(**steps[1])["velocity"])
-    assert steps[2]["coefficients"].tolist() == [0.75, -0.5, 0.25]
+    assert steps[0]["history"].shape == (2, *steps[0]["sample"].shape)
+    assert not steps[0]["history"].any()
+    np.testing.assert_array_equal(steps[1]["history"][0], steps[0]["velocity_cond"])
+    assert not steps[1]["history"][1].any()
+    guided = steps[1]["velocity_uncond"] + 2 * (steps[1]["velocity_cond"] - steps[1]["velocity_uncond"])
+    np.testing.assert_allclose(steps[2]["history"][0], guided, rtol=1e-6)
+    np.testing.assert_array_equal(steps[2]["history"][1], steps[0]["velocity_cond"])
+    assert steps[2]["matrix"].tolist() == [[1, -0.5, 0.25, 0.75], [0, 0, 0, 1], [0, 1, 0, 0]]
 
 
 def test_the_seed_reaches_the_noise(pipeline: Pipeline, runner: Any) -> None:

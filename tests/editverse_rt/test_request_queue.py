@@ -15,6 +15,7 @@ import pytest
 
 from editverse_rt import (
     BackendError,
+    EditRequest,
     MediaError,
     Pipeline,
     QueueFull,
@@ -93,7 +94,9 @@ def test_requests_at_once_get_what_each_gets_alone(pipeline: Pipeline, blocky_cl
             np.testing.assert_array_equal(found.frames, expected.frames)
             assert found.notices == expected.notices
             assert (
-                handle.num_steps_done == handle.num_inference_steps == found.plan.schedule.num_inference_steps
+                handle.num_steps_done
+                == handle.num_inference_steps
+                == found.laid_out.schedule.num_inference_steps
             )
     assert queue.num_waiting == queue.num_running == 0
 
@@ -234,7 +237,7 @@ def bytes_of(pipeline: Pipeline, blocky_clip: Any) -> Callable[[int], tuple[int,
     """What an edit of so many frames takes: of weights, and beside them."""
 
     def estimate(num_frames: int) -> tuple[int, int]:
-        request = pipeline.prepare(PROMPT, video1=blocky_clip(num_frames))
+        request = pipeline.prepare(EditRequest(PROMPT, {"video1": blocky_clip(num_frames)}))
         found = estimate_work(pipeline.bundle.spec, request.expected_work)
         return found.weight_bytes, found.peak_bytes - found.weight_bytes
 

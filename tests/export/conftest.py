@@ -56,6 +56,7 @@ def plugin_bundle(
     transformer = export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "plugin")
     ir.save(transformer, folder / "transformer.onnx")
     spec = load_bundle(bundle_folder).spec
-    written = replace(spec, files=file_specs(folder), made={**spec.made, "attention": "plugin"})
+    can = replace(spec.capabilities, attention="plugin")
+    written = replace(spec, files=file_specs(folder), capabilities=can)
     write_bundle_json(folder, written)
     return load_bundle(folder)

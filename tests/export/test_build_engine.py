@@ -301,7 +301,7 @@ def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("facts", "said"),
     [
         (
             {"weights": "int8"},
@@ -311,7 +311,7 @@ def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.Captur
     ],
 )
 def test_a_bundle_that_is_not_the_models_own_is_refused_in_one_line(
-    made: dict[str, object],
+    facts: dict[str, Any],
     said: str,
     nano: Bundle,
     order: Order,
@@ -320,7 +320,7 @@ def test_a_bundle_that_is_not_the_models_own_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    copy = Bundle(nano.root, replace(nano.spec, made={**nano.spec.made, **made}))
+    copy = Bundle(nano.root, replace(nano.spec, capabilities=replace(nano.spec.capabilities, **facts)))
     monkeypatch.setattr(build_engine, "load_bundle", lambda _: copy)
     for dry in ([], ["--dry-run"]):
         assert main(["nano-int8", "--target", "l4", "--output", str(tmp_path), *dry]) == 2
@@ -335,7 +335,8 @@ def test_a_bundle_that_is_not_the_models_own_is_refused_in_one_line(
 
 
 def test_a_bfloat16_bundle_is_built_in_bfloat16_alone(nano: Bundle, order: Order, tmp_path: Path) -> None:
-    narrow = Bundle(nano.root, replace(nano.spec, made={**nano.spec.made, "dtype": "bfloat16"}))
+    can = replace(nano.spec.capabilities, dtype="bfloat16")
+    narrow = Bundle(nano.root, replace(nano.spec, capabilities=can))
     wanted = replace(order, graphs=("transformer",), precision={**order.precision, "transformer": "fp16"})
     with pytest.raises(Exception, match="--dtype float32"):
         build_engines(narrow, wanted, tmp_path, Builder("tensorrt-rtx"))

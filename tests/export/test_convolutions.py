@@ -123,7 +123,7 @@ def test_what_cannot_be_unrolled_is_refused(frames: int | str, more: dict, messa
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
 def test_threads_change_no_byte_of_a_vae_that_goes_frame_by_frame(bundle_folder: Path, half: str):
     bundle = load_bundle(bundle_folder)
-    assert bundle.spec.made["convolutions"] == "frames"
+    assert bundle.spec.capabilities.convolutions == "frames"
     geometry = bundle.spec.geometry
     side, rng = geometry.size_multiple, np.random.default_rng(0)
     given = {

@@ -38,7 +38,7 @@ def run(bundle: Bundle, graph: str, inputs: dict[str, Any]) -> np.ndarray:
 
 
 def test_named_graphs_round_and_the_others_do_not(bundle: Bundle, emulated: Bundle) -> None:
-    assert emulated.spec.made["emulates"] == ROUNDED
+    assert emulated.spec.capabilities.emulates == ROUNDED
     assert emulated.spec.quality == {}
     for graph in ("transformer", "text_encoder", "solver_step", "vae_decoder_first"):
         inputs = sample_inputs(bundle, graph)
@@ -73,7 +73,8 @@ def test_a_bundle_for_the_plugin_is_emulated_too(
 
 
 def test_what_cannot_be_emulated_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    narrow = Bundle(bundle.root, replace(bundle.spec, made={**bundle.spec.made, "dtype": "bfloat16"}))
+    can = replace(bundle.spec.capabilities, dtype="bfloat16")
+    narrow = Bundle(bundle.root, replace(bundle.spec, capabilities=can))
     with pytest.raises(RequestError, match="is bfloat16; export it with --dtype float32"):
         emulate_bundle(narrow, ROUNDED, tmp_path / "new")
     (tmp_path / "file").write_text("here")
@@ -97,8 +98,12 @@ def test_the_command_line(bundle: Bundle, tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "out"
     assert main([str(bundle.root), str(out), "--target", "l4"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    made: Any = load_bundle(out).spec.made["emulates"]
-    assert (made["transformer"], made["vae_decoder_next"], made["solver_step"]) == ("bf16", "fp32", "fp32")
+    emulates = load_bundle(out).spec.capabilities.emulates
+    assert (emulates["transformer"], emulates["vae_decoder_next"], emulates["solver_step"]) == (
+        "bf16",
+        "fp32",
+        "fp32",
+    )
     for argv, said in (
         ([str(bundle.root), str(out), "--target", "l4"], "not empty"),
         (["absent", str(tmp_path / "a"), "--target", "l4"], "no such folder"),

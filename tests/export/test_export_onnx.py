@@ -14,13 +14,18 @@ import torch
 from editverse_rt.bundle.manifest import load_bundle
 from export import export_onnx, lower
 from export.export_onnx import export_bundle, export_graph
-from export.graphs import GRAPH_NAMES, build_graphs
+from export.graphs import build_graphs
 from export.weights import MIN_MOVED_BYTES
 from reference.checkpoint import Checkpoint, load_checkpoint
 
+GRAPH_NAMES = (
+    *("text_encoder", "vae_encoder_first", "vae_encoder_next", "solver_step", "noise"),
+    *("vae_decoder_first", "vae_decoder_next", "transformer", "schedule_euler", "schedule_ab2"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 ELEMENT_TYPES = {
     "float32": onnx.TensorProto.FLOAT,
+    "float64": onnx.TensorProto.DOUBLE,
     "int64": onnx.TensorProto.INT64,
     "uint8": onnx.TensorProto.UINT8,
 }
@@ -31,11 +36,12 @@ def test_a_bundle_loads_and_says_what_it_is(bundle_folder: Path, checkpoint: Che
     assert spec.name == "tiny"
     assert tuple(spec.graphs) == GRAPH_NAMES
     assert spec.quality == {"success_rate": 0.5, "edits": 2}
-    assert spec.made["attention"] == "fused"
-    assert spec.made["dtype"] == "float32"
+    assert (spec.family, spec.conditioning, spec.unconditional) == ("editverse", "interleaved", "drop_text")
+    assert spec.capabilities.attention == "fused"
+    assert spec.capabilities.dtype == "float32"
     assert "date" not in spec.made
     schedule = spec.schedules[spec.default_schedule]
-    assert schedule.kind == "euler"
+    assert schedule.graph == "schedule_euler"
     assert schedule.num_inference_steps == checkpoint.scheduler["num_inference_steps"]
     assert list(spec.schedules) == ["paper", "balanced", "fast"]
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(bundle_folder / spec.tokenizer.file))

@@ -85,7 +85,7 @@ def test_other_products_are_left_and_none_at_all_is_refused(attributes: dict):
 def test_a_bundle_in_integers_edits_and_says_what_it_is(tmp_path: Path):
     folder = quantize_bundle("nano", tmp_path / "nano-int8")
     spec, exact = load_bundle(folder).spec, load_bundle("nano").spec
-    assert spec.made["weights"] == "int8"
+    assert spec.capabilities.weights == "int8"
     assert (spec.name, spec.quality) == ("nano-int8", {})
     assert spec.schedules == exact.schedules
     transformers = [next(f for f in s.files if f.path == "transformer.onnx").num_bytes for s in (spec, exact)]

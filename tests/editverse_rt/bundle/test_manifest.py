@@ -91,8 +91,14 @@ def test_a_shipped_name_wins_over_a_folder_of_that_name(
 
 
 def test_a_newer_format_is_refused_before_anything_else(fake_bundle: Any) -> None:
-    (fake_bundle.root / "bundle.json").write_text('{"format_version": 2, "what": "ever"}')
-    with pytest.raises(BundleError, match=r"format_version is 2, made by a newer version .* upgrade"):
+    (fake_bundle.root / "bundle.json").write_text('{"format_version": 3, "what": "ever"}')
+    with pytest.raises(BundleError, match=r"format_version is 3, made by a newer version .* upgrade"):
+        load_bundle(fake_bundle.root)
+
+
+def test_an_older_format_is_refused_with_the_way_to_convert_it(fake_bundle: Any) -> None:
+    (fake_bundle.root / "bundle.json").write_text('{"format_version": 1, "what": "ever"}')
+    with pytest.raises(BundleError, match=r"format_version is 1, made by an older .* export.convert_bundle"):
         load_bundle(fake_bundle.root)
 
 
@@ -112,13 +118,17 @@ def test_json_that_is_not_utf8(fake_bundle: Any) -> None:
         load_bundle(fake_bundle.root)
 
 
+FREE = ("model", "made", "quality", "emulates")
+"""Objects whose fields are not the format's own."""
+
+
 def iterate_fields(value: Any, prefix: str = "") -> list[str]:
     """Every field that the format knows; the free objects count as one each."""
     fields = []
     for name, child in value.items():
         path = f"{prefix}{name}"
         fields.append(path)
-        if name in ("model", "made", "quality"):
+        if name in FREE:
             continue
         if isinstance(child, dict):
             fields += iterate_fields(child, f"{path}/")
@@ -130,16 +140,24 @@ def iterate_fields(value: Any, prefix: str = "") -> list[str]:
 # Every field of the format is tried, and the table must not shrink unnoticed.
 FIELDS = [
     *("format_version", "name", "model", "geometry", "tokenizer", "graphs", "schedules", "default_schedule"),
+    *("family", "conditioning", "unconditional", "default_negative_prompt", "capabilities"),
+    *(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt", "attention")),
+    *(f"capabilities/{name}" for name in ("convolutions", "dtype", "weights", "emulates")),
     *("files", "made", "quality", "files/0/path", "files/0/num_bytes", "files/0/sha256"),
     *(f"tokenizer/{name}" for name in ("file", "eos_id", "max_tokens")),
     *(f"geometry/{name}" for name in ("temporal_ratio", "spatial_ratio", "patch_size", "patch_dim")),
+    "geometry/clean_dim",
     *(f"geometry/{name}" for name in ("min_area_px", "max_area_px", "max_side_px", "max_frames")),
     *(f"geometry/{name}" for name in ("default_height_px", "default_width_px", "default_frames")),
     "geometry/default_fps",
-    *(f"schedules/paper/{name}" for name in ("kind", "timesteps", "coefficients", "guidance_scale")),
+    *(f"schedules/paper/{name}" for name in ("graph", "guidance_scale", "options", "table")),
+    *(f"schedules/paper/table/{name}" for name in ("timesteps", "guidance", "matrices", "experts")),
     *(f"graphs/noise/{name}" for name in ("file", "inputs", "outputs")),
     *(f"graphs/noise/inputs/0/{name}" for name in ("name", "dtype", "shape")),
 ]
+
+
+BOOLEANS = tuple(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt"))
 
 
 def test_the_fields_tried_are_those_of_the_format(fake_bundle: Any) -> None:
@@ -165,7 +183,13 @@ def test_a_field_of_a_wrong_type_is_named(fake_template: Any, field: str) -> Non
     for wrong in (None, True, -1, 1.5, "", [[]], [None], {"": 0}):
         if wrong == 1.5 and field == "geometry/default_fps":
             continue
-        if isinstance(wrong, dict) and field in ("model", "made", "quality"):
+        if isinstance(wrong, dict) and field.split("/")[-1] in FREE:
+            continue
+        if isinstance(wrong, bool) and field in BOOLEANS:
+            continue
+        if wrong == "" and field == "default_negative_prompt":
+            continue
+        if wrong == 1.5 and field == "schedules/paper/guidance_scale":
             continue
         value = json.loads(json.dumps(json_from_spec(fake_template.spec)))
         set_field(value, field, wrong)
@@ -189,6 +213,9 @@ def test_a_field_that_the_format_does_not_know_is_refused(fake_template: Any, fi
         spec_from_json(value)
 
 
+EULER = [[1, 0, 0, 0.25], [0, 0, 0, 1], [0, 1, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("field", "wrong", "expected"),
     [
@@ -198,25 +225,44 @@ def test_a_field_that_the_format_does_not_know_is_refused(fake_template: Any, fi
         ("geometry/max_frames", 8, r"1 \+ 4 \* k"),
         ("geometry/default_frames", 13, "up to max_frames"),
         ("default_schedule", "fast", "one of paper, interval"),
-        ("schedules/paper/kind", "heun", "euler"),
-        ("schedules/paper/timesteps", [0.0, 0.5, 0.5, 0.75], "each above"),
-        ("schedules/paper/timesteps", [0.0, 0.25, 0.5, 1.0], "each above"),
-        ("schedules/paper/timesteps", [], "each above"),
-        ("schedules/paper/coefficients", [[0.25, 0, 0]] * 3, "4 rows of 3"),
-        ("schedules/paper/coefficients", [[0.25, 0]] * 4, "4 rows of 3"),
-        ("schedules/paper/guidance_scale", [5.0], "4 numbers"),
-        ("schedules/paper/guidance_scale", [5.0, 5.0, -1.0, 5.0], "4 numbers"),
+        ("family", "vase", "one of editverse"),
+        ("conditioning", "adapter", "interleaved"),
+        ("unconditional", "zeros", "drop_text"),
+        ("capabilities/attention", "flash", "inline"),
+        ("capabilities/dtype", "float8", "bfloat16"),
+        ("schedules/paper/graph", "schedule_heun", "one of the graphs"),
+        ("schedules/paper/graph", "", "schedules.paper.graph"),
+        ("schedules/paper/guidance_scale", -1.0, "at least 0"),
+        ("schedules/paper/graph", "noise", "one of the graphs schedule_euler"),
+        ("schedules/paper/options", {"shift": "1"}, "options.shift"),
+        ("schedules/paper/options", {"shift": 1}, "values of guided_from, guided_until, shift"),
+        ("schedules/paper/table/timesteps", [0.0, 0.5, 0.4, 0.75], "none below the one before"),
+        ("schedules/paper/table/timesteps", [0.0, 0.25, 0.5, 1.0], r"times in \[0, 1\)"),
+        ("schedules/paper/table/timesteps", [], r"times in \[0, 1\)"),
+        ("schedules/paper/table/matrices", [EULER] * 3, "4, one for each of the timesteps"),
+        ("schedules/paper/table/matrices", [EULER[:2]] * 4, "matrices of 3 rows of 4 numbers"),
+        ("schedules/paper/table/matrices", [[row[:3] for row in EULER]] * 4, "matrices of 3 rows of 4 num"),
+        ("schedules/paper/table/matrices", [[*EULER[:2], EULER[2][:3]]] * 4, "matrices of 3 rows of 4 num"),
+        ("schedules/paper/table/guidance", [5.0], "4, one for each of the timesteps"),
+        ("schedules/paper/table/guidance", [5.0, 5.0, -1.0, 5.0], "numbers of at least 0"),
+        ("schedules/paper/table/experts", [0, 0, 0], "4, one for each of the timesteps"),
+        ("schedules/paper/table/experts", [0, 0, 2, 0], "0 or 1 for each step"),
+        ("schedules/paper/table/experts", [0, 0, 0.5, 0], "0 or 1 for each step"),
         ("files/0/sha256", "A" * 64, "lower-case"),
         ("tokenizer/file", "other.model", "list of files"),
         ("graphs/noise/file", "noise.onnx", "list of files"),
         ("graphs/noise/inputs/0/dtype", "float32", "seed int64"),
         ("graphs/noise/inputs/0/name", "sede", "seed int64"),
-        ("graphs/transformer/inputs/4/shape", ["L", 3], "positions int64 L 4"),
-        ("graphs/transformer/inputs/1/shape", ["Lc", 48], "clean float32 Lc P"),
-        ("graphs/transformer/inputs/1/shape", [256, 64], "clean float32 Lc P"),
+        ("graphs/transformer/inputs/4/shape", ["L", 3], r"positions int64 \['L', 4\]"),
+        ("graphs/transformer/inputs/1/shape", ["Lc", 48], r"clean float32 \['Lc', 64\]"),
+        ("graphs/transformer/inputs/1/shape", [256, 64], r"clean float32 \['Lc', 64\]"),
         ("graphs/transformer/inputs/0/shape", ["Lt", "Dt"], "last axis is a whole number"),
-        ("graphs/text_encoder/outputs/0/shape", ["Lt", 7], "text float32 Lt Dt"),
-        ("graphs/vae_encoder_next/inputs/0/shape", [2, "H", "W", 3], "frames uint8 r H W 3"),
+        ("graphs/text_encoder/outputs/0/shape", ["Lt", 7], r"text float32 \['Lt', 6\]"),
+        (
+            "graphs/vae_encoder_next/inputs/0/shape",
+            [2, "H", "W", 3],
+            r"frames uint8 \[4, '16\*h', '16\*w', 3\]",
+        ),
         ("graphs/vae_encoder_next/inputs/1/dtype", "float16", "caches"),
         ("graphs/vae_encoder_next/inputs/1/name", "cache_7", "cache_0, cache_1"),
         ("graphs/vae_decoder_first/outputs/2/name", "next_cache_2", "next_cache_0, next_cache_1"),

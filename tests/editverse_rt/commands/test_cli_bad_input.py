@@ -341,8 +341,8 @@ def test_bundle_with_a_link_that_leaves_it(refuse: Refuse, bundle: Path, tmp_pat
 
 
 def test_bundle_of_a_newer_format(refuse: Refuse, bundle: Path, out: Path) -> None:
-    edit_json(bundle, r'"format_version":\s*1\b', '"format_version": 2')
-    generate(refuse, bundle, out, "format_version is 2.*up to 1.*upgrade")
+    edit_json(bundle, r'"format_version":\s*2\b', '"format_version": 3')
+    generate(refuse, bundle, out, "format_version is 3.*up to 2.*upgrade")
 
 
 def test_bundle_json_that_is_no_json(refuse: Refuse, bundle: Path, out: Path) -> None:

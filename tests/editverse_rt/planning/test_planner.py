@@ -68,21 +68,23 @@ def large(nano: BundleSpec) -> BundleSpec:
 
 def edit_work(spec: BundleSpec, frames: int = 81, size: tuple[int, int] = (320, 576)) -> Work:
     shape = (frames, *size)
-    return Work(512, (shape,), shape, spec.schedules[spec.default_schedule])
+    schedule = spec.schedules[spec.default_schedule]
+    guided = schedule.table.num_evaluations - schedule.num_inference_steps
+    return Work(512, (shape,), shape, schedule.num_inference_steps, guided)
 
 
 def test_tokens_and_calls_are_those_of_the_request(nano: BundleSpec) -> None:
-    schedule = nano.schedules[nano.default_schedule].with_steps(10)
     side = nano.geometry.size_multiple
-    work = Work(12, ((9, 4 * side, 4 * side), (1, 2 * side, 3 * side)), (17, 3 * side, 5 * side), schedule)
+    work = Work(12, ((9, 4 * side, 4 * side), (1, 2 * side, 3 * side)), (17, 3 * side, 5 * side), 10, 6)
     estimate = estimate_work(nano, work)
     # 3 latent frames of 16 and one of 6; 5 of 15; three pairs of marks.
     assert estimate.tokens == Tokens(text=12, clean=54, noisy=75, total=12 + 54 + 75 + 6)
     assert estimate.tokens_uncond == Tokens(text=0, clean=54, noisy=75, total=54 + 75 + 6)
     calls = {stage.name: stage.calls for stage in estimate.stages}
-    assert calls["transformer"] == calls["transformer, unconditional"] == calls["solver_step"] == 10
+    assert calls["transformer"] == calls["solver_step"] == 10
+    assert calls["transformer, unconditional"] == 6
     assert (calls["vae_encoder"], calls["vae_decoder"]) == (4, 5)
-    plain = estimate_work(nano, replace(work, schedule=schedule.with_guidance(1.0)))
+    plain = estimate_work(nano, replace(work, num_guided=0))
     assert "transformer, unconditional" not in {stage.name for stage in plain.stages}
     # The whole is its parts.
     one = cost_transformer(nano, estimate.tokens, "fp32", holds_scores=False).flops

@@ -144,9 +144,9 @@ def test_plans_get_their_stamp_only_when_they_come_close(
     assert {edit.task for edit in found.edits} == {"video", "image", "both"}
 
 
-@pytest.mark.parametrize("made", [{"attention": "plugin"}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("facts", [{"attention": "plugin"}, {"dtype": "bfloat16"}])
 def test_a_bundle_that_ort_cpu_cannot_run_is_held_to_another_export(
-    made: dict[str, object],
+    facts: dict[str, Any],
     fake_bundle: Bundle,
     judged: Bundle,
     engines: EngineSet,
@@ -154,7 +154,8 @@ def test_a_bundle_that_ort_cpu_cannot_run_is_held_to_another_export(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = play(lambda number, source: TARGET, lambda number, source: TARGET)
-    special = Bundle(fake_bundle.root, replace(judged.spec, made={**judged.spec.made, **made}, files=()))
+    can = replace(judged.spec.capabilities, **facts)
+    special = Bundle(fake_bundle.root, replace(judged.spec, capabilities=can, files=()))
     bundles = {"special": special, "standard": judged}
     monkeypatch.setattr(verify, "load_bundle", lambda name: bundles[name])
     with pytest.raises(RequestError, match=r"ort-cpu cannot run .* name that bundle with --reference"):
@@ -173,11 +174,11 @@ def test_a_reference_of_another_model_is_refused(
 ) -> None:
     asked = play(lambda number, source: TARGET, lambda number, source: TARGET)
     name = judged.spec.default_schedule
-    timesteps = judged.spec.schedules[name].timesteps[::2]
+    table = judged.spec.schedules["interval"].table
     changes: dict[str, Any] = {
         "model": {**judged.spec.model, "parameters": 1},
         "geometry": replace(judged.spec.geometry, default_fps=7.0),
-        "schedules": {name: replace(judged.spec.schedules[name], timesteps=timesteps)},
+        "schedules": {name: judged.spec.schedules[name].with_table(table)},
     }
     (field,) = (field for field in changes if field.startswith(part))
     other = Bundle(judged.root, replace(judged.spec, **{field: changes[field]}))

@@ -155,7 +155,9 @@ class ScheduleGraph(nn.Module):
             sigma_at("uniform", index + (begin + d), steps, shift) for d in (-2.0, -1.0, 0.0, 1.0)
         )
         matrices = step_matrices(self.solver, index, steps - begin, before2, before, now, after)
-        times = 1 - now
+        # Not 1 - sigma, whose rounding would put a step that begins at guided_from before it.
+        at = (index + begin) / steps
+        times = at / (1 + (shift - 1) * (1 - at))
         is_guided = (times >= guided_from) & (times < guided_until)
         guidance = torch.where(is_guided, guidance_scale, torch.ones_like(times))
         experts = torch.zeros_like(times, dtype=torch.int64)

@@ -57,6 +57,7 @@ def json_from_spec(spec: BundleSpec) -> dict[str, object]:
                 "guidance_scale": schedule.guidance_scale,
                 "options": schedule.options,
                 "table": {
+                    "times": list(schedule.table.times),
                     "timesteps": list(schedule.table.timesteps),
                     "guidance": list(schedule.table.guidance),
                     "matrices": [[list(row) for row in matrix] for matrix in schedule.table.matrices],
@@ -149,9 +150,13 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
         if schedule.graph not in graphs:
             fields.refuse(f"{where}.graph", schedule.graph, f"one of the graphs {', '.join(graphs)}")
         inputs = {tensor.name for tensor in spec.graphs[schedule.graph].inputs}
-        options = sorted(inputs - {"num_steps", "guidance_scale"})
-        if sorted(schedule.options) != options:
-            fields.refuse(f"{where}.options", sorted(schedule.options), f"values of {', '.join(options)}")
+        # The second guidance scale is the first unless the options say otherwise.
+        allowed = inputs - {"num_steps", "first_step", "guidance_scale"}
+        required = allowed - {"guidance_scale_2"}
+        if not required <= set(schedule.options) <= allowed:
+            fields.refuse(
+                f"{where}.options", sorted(schedule.options), f"values of {', '.join(sorted(required))}"
+            )
         sizes = {(len(matrix), *{len(row) for row in matrix}) for matrix in schedule.table.matrices}
         if sizes != {(states, states + 1)}:
             expected = f"matrices of {states} rows of {states + 1} numbers, as the graph solver_step takes"

@@ -143,7 +143,7 @@ def _axis(axis: str, sizes: Mapping[str, int]) -> int | str:
         return int(axis)
     factor, star, name = axis.partition("*")
     if star:
-        return f"{sizes[factor]}*{name}"
+        return f"{sizes.get(factor, factor)}*{name}"
     return sizes.get(axis, axis)
 
 

@@ -25,7 +25,7 @@ GRAPH_NAMES = (
     *("text_encoder", "vae_encoder_first", "vae_encoder_next", "solver_step", "noise"),
     *("vae_decoder_first", "vae_decoder_next", "transformer", "schedule_euler", "schedule_ab2"),
 )
-SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2}
+SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2, "n": 5}
 
 
 def test_the_table_has_every_graph_in_order(checkpoint: Checkpoint) -> None:

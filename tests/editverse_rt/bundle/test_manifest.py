@@ -141,7 +141,7 @@ def iterate_fields(value: Any, prefix: str = "") -> list[str]:
 FIELDS = [
     *("format_version", "name", "model", "geometry", "tokenizer", "graphs", "schedules", "default_schedule"),
     *("family", "conditioning", "unconditional", "default_negative_prompt", "capabilities"),
-    *(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt", "attention")),
+    *(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt", "strength", "attention")),
     *(f"capabilities/{name}" for name in ("convolutions", "dtype", "weights", "emulates")),
     *("files", "made", "quality", "files/0/path", "files/0/num_bytes", "files/0/sha256"),
     *(f"tokenizer/{name}" for name in ("file", "eos_id", "max_tokens")),
@@ -151,13 +151,13 @@ FIELDS = [
     *(f"geometry/{name}" for name in ("default_height_px", "default_width_px", "default_frames")),
     "geometry/default_fps",
     *(f"schedules/paper/{name}" for name in ("graph", "guidance_scale", "options", "table")),
-    *(f"schedules/paper/table/{name}" for name in ("timesteps", "guidance", "matrices", "experts")),
+    *(f"schedules/paper/table/{name}" for name in ("times", "timesteps", "guidance", "matrices", "experts")),
     *(f"graphs/noise/{name}" for name in ("file", "inputs", "outputs")),
     *(f"graphs/noise/inputs/0/{name}" for name in ("name", "dtype", "shape")),
 ]
 
 
-BOOLEANS = tuple(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt"))
+BOOLEANS = tuple(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt", "strength"))
 
 
 def test_the_fields_tried_are_those_of_the_format(fake_bundle: Any) -> None:

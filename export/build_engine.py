@@ -39,11 +39,11 @@ from editverse_rt.files import hash_file
 from editverse_rt.planning.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
-from export.lower import check_source, keeps_plugin, load_standard
 from export.orders import BUILT_GRAPHS, Order, describe_order, plan_orders
 from export.precision import count_types, save_typed, set_precision
 from export.precision_error import measure_error
 from export.profiles import profiles_of
+from export.standard import check_source, keeps_plugin, load_standard
 
 __all__ = ["Heldout", "build_engines", "main"]
 

@@ -26,9 +26,9 @@ from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.planning.targets import PRECISIONS, default_precisions, load_target
 from editverse_rt.quality.heldout import measure_psnr_db
-from export.lower import load_standard
 from export.precision import precision_of_graph, save_typed, set_precision
 from export.quality import bundle_editor, evaluate
+from export.standard import load_standard
 from reference.nano.heldout import heldout_samples, summarize
 
 __all__ = ["emulate_bundle", "main", "score_rounding"]

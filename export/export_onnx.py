@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from editverse_rt.bundle.manifest import file_specs, write_bundle_json
 from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, Capabilities, GraphSpec, TokenizerSpec
-from export import lower
+from export import attention_nodes, lower
 from export.convolutions import unroll_convolutions
 from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
 from export.modulation import gather_modulation
@@ -64,9 +64,9 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
         # What ONNX Runtime's CPU kernels are fastest with, in standard operators.
         unroll_convolutions(model)
         gather_modulation(model)
-    lower.lower_attention(model, checkpoint.transformer.config, lowering)
+    lower.lower_attention(model, lower.rope_config(checkpoint.transformer.config), lowering)
     cut_rows_early(model)
-    strip_traces(model, keep_shapes_of=lower.OP_TYPE)
+    strip_traces(model, keep_shapes_of=attention_nodes.OP_TYPE)
     halve_exact_weights(model)
     return model
 
@@ -74,7 +74,7 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
 def export_module(module: nn.Module, spec: GraphSpec) -> ir.Model:
     """Trace a module without attention by an interface; weights inside, traces removed."""
     model = _trace_named(module.eval(), spec)
-    strip_traces(model, keep_shapes_of=lower.OP_TYPE)
+    strip_traces(model, keep_shapes_of=attention_nodes.OP_TYPE)
     return model
 
 
@@ -94,7 +94,7 @@ def _trace(module: nn.Module, spec: GraphSpec) -> ir.Model:
     # Modules with caches take them as *caches: the shapes of those stand in a tuple of their own.
     num_caches = sum(tensor.name.startswith("cache_") for tensor in spec.inputs)
     nested = tuple(shapes) if not num_caches else (*shapes[:-num_caches], tuple(shapes[-num_caches:]))
-    with torch.no_grad(), lower.rope_attention_as_node(), _quiet():
+    with torch.no_grad(), attention_nodes.attention_as_nodes(module), _quiet():
         program = torch.onnx.export(
             module,
             inputs,
@@ -102,7 +102,7 @@ def _trace(module: nn.Module, spec: GraphSpec) -> ir.Model:
             output_names=[tensor.name for tensor in spec.outputs],
             dynamic_shapes=nested,
             opset_version=OPSET,
-            custom_translation_table=lower.translation_table(),
+            custom_translation_table=attention_nodes.translation_table(),
             dynamo=True,
             verbose=False,
         )

@@ -21,8 +21,8 @@ from editverse_rt.bundle.spec import GraphSpec
 from editverse_rt.errors import RequestError
 from editverse_rt.request.layout import Grid, lay_out
 from export.graphs import axis_size
-from export.lower import load_standard
 from export.precision import save_typed, set_precision
+from export.standard import load_standard
 
 __all__ = ["measure_error", "relative_error", "sample_inputs"]
 

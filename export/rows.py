@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from export import lower
+from export import attention_nodes, lower
 
 __all__ = ["cut_rows_early"]
 
@@ -89,9 +89,9 @@ def _holds(value: ir.Value | None, number: int) -> bool:
 def _row_inputs(node: ir.Node) -> list[int]:
     """The inputs of which row i of the result needs row i alone; none for a node that is not of that kind."""
     result = node.outputs[0]
-    if (node.domain, node.op_type) == (lower.DOMAIN, lower.OP_TYPE):
+    if (node.domain, node.op_type) == (attention_nodes.DOMAIN, attention_nodes.OP_TYPE):
         # The plugin's kernel turns queries and keys by the same positions, so it takes all rows of both.
-        names = (*lower.INPUTS, *lower.TABLES_OF)
+        names = (*attention_nodes.INPUTS, *lower.TABLES_OF)
         takes_tables = len(node.inputs) == len(names)
         return [names.index(name) for name in ("q", "q_cos", "q_sin")] if takes_tables else []
     if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or result.shape is None:

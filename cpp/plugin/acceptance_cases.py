@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from cpp.plugin.kernel_libraries import Rope
 from editverse_rt.backends.ort import import_onnxruntime
 from export import lower
+from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE
 from reference.families.editverse import CONFIGS, TransformerConfig
 
 ONNX_TYPES = {
@@ -67,9 +68,9 @@ def cases_and_dtypes(cases: list[Case], longest: int) -> Iterator[tuple[Case, st
 def node_model(case: Case, dtype: str, lowering: lower.Lowering, *, packed: bool = False) -> bytes:
     """A graph of the one node, its tensors the inputs; with `packed` also the sequences' offsets."""
     rope, kind = case.rope, ONNX_TYPES[dtype]
-    names = [*lower.INPUTS, *(["offsets"] if packed else [])]
+    names = [*INPUTS, *(["offsets"] if packed else [])]
     node = helper.make_node(
-        lower.OP_TYPE, names, ["mixed"], domain=lower.DOMAIN, num_heads=rope.num_heads,
+        OP_TYPE, names, ["mixed"], domain=DOMAIN, num_heads=rope.num_heads,
         axis_dims=list(rope.axis_dims), axis_thetas=list(rope.axis_thetas), epsilon=rope.epsilon,
     )  # fmt: skip
     shapes: dict[str, list[int | str]] = {name: ["L", rope.inner] for name in ("q", "k", "v")}
@@ -80,7 +81,7 @@ def node_model(case: Case, dtype: str, lowering: lower.Lowering, *, packed: bool
         inputs.append(helper.make_tensor_value_info("offsets", TensorProto.INT32, ["S"]))
     output = helper.make_tensor_value_info("mixed", kind, ["L", rope.inner])
     graph = helper.make_graph([node], "node", inputs, [output])
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(lower.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
     lower.lower_attention(model, case.config, lowering)
     lowered: onnx.ModelProto = ir.to_proto(model)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,12 @@ class WanConfig:
     rounds_timestep: bool = True
     control_channels: int = 0
     control_blocks: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> WanConfig:
+        """The config of a JSON object, as `dataclasses.asdict` gives it."""
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**known)
 
     @property
     def width(self) -> int:
@@ -161,10 +167,14 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(config)
+        self.attend = rope_attention  # an export puts one operator in its place
+
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """x [L, C]; positions int64 [L, 4]."""
         q, k = self.norm(self.to_q(x), self.q_norm), self.norm(self.to_k(x), self.k_norm)
-        mixed = rope_attention(
+        mixed = self.attend(
             q, k, self.to_v(x), positions,
             num_heads=self.config.num_heads, axis_dims=self.config.axis_dims, theta=self.config.rope_theta,
         )  # fmt: skip
@@ -172,10 +182,14 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(config)
+        self.attend = cross_attention  # an export puts one operator in its place
+
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x [L, C]; context [max_text, C], padding included: the network was trained to see it."""
         q, k = self.norm(self.to_q(x), self.q_norm), self.norm(self.to_k(context), self.k_norm)
-        return self.to_out(cross_attention(q, k, self.to_v(context), num_heads=self.config.num_heads))
+        return self.to_out(self.attend(q, k, self.to_v(context), num_heads=self.config.num_heads))
 
 
 class MLP(nn.Module):

@@ -13,6 +13,7 @@ import torch
 
 from editverse_rt.bundle.manifest import load_bundle
 from export import export_onnx, lower
+from export.attention_nodes import DOMAIN, OP_TYPE
 from export.export_onnx import export_bundle, export_graph
 from export.graphs import build_graphs
 from export.weights import MIN_MOVED_BYTES
@@ -70,15 +71,18 @@ def test_the_transformer_keeps_rope_attention_as_a_function(
     bundle_folder: Path, checkpoint: Checkpoint
 ) -> None:
     model = onnx.load(bundle_folder / "transformer.onnx")
-    nodes = [node for node in model.graph.node if node.op_type == lower.OP_TYPE]
+    nodes = [node for node in model.graph.node if node.op_type == OP_TYPE]
     config = checkpoint.transformer.config
     assert len(nodes) == config.num_blocks
     functions = {(f.domain, f.name) for f in model.functions}
-    assert functions == {(lower.DOMAIN, lower.OP_TYPE), (lower.DOMAIN, lower.TABLES_OP_TYPE)}
+    assert functions == {
+        (DOMAIN, OP_TYPE),
+        (DOMAIN, lower.TABLES_OP_TYPE),
+    }
     assert sum(node.op_type == lower.TABLES_OP_TYPE for node in model.graph.node) == 1
     for node in nodes:
         facts = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        assert node.domain == lower.DOMAIN
+        assert node.domain == DOMAIN
         assert facts["num_heads"] == config.num_heads
         assert tuple(facts["axis_dims"]) == config.axis_dims
         assert facts["axis_thetas"] == pytest.approx(config.axis_thetas)
@@ -122,7 +126,7 @@ def test_the_same_weights_give_the_same_bytes(
 def test_the_plugin_lowering_leaves_the_node_without_a_body(checkpoint: Checkpoint) -> None:
     model = ir.to_proto(export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "plugin"))
     assert not model.functions
-    nodes = [node for node in model.graph.node if node.domain == lower.DOMAIN]
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     assert len(nodes) == checkpoint.transformer.config.num_blocks
     # Shape inference knows nothing of the node, so its output says what it is.
     known = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}

@@ -17,7 +17,7 @@ from editverse_rt.engines.manifest import ENGINES_FOLDER
 from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
 from export.integers import quantize_bundle, quantize_products, round_columns
-from export.lower import load_standard
+from export.standard import load_standard
 
 # Weights are off by up to 1/254 of their column's largest, 3 times the typical one; activations by 1/510 of
 # their tensor's range, which is 6 times.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from export import lower
+from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE, attention_as_nodes
 from reference.families import editverse
 from reference.families.editverse import TransformerConfig
 
@@ -39,10 +40,10 @@ def build_model(
     for index in range(num_nodes):
         mixed = "mixed" if index == num_nodes - 1 else f"mixed_{index}"
         node = helper.make_node(
-            lower.OP_TYPE,
+            OP_TYPE,
             [*mixing, "q_norm", "k_norm", "positions"],
             [mixed],
-            domain=lower.DOMAIN,
+            domain=DOMAIN,
             num_heads=config.num_heads,
             axis_dims=list(config.axis_dims),
             axis_thetas=list(config.axis_thetas),
@@ -57,9 +58,9 @@ def build_model(
         + [helper.make_tensor_value_info("positions", TensorProto.INT64, ["L", 4])],
         [helper.make_tensor_value_info("mixed", dtype, ["L", inner])],
     )
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(lower.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    lower.lower_attention(model, config, lowering)
+    lower.lower_attention(model, lower.rope_config(config), lowering)
     return ir.to_proto(model)
 
 
@@ -142,7 +143,7 @@ def test_a_plugin_node_keeps_its_inputs_and_says_which_plugin_it_is() -> None:
     model = build_model(CONFIG, "plugin")
     assert not model.functions
     (node,) = model.graph.node
-    assert list(node.input) == list(lower.INPUTS)
+    assert list(node.input) == list(INPUTS)
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert attributes.pop("axis_thetas") == pytest.approx(CONFIG.axis_thetas)
     assert attributes.pop("epsilon") == pytest.approx(CONFIG.norm_eps)
@@ -179,7 +180,7 @@ def test_nodes_that_turn_by_other_positions_are_refused() -> None:
     model.graph.inputs.append(other)
     model.graph.node(1).replace_input_with(5, other)
     with pytest.raises(ValueError, match="2 different positions"):
-        lower.lower_attention(model, CONFIG, "inline")
+        lower.lower_attention(model, lower.rope_config(CONFIG), "inline")
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
@@ -188,18 +189,20 @@ def test_the_inline_body_is_valid_in_shorter_formats(dtype: int) -> None:
 
 
 def test_the_operator_equals_the_function_it_stands_for() -> None:
-    inputs = random_inputs(CONFIG, 12, seed=2)
-    expected = run_reference(CONFIG, inputs)
-    with lower.rope_attention_as_node():
-        assert editverse.rope_attention is not lower._eager_rope_attention
-        np.testing.assert_array_equal(run_reference(CONFIG, inputs), expected)
+    module = editverse.RopeAttention(CONFIG)
+    x, positions = torch.randn(12, CONFIG.width), torch.zeros((12, 4), dtype=torch.int64)
+    expected = module(x, positions)
+    with attention_as_nodes(module):
+        assert module.attend is not editverse.rope_attention
+        torch.testing.assert_close(module(x, positions), expected, rtol=0, atol=0)
         with pytest.raises(ValueError, match="no key_mask"):
-            editverse.rope_attention(*inputs.values(), key_mask=torch.ones(1, 12), eps=1e-6)
-    assert editverse.rope_attention is lower._eager_rope_attention
+            module(x, positions, torch.ones(1, 12))
+    assert module.attend is editverse.rope_attention
 
 
-def test_the_reference_is_restored_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="stop"), lower.rope_attention_as_node():
+def test_the_modules_are_restored_after_an_error() -> None:
+    module = editverse.RopeAttention(CONFIG)
+    with pytest.raises(RuntimeError, match="stop"), attention_as_nodes(module):
         raise RuntimeError("stop")
-    assert editverse.rope_attention is lower._eager_rope_attention
-    assert not onnx.defs.has(lower.OP_TYPE, lower.DOMAIN)
+    assert module.attend is editverse.rope_attention
+    assert not onnx.defs.has(OP_TYPE, DOMAIN)

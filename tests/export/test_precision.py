@@ -13,9 +13,9 @@ import torch
 
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import RequestError
-from export.lower import load_standard
 from export.precision import count_types, save_typed, set_precision, use_standard_attention
 from export.precision_error import measure_error, relative_error, sample_inputs
+from export.standard import load_standard
 from export.weights import halve_exact_weights
 from reference.checkpoint import load_checkpoint
 

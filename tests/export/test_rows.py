@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export import lower
+from export.attention_nodes import OP_TYPE
 from export.export_onnx import export_graph
 from export.graphs import build_graphs
 from export.rows import cut_rows_early
@@ -152,7 +153,7 @@ def test_the_last_block_of_a_transformer_has_the_noisy_rows_alone(
         for n in model.graph
         if n.op_type == "Gemm" and last in str(n.inputs[1].name)
     }
-    attention = [n for n in model.graph if n.op_type == lower.OP_TYPE][-1]
+    attention = [n for n in model.graph if n.op_type == OP_TYPE][-1]
     assert len(products) == 7
     assert products["to_k"] == products["to_v"]
     assert (products["to_q"] == products["to_k"]) == (lowering == "plugin")

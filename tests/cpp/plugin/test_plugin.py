@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from cpp.plugin.kernel_libraries import DeviceKernel, EmulatedKernel, Rope
 from export import lower
+from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE
 from reference.families.editverse import CONFIGS
 
 TEXT_BYTES = 4096
@@ -188,22 +189,26 @@ def test_the_library_has_code_for_every_gpu_it_names(plugin_library: Path) -> No
 def test_the_creator_says_what_the_exported_node_asks_for(stub: Stub) -> None:
     kind, name, version, namespace, *fields = stub.text("describe_creator").splitlines()
     assert kind == "PLUGIN CREATOR_V3ONE"
-    assert (name, version, namespace) == (lower.OP_TYPE, lower.PLUGIN_VERSION, lower.DOMAIN)
+    assert (name, version, namespace) == (
+        OP_TYPE,
+        lower.PLUGIN_VERSION,
+        DOMAIN,
+    )
     assert fields == ["num_heads 5 1", "axis_dims 5 4", "axis_thetas 1 4", "epsilon 1 1"]
 
 
 def test_an_exported_node_becomes_a_plugin(stub: Stub) -> None:
     config = CONFIGS["editverse-2b"]
     node = helper.make_node(
-        lower.OP_TYPE, list(lower.INPUTS), ["mixed"], domain=lower.DOMAIN, num_heads=config.num_heads,
+        OP_TYPE, list(INPUTS), ["mixed"], domain=DOMAIN, num_heads=config.num_heads,
         axis_dims=list(config.axis_dims), axis_thetas=list(config.axis_thetas), epsilon=config.norm_eps,
     )  # fmt: skip
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, None) for name in lower.INPUTS]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, None) for name in INPUTS]
     output = helper.make_tensor_value_info("mixed", TensorProto.FLOAT16, None)
     graph = helper.make_graph([node], "node", inputs, [output])
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(lower.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    lower.lower_attention(model, config, "plugin")
+    lower.lower_attention(model, lower.rope_config(config), "plugin")
     lowered: onnx.NodeProto = ir.to_proto(model).graph.node[0]
     attributes = {a.name: helper.get_attribute_value(a) for a in lowered.attribute}
     assert (attributes.pop("plugin_namespace"), attributes.pop("plugin_version")) == (b"editverse", b"1")

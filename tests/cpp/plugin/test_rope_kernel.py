@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from cpp.plugin.kernel_libraries import EmulatedKernel, EmulatedRun, Rope
 from export import lower
+from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE
 from reference.families.editverse import TransformerConfig
 
 # float32 sums of up to 256 squares in another order, and a few roundings after.
@@ -188,7 +189,7 @@ def bodies_of(rope: Rope) -> onnx.ModelProto:
     assert config.axis_thetas == rope.axis_thetas
     inner = rope.num_heads * rope.head_dim
     node = helper.make_node(
-        lower.OP_TYPE, list(lower.INPUTS), ["mixed"], domain=lower.DOMAIN, num_heads=rope.num_heads,
+        OP_TYPE, list(INPUTS), ["mixed"], domain=DOMAIN, num_heads=rope.num_heads,
         axis_dims=list(rope.axis_dims), axis_thetas=list(rope.axis_thetas), epsilon=rope.epsilon,
     )  # fmt: skip
     shapes: dict[str, list[int | str]] = {name: ["L", inner] for name in ("q", "k", "v")}
@@ -197,7 +198,7 @@ def bodies_of(rope: Rope) -> onnx.ModelProto:
     inputs.append(helper.make_tensor_value_info("positions", TensorProto.INT64, ["L", 4]))
     output = helper.make_tensor_value_info("mixed", TensorProto.FLOAT, ["L", inner])
     graph = helper.make_graph([node], "node", inputs, [output])
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(lower.DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
     lower.lower_attention(model, config, "inline")
     inlined = onnx.inliner.inline_local_functions(ir.to_proto(model))

@@ -83,7 +83,7 @@ def node_model(case: Case, dtype: str, lowering: lower.Lowering, *, packed: bool
     graph = helper.make_graph([node], "node", inputs, [output])
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    lower.lower_attention(model, case.config, lowering)
+    lower.lower_attention(model, lower.rope_config(case.config), lowering)
     lowered: onnx.ModelProto = ir.to_proto(model)
     return lowered.SerializeToString()
 

@@ -200,7 +200,7 @@ def bodies_of(rope: Rope) -> onnx.ModelProto:
     graph = helper.make_graph([node], "node", inputs, [output])
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    lower.lower_attention(model, config, "inline")
+    lower.lower_attention(model, lower.rope_config(config), "inline")
     inlined = onnx.inliner.inline_local_functions(ir.to_proto(model))
     turned = [n.output[0] for n in inlined.graph.node if n.op_type == "RotaryEmbedding"]
     assert len(turned) == 2

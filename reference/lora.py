@@ -80,6 +80,15 @@ def merge_loras(model: Any, loras: Sequence[Lora]) -> tuple[dict[str, Tensor], l
                 f"{lora.path}: it changes {unknown[0]}, which this transformer does not have; take an "
                 "adapter that was trained for this model"
             )
+        weights = model.state_dict()
+        for name, value in adapter.items():
+            layer, part = name.removeprefix("transformer.").rsplit(".lora_", 1)
+            axis = {"A.weight": 1, "B.weight": 0}.get(part)
+            if axis is not None and value.shape[axis] != weights[f"{layer}.weight"].shape[axis]:
+                raise ValueError(
+                    f"{lora.path}: {layer} is changed by {tuple(value.shape)} and is itself "
+                    f"{tuple(weights[f'{layer}.weight'].shape)}; take an adapter that was trained for this model"
+                )
         try:
             WanLoraLoaderMixin.load_lora_into_transformer(adapter, model, adapter_name="merged")
             model.fuse_lora(lora_scale=lora.scale, adapter_names=["merged"])

@@ -32,8 +32,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def existing(path: Path) -> Path:
+    """The path. Raises FileNotFoundError that names what lies beside it under another name."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; a checkpoint holds it")
+        near = sorted(path.parent.glob(f"{path.name.split('.')[0]}.*"))
+        hint = f": {near[0].name} lies there; rename or convert it to that name" if near else ""
+        raise FileNotFoundError(f"{path} is missing; a checkpoint holds it{hint}")
     return path
 
 

@@ -161,8 +161,18 @@ def _save_text_encoder(
         "vocab_size": vocab_size, "d_model": width, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2,
         "dropout_rate": 0.0, "tie_word_embeddings": False,
     }  # fmt: skip
-    torch.manual_seed(seed)
-    UMT5EncoderModel(UMT5Config(**(layout | dict(overrides)))).to(dtype).save_pretrained(folder)
+    model = UMT5EncoderModel(UMT5Config(**(layout | dict(overrides))))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(0, 1, generator=generator)
+            if name.endswith(".q.weight"):  # T5 does not divide its scores by the root of their width
+                weight.mul_((weight.shape[1] * model.config.d_kv) ** -0.5)
+            elif weight.ndim > 1 and "relative_attention_bias" not in name and "shared" not in name:
+                weight.mul_(weight.shape[1] ** -0.5)
+            elif weight.ndim == 1:
+                weight.mul_(0.1).add_(1.0)
+    model.to(dtype).save_pretrained(folder)
 
 
 def _save_tokenizer(folder: Path, tokenizer_file: str | Path | None) -> int:

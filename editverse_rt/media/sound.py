@@ -34,7 +34,10 @@ class Sound:
     ) -> None:
         # The container holds what a copy of the stream is described by; nothing is read from it any more.
         self._container, self._stream = container, stream
-        self._packets = [(p, p.pts or 0, p.dts or 0, p.duration, p.time_base) for p in packets]
+        self._packets = [
+            (packet, packet.pts or 0, packet.dts or 0, duration, packet.time_base)
+            for packet, duration in zip(packets, _durations(packets), strict=True)
+        ]
         self._begin_s = begin_s
         self._turn = threading.Lock()
         self.codec_name = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
@@ -52,6 +55,17 @@ class Sound:
                 packet.pts, packet.dts = pts - shift, dts - shift
                 packet.stream = copy
                 yield packet
+
+
+def _durations(packets: list[Packet[Any]]) -> list[int]:
+    """The length of each packet; MP4 loses a last one that states none, so it gets that of the one before."""
+    durations: list[int] = []
+    for number, packet in enumerate(packets):
+        length = packet.duration or 0
+        if not length and number + 1 < len(packets):
+            length = max(0, (packets[number + 1].dts or 0) - (packet.dts or 0))
+        durations.append(length or (durations[-1] if durations else 0))
+    return durations
 
 
 def read_sound(file: OpenFile) -> Sound | None:

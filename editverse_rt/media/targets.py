@@ -41,6 +41,7 @@ def check_target(path: Path, *, fps: float | None = None, is_picture: bool = Fal
     Raises MediaError: an unknown type, a name that is none, a folder in the way, a place where nothing can be
     written, a name that is too long there, a rate that the type cannot hold.
     """
+    _check_name(path)
     suffix = path.suffix.lower()
     known = IMAGE_SUFFIXES if is_picture else IMAGE_SUFFIXES | VIDEO_SUFFIXES
     if path.name in ("", "-", "..") or (not suffix and path.name.lower() in known):
@@ -77,7 +78,7 @@ def check_target(path: Path, *, fps: float | None = None, is_picture: bool = Fal
     _check_place(path)
 
 
-def _check_place(path: Path) -> None:
+def _check_name(path: Path) -> None:
     name = numbered(path.name, 999_999) if is_pattern(path.name) else path.name
     try:
         longest = os.pathconf(path.parent, "PC_NAME_MAX")
@@ -90,6 +91,9 @@ def _check_place(path: Path) -> None:
             hint="choose a shorter one",
             code="media.place",
         )
+
+
+def _check_place(path: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -23,10 +23,14 @@ class TimedPictures:
     """
 
     def __init__(
-        self, pictures: Iterator[Frames], rate: Fraction, tick_s: Fraction, ticks: Sequence[int] | None
+        self,
+        pictures: Iterator[Frames],
+        rate: Fraction,
+        tick_s: Fraction,
+        spans: Sequence[tuple[int, int] | None] | None,
     ) -> None:
         self.rate, self.tick_s, self.count, self.num_dropped = rate, tick_s, 0, 0
-        self._pictures, self._ticks = pictures, ticks
+        self._pictures, self._spans = pictures, spans
         self._first = next(pictures)
 
     @property
@@ -35,12 +39,12 @@ class TimedPictures:
 
     def __iter__(self) -> Iterator[tuple[int, int, Frames]]:
         for number, picture in enumerate(chain([self._first], self._pictures)):
-            begin, end = (number, number + 1) if self._ticks is None else self._ticks[number : number + 2]
-            if begin == end:
+            span = (number, 1) if self._spans is None else self._spans[number]
+            if span is None:
                 self.num_dropped += 1
                 continue
             self.count += 1
-            yield begin, end - begin, picture
+            yield *span, picture
 
 
 def timed_pictures(
@@ -60,10 +64,24 @@ def timed_pictures(
             code="media.frames",
         )
     ticks = [round((time_s - times_s[0]) * clock) for time_s in times_s]
-    shortest = 2 if suffix == ".gif" else 1
-    # A frame that would be too short lends its place to the next: its ticks are none.
-    for i in range(len(ticks) - 2, 0, -1):
-        if ticks[i + 1] - ticks[i] < shortest:
-            ticks[i] = ticks[i + 1]
-    ticks[-1] = max(ticks[-1], ticks[0] + shortest)
-    return TimedPictures(iter(held), rate, Fraction(1, clock), ticks)
+    return TimedPictures(iter(held), rate, Fraction(1, clock), _spans(ticks, 2 if suffix == ".gif" else 1))
+
+
+def _spans(ticks: list[int], shortest: int) -> list[tuple[int, int] | None]:
+    """(begin, duration) of each frame, None for those that are left out; ticks has one number more.
+
+    A frame begins a little later where the one before would be too short, and is left out where the next is due
+    by then.
+    """
+    end = max(ticks[-1], ticks[0] + shortest)
+    begins = {0: ticks[0]}
+    last = ticks[0]
+    for number in range(1, len(ticks) - 1):
+        begin = max(ticks[number], last + shortest)
+        if begin < ticks[number + 1] and begin + shortest <= end:
+            begins[number] = last = begin
+    kept = [*begins, len(ticks) - 1]
+    spans: list[tuple[int, int] | None] = [None] * (len(ticks) - 1)
+    for number, following in pairwise(kept):
+        spans[number] = (begins[number], begins.get(following, end) - begins[number])
+    return spans

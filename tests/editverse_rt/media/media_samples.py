@@ -167,7 +167,9 @@ def coded_item(folder: Path, picture: np.ndarray, codec: str, pixel_format: str)
     path = folder / f"{codec}-item.mp4"
     with av.open(str(path), "w") as container:
         options = (
-            {"x265-params": "log-level=none:crf=2"} if codec == "libx265" else {"crf": "4", "preset": "10"}
+            {"x265-params": "log-level=none:crf=2:bframes=0"}
+            if codec == "libx265"
+            else {"crf": "4", "preset": "10"}
         )
         stream = container.add_stream(codec, rate=1, options=options)
         stream.height, stream.width = picture.shape[:2]

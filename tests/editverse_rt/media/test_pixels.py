@@ -160,7 +160,9 @@ def test_the_range_is_respected(tmp_path: Path, codec: str, is_full: bool) -> No
         planes[:96] = luma
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
     frame.color_range = 2 if is_full else 1
-    options = {"libx264": {"crf": "2"}, "libx265": {"x265-params": "log-level=none:crf=2"}}.get(codec, {})
+    options = {"libx264": {"crf": "2"}, "libx265": {"x265-params": "log-level=none:crf=2:bframes=0"}}.get(
+        codec, {}
+    )
     path = encode_raw(
         tmp_path / "in.mkv", [frame], codec, form, rate=25, options=options, color_range=2 if is_full else 1
     )
@@ -248,7 +250,7 @@ def test_wide_colours_and_high_range_become_srgb(
         [frame],
         "libx265",
         "yuv444p10le",
-        options={"x265-params": "log-level=none:crf=2"},
+        options={"x265-params": "log-level=none:crf=2:bframes=0"},
         color_primaries=colour,
         color_trc=transfer,
         colorspace=matrix,

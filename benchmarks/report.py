@@ -229,6 +229,35 @@ def _report_versus(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{_table(head, lines)}", draw_bars("Times faster, by CPU time", bars, "x")
 
 
+def _report_metrics(results: Results) -> tuple[str, str]:
+    ours = {row["work"]: row for row in results.rows if row["contender"] == OURS}
+    lines = [
+        [
+            row["work"],
+            row["contender"],
+            _spread(row, "wall_s"),
+            _spread(row, "cpu_s"),
+            f"{row['frames_per_cpu_s']:.3g}",
+            f"{row['cpu_s'] / ours[row['work']]['cpu_s']:.2f}x",
+            _megabytes(row["peak_bytes"]),
+            f"{ours[row['work']]['peak_bytes'] / row['peak_bytes']:.2f}",
+            f"{row['error']:.1e}",
+        ]
+        for row in results.rows
+    ]
+    head = [
+        "model", "contender", "time (quartiles)", "CPU", "frames a CPU second", "CPU against ours",
+        "peak memory", "ours against it", "differs by",
+    ]  # fmt: skip
+    bars = {
+        work: {row["contender"]: row["frames_per_cpu_s"] for row in results.rows if row["work"] == work}
+        for work in ours
+    }
+    facts = results.facts
+    note = f"{facts['frames']} frames of {facts['size']} to features, threads: {facts['threads']}; random weights."
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Frames a CPU second", bars, "frames")
+
+
 def _report_soak(results: Results) -> tuple[str, str]:
     alone = results.rows[0]
 
@@ -292,6 +321,7 @@ _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "scaling": _report_scaling,
     "frontier": _report_frontier,
     "soak": _report_soak,
+    "metrics": _report_metrics,
     "versus": _report_versus,
     "native": _report_native,
 }

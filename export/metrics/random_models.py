@@ -54,6 +54,7 @@ def write_random_clip(
         "num_hidden_layers": NUM_BLOCKS,
         "num_attention_heads": 2,
         "hidden_act": activation,
+        "projection_dim": output_dim,
     }
     ends = {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1}
     config: Any = CLIPConfig(

@@ -14,6 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python export/convert_bundle.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import onnx_ir as ir
 
 from editverse_rt.bundle.description import BUNDLE_JSON, spec_from_json

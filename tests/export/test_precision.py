@@ -51,7 +51,7 @@ def test_errors_are_those_of_16_bits_and_no_more(nano: Bundle, graph: str, preci
 
 def test_float32_is_what_it_is_held_to(nano: Bundle) -> None:
     assert measure_error(nano, "transformer", "fp32") == {}
-    assert measure_error(nano, "solver_step", "bf16") == {"sample_next": 0.0, "velocity": 0.0}
+    assert measure_error(nano, "solver_step", "bf16") == {"sample_next": 0.0, "history_next": 0.0}
 
 
 def test_a_type_that_cannot_hold_the_values_is_refused(nano: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

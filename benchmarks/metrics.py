@@ -286,18 +286,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.make is not None:
         write_models(args.make[0], Path(args.make[1]), is_small=args.small)
         return 0
-    rows = [
-        row
-        for work in args.only
-        for row in measure_work(work, args.threads, args.repeats, is_small=args.small)
-    ]
+    rows: list[dict[str, Any]] = []
     facts = {
         "threads": args.threads,
         "frames": NUM_FRAMES,
         "size": f"{WIDTH_PX}x{HEIGHT_PX}",
         "small": args.small,
     }
-    print(write_report(write_results(args.out, "metrics", rows, facts, arguments), args.out))
+    text = ""
+    for work in args.only:
+        rows += measure_work(work, args.threads, args.repeats, is_small=args.small)
+        # After each model, so that what was measured is not lost with the rest.
+        text = write_report(write_results(args.out, "metrics", rows, facts, arguments), args.out)
+    print(text)
     return 0
 
 

@@ -13,6 +13,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+if not __package__:  # run as a file: `python export/metrics/__main__.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 from editverse_rt.evaluate.bundle import EVALUATION_JSON, MetricModel, write_metrics_json
 from export.metrics.graphs import OPSET, write_model_graphs, write_resize_graph
 from export.metrics.models import LoadedModel, load_clip, load_dino, load_viclip

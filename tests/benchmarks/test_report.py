@@ -57,6 +57,18 @@ def test_scaling_has_its_exponents(tmp_path: Path):
     assert "tokens" in texts_of(svg)
 
 
+def test_metric_models_are_told_beside_ours_by_time_and_memory(tmp_path: Path):
+    speed = {"frames_per_s": 16.0, "frames_per_cpu_s": 20.0, "error": 1e-6}
+    ours = {"work": "clip", "contender": "editverse-rt", **TIMES, **speed}
+    other = {**ours, "contender": "transformers", "cpu_s": 0.8, "peak_bytes": 2 * 10**8}
+    facts = {"threads": 1, "frames": 8, "size": "848x480", "small": False}
+    text, svg = report.format_report(results_of("metrics", [ours, other], facts, tmp_path))
+    # Twice the CPU time of ours, and ours takes half of its memory.
+    assert "| 2.00x | 200 MB | 0.50 |" in text
+    assert "random weights" in text
+    assert "transformers" in texts_of(svg)
+
+
 def test_the_frontier_marks_the_named_schedules(tmp_path: Path):
     row = {
         "steps": 50,

@@ -31,6 +31,7 @@ struct Clip {
   bool covers_source = false;
   bool is_short = false;  // the source held fewer frames than were asked for
   std::int64_t num_damaged = 0;
+  std::vector<std::string> notices;  // lines for the user about what was changed or is missing
 };
 
 /// Chooses which frames, given as (time, end) in order of time, stand for the slots from start_s on; see sample_by_time

@@ -50,8 +50,8 @@ MediaInfo describe_frames(const Source& source, double fps) {
   return {is_image ? "image" : "video", width, height, fps, source.num_frames};
 }
 
-MediaInfo describe_source(const Source& source, double fps) {
-  MediaInfo info = source.is_path() ? probe_file(source.path) : describe_frames(source, fps);
+MediaInfo describe_source(const Source& source, const InputFile* file, double fps) {
+  MediaInfo info = file != nullptr ? probe_file(*file) : describe_frames(source, fps);
   if (info.kind != input_kind(source.name)) {
     fail(EV_ERROR_MEDIA, source.name, ": ", source.is_path() ? source.path : "these frames",
          info.kind == "image" ? " is an image" : " are a video", "; give it as ", info.kind, "1 and mention it as <",
@@ -66,7 +66,9 @@ Inputs::Inputs(const std::vector<Source>& sources, const Geometry& geometry, con
     : geometry_(geometry), wanted_(wanted) {
   std::map<std::string, Size> pixels;
   for (const Source& source : sources) {
-    const MediaInfo info = describe_source(source, wanted.fps.value_or(geometry.default_fps));
+    if (source.is_path()) files_[source.name] = open_file(source.path);
+    const InputFile* const file = source.is_path() ? files_[source.name].get() : nullptr;
+    const MediaInfo info = describe_source(source, file, wanted.fps.value_or(geometry.default_fps));
     sources_[source.name] = &source;
     media_[source.name] = info;
     pixels[source.name] = Size(info.height_px, info.width_px);
@@ -88,15 +90,18 @@ std::map<std::string, Tensor> Inputs::read(std::vector<std::string>& notices,
   std::map<std::string, Tensor> clips;
   for (const std::string& name : names_) {
     if (input_kind(name) == "image") {
-      clips[name] = read_source(name, 1, std::nullopt, 0.0, check_stopped).frames;
+      const Clip picture = read_source(name, 1, std::nullopt, 0.0, check_stopped);
+      clips[name] = picture.frames;
+      for (const std::string& line : picture.notices) notices.push_back(name + ": " + line);
       continue;
     }
     const bool is_main = name == *main_;
     const Clip clip = read_source(name, num_frames_, rate_for(name), wanted_.start_s, check_stopped);
     const std::int64_t count = clip.frames.shape[0], kept = geometry_.round_frames(count);
     clips[name] = slice_rows(clip.frames, 0, kept);
+    for (const std::string& line : clip.notices) notices.push_back(name + ": " + line);
     if (clip.num_damaged > 0) {
-      notices.push_back(join_text(name, ": ", clip.num_damaged, " damaged packets were skipped"));
+      notices.push_back(join_text(name, ": ", clip.num_damaged, " packets or frames are damaged; some were skipped"));
     }
     const bool to_its_end = (clip.covers_source || clip.is_short) && kept == count;
     const std::optional<std::int64_t> asked = is_main ? wanted_.num_frames : num_frames_;
@@ -154,7 +159,7 @@ Clip Inputs::read_source(const std::string& name, std::int64_t num_frames, std::
   const Source& source = *sources_.at(name);
   if (!source.is_path()) return take_frames(source, num_frames, start_s);
   const auto [height, width] = sizes_.at(name);
-  return read_clip(source.path, start_s, num_frames, fps, height, width, check_stopped);
+  return read_clip(*files_.at(name), start_s, num_frames, fps, height, width, check_stopped);
 }
 
 Clip Inputs::take_frames(const Source& source, std::int64_t num_frames, double start_s) const {

@@ -69,6 +69,7 @@ class Inputs {
   const Geometry& geometry_;
   Wanted wanted_;
   std::map<std::string, const Source*> sources_;
+  std::map<std::string, std::shared_ptr<const InputFile>> files_;
   std::map<std::string, MediaInfo> media_;
   std::map<std::string, Size> sizes_;
   std::vector<std::string> names_;  // main first

@@ -2,6 +2,8 @@
 // editverse_rt/media/.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -12,13 +14,19 @@ namespace ev {
 /// Whether this build has FFmpeg.
 bool has_media();
 
+class InputFile;
+
+/// Opens a file once, so that what probe_file says of it holds for what read_clip reads of it. Throws EV_ERROR_MEDIA if
+/// there is none, or if its header says that it is too large.
+std::shared_ptr<const InputFile> open_file(const std::string& path);
+
 /// Says what a file holds, after decoding its first frame. Throws EV_ERROR_MEDIA.
-MediaInfo probe_file(const std::string& path);
+MediaInfo probe_file(const InputFile& file);
 
 /// Takes up to num_frames frames of a video from start_s on, or the one of an image, upright and resized. With fps
 /// they are chosen by their timestamps, without every frame is taken. check_stopped: called for each frame that is
 /// decoded, if given; what it throws ends the reading. Throws EV_ERROR_MEDIA.
-Clip read_clip(const std::string& path, double start_s, std::int64_t num_frames, std::optional<double> fps,
+Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, std::optional<double> fps,
                std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped = {});
 
 /// A picture in memory: 8-bit RGB, rows row_stride_bytes apart.

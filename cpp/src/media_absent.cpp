@@ -15,11 +15,16 @@ namespace {
 
 bool has_media() { return false; }
 
-MediaInfo probe_file(const std::string& path) { fail_without_ffmpeg(path); }
+/// There is none, because none can be opened.
+class InputFile {};
 
-Clip read_clip(const std::string& path, double, std::int64_t, std::optional<double>, std::int64_t, std::int64_t,
+std::shared_ptr<const InputFile> open_file(const std::string& path) { fail_without_ffmpeg(path); }
+
+MediaInfo probe_file(const InputFile&) { fail_without_ffmpeg("a file"); }
+
+Clip read_clip(const InputFile&, double, std::int64_t, std::optional<double>, std::int64_t, std::int64_t,
                const std::function<void()>&) {
-  fail_without_ffmpeg(path);
+  fail_without_ffmpeg("a file");
 }
 
 void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,

@@ -1,10 +1,13 @@
 #include "media_picture.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "error.hpp"
+#include "media_colour.hpp"
 
 namespace ev {
 
@@ -62,6 +65,10 @@ struct Padded {
   std::vector<std::uint8_t> bytes;
 };
 
+std::size_t bytes_per_pixel(AVPixelFormat format) {
+  return format == AV_PIX_FMT_RGBA ? 4 : format == AV_PIX_FMT_RGB48 ? 6 : 3;
+}
+
 int filter_for(int from_height, int from_width, int height, int width) {
   return height < from_height || width < from_width ? SWS_AREA : SWS_BICUBIC;
 }
@@ -89,7 +96,7 @@ void scale(const Planes& from, AVPixelFormat format, int width, int height, int 
     sws_setColorspaceDetails(scaler.get(), sws_getCoefficients(from.colorspace), from_range, to_table, to_range,
                              brightness, contrast, saturation);
   }
-  const std::size_t row_bytes = static_cast<std::size_t>(width) * (format == AV_PIX_FMT_RGBA ? 4 : 3);
+  const std::size_t row_bytes = static_cast<std::size_t>(width) * bytes_per_pixel(format);
   Padded padded(row_bytes, static_cast<std::size_t>(height));
   std::uint8_t* const planes[4] = {padded.bytes.data(), nullptr, nullptr, nullptr};
   const int strides[4] = {static_cast<int>(padded.stride), 0, 0, 0};
@@ -100,26 +107,70 @@ void scale(const Planes& from, AVPixelFormat format, int width, int height, int 
   }
 }
 
-/// 8-bit RGB of that size, without gaps. Transparency is laid over white.
-std::vector<std::uint8_t> rgb_of(const AVFrame& frame, bool is_image, int height, int width) {
-  std::vector<std::uint8_t> picture(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
-  const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(frame.format));
-  if (format == nullptr) fail(EV_ERROR_MEDIA, "a picture of an unknown pixel format; convert the file first");
-  const bool is_unnamed_hd = frame.colorspace == AVCOL_SPC_UNSPECIFIED && frame.height >= kHdLines && !is_image;
+/// A frame's pixels as they are stored, with the colours that it names.
+Planes planes_of(const AVFrame& frame, bool is_image, int full_height) {
   const AVPixelFormat stored = static_cast<AVPixelFormat>(frame.format), plain = plain_format(stored);
+  const bool is_unnamed_hd = frame.colorspace == AVCOL_SPC_UNSPECIFIED && full_height >= kHdLines && !is_image;
   Planes planes{frame.data, frame.linesize, frame.width, frame.height, plain};
   planes.chroma = frame.chroma_location;
   planes.colorspace = is_unnamed_hd ? AVCOL_SPC_BT709 : frame.colorspace;
   planes.is_full_range = frame.color_range == AVCOL_RANGE_JPEG || plain != stored;
-  const bool has_alpha = format->nb_components == 2 || format->nb_components == 4;
-  const int filter = filter_for(frame.height, frame.width, height, width);
-  if (!has_alpha && (format->flags & AV_PIX_FMT_FLAG_PAL) == 0) {
-    scale(planes, AV_PIX_FMT_RGB24, width, height, filter, picture.data());
-    return picture;
+  return planes;
+}
+
+/// A frame of brightness alone in the limited range, which older versions of FFmpeg take for the full one, as one of
+/// that brightness without colour. Nothing for another frame.
+FramePointer add_neutral_chroma(const AVFrame& frame) {
+  AVPixelFormat format = AV_PIX_FMT_NONE;
+  if (frame.format == AV_PIX_FMT_GRAY8) format = AV_PIX_FMT_YUV444P;
+  if (frame.format == AV_PIX_FMT_GRAY10LE) format = AV_PIX_FMT_YUV444P10LE;
+  if (frame.format == AV_PIX_FMT_GRAY12LE) format = AV_PIX_FMT_YUV444P12LE;
+  if (format == AV_PIX_FMT_NONE || frame.color_range != AVCOL_RANGE_MPEG) return nullptr;
+  FramePointer made(require_memory(av_frame_alloc()));
+  made->format = format;
+  made->width = frame.width;
+  made->height = frame.height;
+  if (av_frame_get_buffer(made.get(), 0) < 0) throw std::bad_alloc();
+  made->colorspace = frame.colorspace;
+  made->color_range = frame.color_range;
+  const int bits = av_pix_fmt_desc_get(format)->comp[0].depth;
+  const std::size_t row_bytes = static_cast<std::size_t>(frame.width) * (bits > 8 ? 2 : 1);
+  for (int y = 0; y < frame.height; ++y) {
+    std::memcpy(made->data[0] + static_cast<std::ptrdiff_t>(y) * made->linesize[0],
+                frame.data[0] + static_cast<std::ptrdiff_t>(y) * frame.linesize[0], row_bytes);
+    for (int plane = 1; plane < 3; ++plane) {
+      std::uint8_t* const row = made->data[plane] + static_cast<std::ptrdiff_t>(y) * made->linesize[plane];
+      if (bits == 8) {
+        std::memset(row, 128, row_bytes);
+      } else {
+        std::fill_n(reinterpret_cast<std::uint16_t*>(row), frame.width, static_cast<std::uint16_t>(1 << (bits - 1)));
+      }
+    }
   }
+  return made;
+}
+
+bool is_interlaced(const AVFrame& frame) {
+#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(58, 7, 100)
+  return (frame.flags & AV_FRAME_FLAG_INTERLACED) != 0;
+#else
+  return frame.interlaced_frame != 0;
+#endif
+}
+
+/// Every other line of a frame, from the first on, over the same memory.
+FramePointer top_field(const AVFrame& frame) {
+  FramePointer field(require_memory(av_frame_clone(&frame)));
+  field->height = (frame.height + 1) / 2;
+  for (int& linesize : field->linesize) linesize *= 2;
+  field->chroma_location = AVCHROMA_LOC_UNSPECIFIED;
+  return field;
+}
+
+/// A frame with transparency, laid over white.
+std::vector<std::uint8_t> over_white(const AVFrame& frame, const Planes& planes) {
   const std::size_t num_pixels = static_cast<std::size_t>(frame.height) * static_cast<std::size_t>(frame.width);
   std::vector<std::uint8_t> rgba(num_pixels * 4), rgb(num_pixels * 3);
-  planes.colorspace = frame.colorspace;
   scale(planes, AV_PIX_FMT_RGBA, frame.width, frame.height, SWS_BICUBIC, rgba.data());
   for (std::size_t i = 0; i < num_pixels; ++i) {
     const int alpha = rgba[4 * i + 3];
@@ -127,8 +178,45 @@ std::vector<std::uint8_t> rgb_of(const AVFrame& frame, bool is_image, int height
       rgb[3 * i + k] = static_cast<std::uint8_t>((rgba[4 * i + k] * alpha + 255 * (255 - alpha) + 127) / 255);
     }
   }
-  scale_rgb({rgb.data(), frame.height, frame.width, static_cast<std::size_t>(frame.width) * 3}, width, height,
-            picture.data());
+  return rgb;
+}
+
+/// 8-bit sRGB of that size, without gaps. Transparency is laid over white.
+std::vector<std::uint8_t> rgb_of(const AVFrame& given, bool is_image, int height, int width) {
+  const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(given.format));
+  if (format == nullptr) fail(EV_ERROR_MEDIA, "a picture of an unknown pixel format; convert the file first");
+  FramePointer field = is_interlaced(given) ? top_field(given) : nullptr;
+  if (FramePointer coloured = add_neutral_chroma(field ? *field : given)) field = std::move(coloured);
+  const AVFrame& frame = field ? *field : given;
+  const std::optional<ColourMapping> mapping = find_colour_mapping(given.color_trc, given.color_primaries);
+  Planes planes = planes_of(frame, is_image, given.height);
+  const bool has_alpha = format->nb_components == 2 || format->nb_components == 4;
+  std::vector<std::uint8_t> blended;
+  Padded padded(0, 0);
+  const std::uint8_t* data[4] = {};
+  int strides[4] = {};
+  if (has_alpha || (format->flags & AV_PIX_FMT_FLAG_PAL) != 0) {
+    planes.colorspace = frame.colorspace;
+    blended = over_white(frame, planes);
+    const std::size_t row_bytes = static_cast<std::size_t>(frame.width) * 3;
+    padded = Padded(row_bytes, static_cast<std::size_t>(frame.height));
+    for (std::size_t y = 0; y < static_cast<std::size_t>(frame.height); ++y) {
+      std::memcpy(padded.bytes.data() + y * padded.stride, blended.data() + y * row_bytes, row_bytes);
+    }
+    data[0] = padded.bytes.data();
+    strides[0] = static_cast<int>(padded.stride);
+    planes = {data, strides, frame.width, frame.height, AV_PIX_FMT_RGB24};
+  }
+  const std::size_t num_pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
+  std::vector<std::uint8_t> picture(num_pixels * 3);
+  const int filter = filter_for(frame.height, frame.width, height, width);
+  if (!mapping) {
+    scale(planes, AV_PIX_FMT_RGB24, width, height, filter, picture.data());
+    return picture;
+  }
+  std::vector<std::uint16_t> deep(num_pixels * 3);
+  scale(planes, AV_PIX_FMT_RGB48, width, height, filter, reinterpret_cast<std::uint8_t*>(deep.data()));
+  map_colours(deep.data(), num_pixels, *mapping, picture.data());
   return picture;
 }
 
@@ -153,6 +241,25 @@ Placement placement_of(const AVFrame& frame, AVStream* stream) {
   // A point (x, y) is shown at (a x + c y, b x + d y), up to a shift; turns of 90 degrees only.
   if (std::abs(b) + std::abs(c) > std::abs(a) + std::abs(d)) return {true, c < 0, b < 0};
   return {false, a < 0, d < 0};
+}
+
+Placement placement_of_exif(int orientation) {
+  constexpr Placement kPlacements[] = {{false, false, false}, {false, true, false}, {false, true, true},
+                                       {false, false, true},  {true, false, false}, {true, true, false},
+                                       {true, true, true},    {true, false, true}};
+  return kPlacements[orientation - 1];
+}
+
+std::vector<std::string> pixel_notices(const AVFrame& frame) {
+  std::vector<std::string> notices;
+  if (is_interlaced(frame)) {
+    notices.emplace_back("the footage is interlaced: of each frame the upper field was taken");
+  }
+  const std::string range = dynamic_range_name(frame.color_trc);
+  if (!range.empty()) {
+    notices.push_back("the footage has high dynamic range (" + range + "): it was mapped to standard range");
+  }
+  return notices;
 }
 
 void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to) {

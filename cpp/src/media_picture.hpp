@@ -1,6 +1,9 @@
 // Decoded frames as pictures: converted to RGB, resized, put upright.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "libav.hpp"
 #include "media.hpp"
 
@@ -13,8 +16,14 @@ struct Placement {
   bool flip_y = false;
 };
 
-/// How a frame is to be put upright, from its display matrix (of the container, or made from EXIF).
+/// How a frame of a video is to be put upright, from the display matrix of its container.
 Placement placement_of(const AVFrame& frame, AVStream* stream);
+
+/// How a picture of an EXIF orientation, 1 to 8, is to be put upright.
+Placement placement_of_exif(int orientation);
+
+/// What is done to frames that their owner may not expect, as lines for the user.
+std::vector<std::string> pixel_notices(const AVFrame& frame);
 
 /// Resizes a picture in RGB into `to` [height, width, 3] without gaps.
 void scale_rgb(const Picture& from, int width, int height, std::uint8_t* to);

@@ -1,104 +1,113 @@
 #include "media_source.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <filesystem>
-#include <set>
+#include <cstdio>
+#include <cstring>
+#include <sstream>
 #include <thread>
+#include <tuple>
 
 #include "error.hpp"
 
 namespace ev {
 
-namespace fs = std::filesystem;
-
 namespace {
 
-constexpr std::int64_t kMaxSourceAreaPx = 1 << 27;
+// Demuxers without an index: libav seeks by guesses there, and times after a seek cannot be trusted.
+const std::set<std::string> kSeekable = {"mov", "matroska"};
+// Elementary streams: no timestamps, and the rate that libav states is its own default.
+const std::set<std::string> kWithoutTimes = {"h264",      "hevc", "vvc",       "obu",   "m4v",
+                                             "mpegvideo", "vc1",  "cavsvideo", "dirac", "mjpeg"};
+// Covers, thumbnails and layers that depend on another stream are never the input.
+constexpr int kNeverTaken = AV_DISPOSITION_ATTACHED_PIC | AV_DISPOSITION_TIMED_THUMBNAILS | AV_DISPOSITION_DEPENDENT;
+constexpr double kStatedShare = 0.95, kStatedSlack_s = 0.25;
 
-[[noreturn]] void fail_to_decode(const std::string& path, int code) {
-  fail(EV_ERROR_MEDIA, path, ": no video or image that can be decoded (", reason_of(code),
-       "); it may be cut short or of another type, make or convert it again");
+std::set<std::string> split_names(const char* names) {
+  std::set<std::string> parts;
+  std::istringstream text(names);
+  for (std::string part; std::getline(text, part, ',');) parts.insert(part);
+  return parts;
 }
 
-void check_input_file(const std::string& path) {
-  std::error_code error;
-  if (!fs::exists(path, error)) {
-    fail(EV_ERROR_MEDIA, path, ": no such file; expected a video or an image, check the path");
-  }
-  if (!fs::is_regular_file(path, error)) {
-    fail(EV_ERROR_MEDIA, path, ": found a folder or a device; expected a video or image file");
-  }
-  if (access(path.c_str(), R_OK) != 0) {
-    fail(EV_ERROR_MEDIA, path, ": no permission to read it; expected a readable file, change its permissions");
-  }
-  if (fs::file_size(path, error) == 0) {
-    fail(EV_ERROR_MEDIA, path, ": the file is empty; expected a video or an image, make it again");
-  }
+std::string metadata(const AVStream& stream, const char* key) {
+  const AVDictionaryEntry* entry = av_dict_get(stream.metadata, key, nullptr, 0);
+  return entry == nullptr ? "" : entry->value;
 }
+
+/// Seconds of "HH:MM:SS.fraction"; 0 for another text.
+double seconds_of_clock(const std::string& text) {
+  std::istringstream stream(text);
+  stream.imbue(std::locale::classic());
+  std::int64_t hours = 0, minutes = 0;
+  double seconds = 0;
+  char one = 0, other = 0;
+  stream >> hours >> one >> minutes >> other >> seconds;
+  return stream && one == ':' && other == ':' ? static_cast<double>(hours * 3600 + minutes * 60) + seconds : 0;
+}
+
+bool is_known(AVRational rate) { return rate.num > 0 && rate.den > 0; }
 
 }  // namespace
 
-VideoSource::VideoSource(const std::string& path) : path_(path) {
-  check_input_file(path);
-  AVDictionary* options = nullptr;
-  // An absolute path is never taken for a protocol, and the whitelist keeps playlists from fetching.
-  av_dict_set(&options, "protocol_whitelist", "file", 0);
-  AVFormatContext* opened = nullptr;
-  int code = avformat_open_input(&opened, fs::absolute(path).c_str(), nullptr, &options);
-  av_dict_free(&options);
-  if (code < 0) fail_to_decode(path, code);
-  format_.reset(opened);
-  code = avformat_find_stream_info(opened, nullptr);
-  if (code < 0) fail_to_decode(path, code);
-  const std::string name = opened->iformat->name;
-  if (std::set<std::string>{"tty", "bin", "xbin", "adf", "idf"}.count(name) != 0) {
-    fail(EV_ERROR_MEDIA, path, ": found a text file; expected a video or an image");
-  }
-  bool has_audio = false;
-  for (unsigned int i = 0; i < opened->nb_streams; ++i) {
-    AVStream* stream = opened->streams[i];
-    has_audio = has_audio || stream->codecpar->codec_type == AVMEDIA_TYPE_AUDIO;
-    // The cover picture of an audio file is no video.
-    const bool is_cover = (stream->disposition & AV_DISPOSITION_ATTACHED_PIC) != 0;
-    if (stream_ == nullptr && stream->codecpar->codec_type == AVMEDIA_TYPE_VIDEO && !is_cover) stream_ = stream;
-  }
-  if (stream_ == nullptr) {
-    fail(EV_ERROR_MEDIA, path, ": found ", has_audio ? "only audio" : "no picture",
-         " in the file; expected a video or an image");
-  }
-  const std::int64_t area = static_cast<std::int64_t>(stream_->codecpar->width) * stream_->codecpar->height;
-  if (area > kMaxSourceAreaPx) {
-    fail(EV_ERROR_MEDIA, path, ": found frames of ", area, " px; expected ", kMaxSourceAreaPx, " or fewer");
+VideoSource::VideoSource(const InputFile& file)
+    : file_(file), reader_(file), format_(open_container(file, reader_)), names_(split_names(format_->iformat->name)) {
+  choose_stream();
+  check_source_area(path(), stream_->codecpar->width, stream_->codecpar->height);
+  if (file.header().is_cut) {
+    num_damaged_ = 1;
+    notices_.emplace_back("the file ends before its picture does; what is missing is filled in");
   }
   open_decoder();
   rate_ = stream_->avg_frame_rate;
   // The guessed rate is a multiple of the true rate where the frame rate varies: a last resort.
-  if (rate_.num <= 0 || rate_.den <= 0) rate_ = av_guess_frame_rate(opened, stream_, nullptr);
-  if (rate_.num <= 0 || rate_.den <= 0) rate_ = {25, 1};
+  if (!is_known(rate_)) rate_ = av_guess_frame_rate(format_.get(), stream_, nullptr);
+  if (!is_known(rate_)) rate_ = {25, 1};
   origin_ = stream_->start_time == AV_NOPTS_VALUE ? 0 : stream_->start_time;
 }
 
-bool VideoSource::is_image() const {
-  const std::string name = format_->iformat->name;
-  if (name == "gif") return stream_->nb_frames == 1;
-  const AVDictionaryEntry* entry = av_dict_get(format_->metadata, "major_brand", nullptr, 0);
-  const std::string brand = entry == nullptr ? "" : entry->value;
-  const bool is_pipe = name.size() >= 5 && name.compare(name.size() - 5, 5, "_pipe") == 0;
-  return is_pipe || name == "image2" || brand == "avif" || brand == "mif1" || brand == "heic";
+bool VideoSource::is_one_of(const std::set<std::string>& names) const {
+  return std::any_of(names_.begin(), names_.end(), [&](const std::string& name) { return names.count(name) != 0; });
 }
 
-std::optional<double> VideoSource::duration_s() const {
-  if (stream_->duration > 0 && stream_->time_base.num > 0) {
-    return static_cast<double>(stream_->duration) * av_q2d(stream_->time_base);
+/// By: more than one frame, the default flag, the larger picture, the earlier stream.
+void VideoSource::choose_stream() {
+  bool has_audio = false, has_video = false;
+  const auto rank = [](const AVStream& stream) {
+    const std::int64_t area = static_cast<std::int64_t>(stream.codecpar->width) * stream.codecpar->height;
+    return std::make_tuple(stream.nb_frames != 1, (stream.disposition & AV_DISPOSITION_DEFAULT) != 0, area,
+                           -stream.index);
+  };
+  for (unsigned int i = 0; i < format_->nb_streams; ++i) {
+    AVStream* const stream = format_->streams[i];
+    const AVMediaType type = stream->codecpar->codec_type;
+    has_audio = has_audio || type == AVMEDIA_TYPE_AUDIO;
+    if (type != AVMEDIA_TYPE_VIDEO || (stream->disposition & kNeverTaken) != 0) continue;
+    has_video = true;
+    if (avcodec_find_decoder(stream->codecpar->codec_id) == nullptr) continue;
+    if (stream_ == nullptr || rank(*stream) > rank(*stream_)) stream_ = stream;
   }
-  if (format_->duration > 0) return static_cast<double>(format_->duration) / AV_TIME_BASE;
-  return std::nullopt;
+  if (stream_ != nullptr) return;
+  if (has_video) {
+    fail(EV_ERROR_MEDIA, path(), ": found video of a codec that is not known here; convert it to H.264, as in ",
+         "`ffmpeg -i IN -c:v libx264 out.mp4`");
+  }
+  fail(EV_ERROR_MEDIA, path(), ": found ", has_audio ? "only audio" : "no picture",
+       " in the file; expected a video or an image");
+}
+
+bool VideoSource::is_image() const {
+  if (file_.header().kind != "container") return !file_.header().is_animated;
+  return std::any_of(names_.begin(), names_.end(), [](const std::string& name) {
+    return name.size() >= 5 && name.compare(name.size() - 5, 5, "_pipe") == 0;
+  });
+}
+
+Placement VideoSource::placement(const AVFrame& frame) const {
+  return is_image() ? placement_of_exif(file_.header().orientation) : placement_of(frame, stream_);
 }
 
 bool VideoSource::seek(double start_s) {
-  if (stream_->time_base.num <= 0) return false;
+  if (stream_->time_base.num <= 0 || !is_one_of(kSeekable)) return false;
   const double offset = start_s / av_q2d(stream_->time_base);
   if (!(offset < 9e18)) return false;
   const std::int64_t target = origin_ + static_cast<std::int64_t>(offset);
@@ -109,7 +118,12 @@ bool VideoSource::seek(double start_s) {
 
 std::optional<TimedFrame> VideoSource::next() {
   FramePointer frame = decode();
-  if (frame == nullptr) return std::nullopt;
+  if (is_one_of(kWithoutTimes)) return next_by_count(std::move(frame));
+  if (is_one_of({"avi"})) return next_by_chunk(std::move(frame));
+  if (frame == nullptr) {
+    compare_with_stated_end();
+    return std::nullopt;
+  }
   const double base = stream_->time_base.num > 0 ? av_q2d(stream_->time_base) : 0, interval_s = 1 / rate();
   double time_s = last_s_;
   if (frame->pts != AV_NOPTS_VALUE && base > 0) time_s = static_cast<double>(frame->pts - origin_) * base;
@@ -124,9 +138,57 @@ std::optional<TimedFrame> VideoSource::next() {
   return TimedFrame{time_s, end_s_, std::move(frame)};
 }
 
+std::optional<TimedFrame> VideoSource::next_by_count(FramePointer frame) {
+  if (frame == nullptr) return std::nullopt;
+  if (num_frames_ == 0) {
+    const AVRational guessed = av_guess_frame_rate(format_.get(), stream_, nullptr);
+    rate_ = is_known(codec_->framerate) ? codec_->framerate : is_known(guessed) ? guessed : rate_;
+  }
+  const double time_s = static_cast<double>(num_frames_) * rate_.den / rate_.num;
+  end_s_ = static_cast<double>(++num_frames_) * rate_.den / rate_.num;
+  return TimedFrame{time_s, end_s_, std::move(frame)};
+}
+
+/// AVI has no timestamps: a frame's time is its chunk's number, and an empty chunk holds the last frame. Frames that
+/// are shown in another order than they are stored take the times of the chunks in order.
+std::optional<TimedFrame> VideoSource::next_by_chunk(FramePointer frame) {
+  if (frame == nullptr) return std::nullopt;
+  std::int64_t tick = num_frames_++;
+  if (!chunks_.empty()) {
+    tick = chunks_.front();
+    chunks_.pop_front();
+  }
+  const double base = av_q2d(stream_->time_base);
+  end_s_ = static_cast<double>(chunks_.empty() ? tick + 1 : chunks_.front()) * base;
+  return TimedFrame{static_cast<double>(tick) * base, end_s_, std::move(frame)};
+}
+
+void VideoSource::compare_with_stated_end() {
+  if (!is_one_of(kSeekable) || is_image()) return;
+  double stated_s = 0;
+  if (names_.count("mov") != 0) {
+    if (stream_->duration > 0 && stream_->time_base.num > 0) {
+      stated_s = static_cast<double>(stream_->duration) * av_q2d(stream_->time_base);
+    }
+  } else {
+    stated_s = seconds_of_clock(metadata(*stream_, "DURATION"));
+  }
+  if (end_s_ >= stated_s * kStatedShare - kStatedSlack_s) return;
+  ++num_damaged_;
+  char text[120];
+  std::snprintf(text, sizeof text, "the file ends at %.2f s of %.2f s: it was cut short", end_s_, stated_s);
+  notices_.emplace_back(text);
+}
+
 void VideoSource::open_decoder() {
-  const AVCodec* decoder = avcodec_find_decoder(stream_->codecpar->codec_id);
-  if (decoder == nullptr) fail_to_decode(path_, AVERROR_DECODER_NOT_FOUND);
+  const AVCodecID id = stream_->codecpar->codec_id;
+  const AVCodec* decoder = avcodec_find_decoder(id);
+  // FFmpeg's own decoders of VP8 and VP9 drop the transparency that a WebM has beside the picture.
+  if (metadata(*stream_, "alpha_mode") == "1" && (id == AV_CODEC_ID_VP8 || id == AV_CODEC_ID_VP9)) {
+    const AVCodec* whole = avcodec_find_decoder_by_name(id == AV_CODEC_ID_VP8 ? "libvpx" : "libvpx-vp9");
+    if (whole == nullptr) notices_.emplace_back("this FFmpeg has no libvpx: transparency was dropped");
+    if (whole != nullptr) decoder = whole;
+  }
   codec_.reset(require_memory(avcodec_alloc_context3(decoder)));
   int code = avcodec_parameters_to_context(codec_.get(), stream_->codecpar);
   codec_->pkt_timebase = stream_->time_base;
@@ -136,7 +198,7 @@ void VideoSource::open_decoder() {
   codec_->log_level_offset = kQuiet;
   codec_->max_pixels = kMaxSourceAreaPx;
   if (code >= 0) code = avcodec_open2(codec_.get(), decoder, nullptr);
-  if (code < 0) fail_to_decode(path_, code);
+  if (code < 0) fail_to_decode(file_, code);
 }
 
 FramePointer VideoSource::decode() {
@@ -168,7 +230,10 @@ void VideoSource::send_packet() {
     // What would be missing of a packet that was cut would be concealed by guesswork.
     const bool is_whole = (packet->flags & AV_PKT_FLAG_CORRUPT) == 0;
     if (is_ours && !is_whole) ++num_damaged_;
-    if (is_ours && is_whole) {
+    // An empty packet holds the frame before.
+    const bool is_empty = packet->size == 0 && packet->dts != AV_NOPTS_VALUE;
+    if (is_ours && is_whole && !is_empty) {
+      if (names_.count("avi") != 0 && packet->dts != AV_NOPTS_VALUE) chunks_.push_back(packet->dts);
       const int sent = avcodec_send_packet(codec_.get(), packet.get());
       if (sent < 0 && sent != AVERROR_EOF) ++num_damaged_;
       return;

@@ -19,6 +19,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+ev::MediaInfo probe(const std::string& path) { return ev::probe_file(*ev::open_file(path)); }
+
+template <typename... Options>
+ev::Clip read(const std::string& path, const Options&... options) {
+  return ev::read_clip(*ev::open_file(path), options...);
+}
+
 std::string read_bytes(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
@@ -42,30 +49,30 @@ std::string error_of(const Call& call) {
 }
 
 void check_whole(const std::string& video) {
-  const ev::MediaInfo info = ev::probe_file(video);
+  const ev::MediaInfo info = probe(video);
   CHECK(info.kind == "video" && info.fps && info.num_frames.value_or(0) > 1 && info.width_px > 0);
   const std::int64_t count = *info.num_frames;
-  const ev::Clip all = ev::read_clip(video, 0, count, std::nullopt, info.height_px, info.width_px);
+  const ev::Clip all = read(video, 0, count, std::nullopt, info.height_px, info.width_px);
   CHECK(all.frames.shape == std::vector<std::int64_t>({count, info.height_px, info.width_px, 3}));
   CHECK(all.covers_source && !all.is_short && all.num_damaged == 0 && all.fps == *info.fps);
   for (const auto& [height, width] : {std::pair(1, 1), std::pair(37, 53), std::pair(501, 3), std::pair(64, 64)}) {
-    const ev::Clip clip = ev::read_clip(video, 0.3, 3, 7.0, height, width);
+    const ev::Clip clip = read(video, 0.3, 3, 7.0, height, width);
     CHECK(clip.frames.shape == std::vector<std::int64_t>({3, height, width, 3}));
   }
-  const ev::Clip more = ev::read_clip(video, 0, count + 5, std::nullopt, 16, 16);
+  const ev::Clip more = read(video, 0, count + 5, std::nullopt, 16, 16);
   CHECK(more.is_short && more.frames.shape[0] == count);
-  const std::string late = error_of([&] { ev::read_clip(video, 1e6, 1, std::nullopt, 16, 16); });
+  const std::string late = error_of([&] { read(video, 1e6, 1, std::nullopt, 16, 16); });
   CHECK(late.find("start earlier") != std::string::npos);
-  CHECK(!error_of([&] { ev::read_clip(video, 0, 1, 1e9, 16, 16); }).empty());
+  CHECK(!error_of([&] { read(video, 0, 1, 1e9, 16, 16); }).empty());
 }
 
 void check_pictures(const fs::path& folder) {
   std::string pixels;
   for (int i = 0; i < 5 * 3 * 3; ++i) pixels += static_cast<char>(i * 5);
   const std::string path = write_bytes(folder / "a.ppm", "P6\n5 3\n255\n" + pixels);
-  const ev::MediaInfo info = ev::probe_file(path);
+  const ev::MediaInfo info = probe(path);
   CHECK(info.kind == "image" && info.width_px == 5 && info.height_px == 3 && !info.fps);
-  const ev::Clip same = ev::read_clip(path, 9, 7, std::nullopt, 3, 5);
+  const ev::Clip same = read(path, 9, 7, std::nullopt, 3, 5);
   CHECK(same.frames.shape[0] == 1 && std::memcmp(same.frames.data, pixels.data(), pixels.size()) == 0);
   // Resized in memory, from rows that lie apart, the last of which ends where its memory does.
   std::vector<std::uint8_t> apart(20 * 2 + 15);
@@ -73,16 +80,16 @@ void check_pictures(const fs::path& folder) {
   for (const auto& [height, width] : {std::pair(3, 5), std::pair(1, 1), std::pair(2, 2), std::pair(40, 7)}) {
     std::vector<char> target(static_cast<std::size_t>(height * width * 3));
     ev::resize_picture("image1", {apart.data(), 3, 5, 20}, height, width, target.data());
-    const ev::Clip read = ev::read_clip(path, 0, 1, std::nullopt, height, width);
-    CHECK(std::memcmp(read.frames.data, target.data(), target.size()) == 0);
+    const ev::Clip resized = read(path, 0, 1, std::nullopt, height, width);
+    CHECK(std::memcmp(resized.frames.data, target.data(), target.size()) == 0);
   }
 }
 
 void check_bad(const fs::path& folder, const std::string& video) {
   const auto refuse = [&](const std::string& path, const std::string& part) {
-    const std::string text = error_of([&] { ev::probe_file(path); });
+    const std::string text = error_of([&] { probe(path); });
     CHECK_MSG(text.find(part) != std::string::npos, text);
-    CHECK(!error_of([&] { ev::read_clip(path, 0, 9, std::nullopt, 16, 16); }).empty());
+    CHECK(!error_of([&] { read(path, 0, 9, std::nullopt, 16, 16); }).empty());
   };
   refuse((folder / "none.mp4").string(), "no such file");
   refuse(folder.string(), "found a folder");
@@ -95,9 +102,9 @@ void check_bad(const fs::path& folder, const std::string& video) {
   std::size_t num_read = 0;
   const auto try_it = [&](const std::string& bytes) {
     write_bytes(path, bytes);
-    if (error_of([&] { ev::probe_file(path); }).empty()) ++num_read;
-    error_of([&] { ev::read_clip(path, 0, 17, std::nullopt, 48, 80); });
-    error_of([&] { ev::read_clip(path, 0.6, 5, 5.0, 33, 21); });
+    if (error_of([&] { probe(path); }).empty()) ++num_read;
+    error_of([&] { read(path, 0, 17, std::nullopt, 48, 80); });
+    error_of([&] { read(path, 0.6, 5, 5.0, 33, 21); });
   };
   for (std::size_t part = 1; part < 16; ++part) try_it(whole.substr(0, whole.size() * part / 16));
   std::mt19937 random(1);

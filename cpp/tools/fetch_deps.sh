@@ -35,7 +35,7 @@ private_apt() { # STATE SOURCES STATUS COMMAND ...
 fetch_packages() { # PACKAGE ...
     local state=$folder/apt stamp
     stamp=$folder/.have-$(printf '%s\n' "$@" | sort | sha256sum | cut -c1-16)
-    [ -e "$stamp" ] && return
+    [ -e "$stamp" ] && [ -z "$(list_dangling_libraries)" ] && return
     private_apt "$state" /etc/apt /var/lib/dpkg/status update
     private_apt "$state" /etc/apt /var/lib/dpkg/status --download-only --yes --no-install-recommends install "$@" \
         >/dev/null
@@ -49,7 +49,27 @@ fetch_packages() { # PACKAGE ...
         esac
     done
     rm -rf "$state/cache"
+    link_installed_libraries
     touch "$stamp"
+}
+
+list_dangling_libraries() {
+    find "$folder/usr/lib" "$folder/lib" -name 'lib*.so' -xtype l 2>/dev/null || true
+}
+
+# A package of headers links to a library of another package. Where that one is installed on the machine it was not
+# fetched, and the link leads nowhere; CMake would then take the static library beside it.
+link_installed_libraries() {
+    local link name found
+    list_dangling_libraries | while read -r link; do
+        name=$(basename "$(readlink "$link")")
+        found=$(find /usr/lib /lib /usr/local/lib -name "$name" -print -quit 2>/dev/null || true)
+        if [ -z "$found" ]; then
+            echo "fetch_deps.sh: $link leads nowhere: $name is neither fetched nor installed" >&2
+        else
+            ln -sf "$found" "$link"
+        fi
+    done
 }
 
 fetch_onnxruntime_headers() {

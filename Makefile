@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native native-clang native-format sanitize fuzz format clean
+.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,7 +22,7 @@ help:
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native    its parts;  make format, wheel, clean"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
-	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
+	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media    altered videos and pictures"
 
 # --- demo ---------------------------------------------------------------------------------------------
 
@@ -165,6 +165,12 @@ FUZZ_CXX = $(if $(CMAKE_PREFIX_PATH),clang++,$(CURDIR)/$(NATIVE_DEPS)/usr/bin/cl
 $(NATIVE_DEPS)/ready-clang: cpp/tools/fetch_deps.sh .venv/ready
 	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python clang-14 libclang-rt-14-dev
 	@touch $@
+
+# Altered files of 26 kinds through the Python host's readers: no crash, 10 s and 3 GiB a file at most.
+FUZZ_MEDIA_FILES ?= 10000
+FUZZ_MEDIA_SEED ?= 0
+fuzz-media: .venv/ready
+	.venv/bin/python tests/editverse_rt/media/fuzz_media.py --files $(FUZZ_MEDIA_FILES) --seed $(FUZZ_MEDIA_SEED)
 
 fuzz: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang)
 	$(NATIVE_RUN) cmake -S cpp -B build/fuzz $(if $(shell command -v ninja),-G Ninja) \

@@ -6,7 +6,7 @@ white; the YUV matrix; the size; wide colours and high dynamic range; turning an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _HD_LINES = 720
+_STRIP_PX = 1 << 20
 # swscale takes every grey picture for one of full range.
 _FULL_OF_LIMITED = np.clip(((np.arange(256) - 16) * 255 + 109) // 219, 0, 255).astype(np.uint8)
 
@@ -161,9 +162,19 @@ def over_white(frame: VideoFrame) -> VideoFrame:
 
 def blended(rgb: NDArray[Any], alpha: NDArray[Any], *, is_premultiplied: bool) -> Frames:
     """Lay colours uint8 [H, W, 3] over white by their opacity uint8 [H, W]."""
-    opacity = alpha[..., None].astype(np.uint32)
-    colours = rgb * np.uint32(255) if is_premultiplied else rgb * opacity
-    return np.asarray(np.minimum((colours + 255 * (255 - opacity) + 127) // 255, 255), dtype=np.uint8)
+    result = np.empty(rgb.shape, np.uint8)
+    for rows in _strips(rgb):
+        opacity = alpha[rows, :, None].astype(np.uint32)
+        colours = rgb[rows] * np.uint32(255) if is_premultiplied else rgb[rows] * opacity
+        result[rows] = np.minimum((colours + 255 * (255 - opacity) + 127) // 255, 255)
+    return result
+
+
+def _strips(picture: NDArray[Any]) -> Iterator[slice]:
+    """Rows of a picture in strips of about a million pixels, so that wide integers take little memory."""
+    height, width = picture.shape[:2]
+    step = max(1, _STRIP_PX // max(1, width))
+    return (slice(top, top + step) for top in range(0, height, step))
 
 
 # --- interlacing ---
@@ -214,11 +225,15 @@ def _colour_mapping(frame: VideoFrame) -> tuple[int, int] | None:
 
 def _mapped(picture: NDArray[Any], transfer: int, primaries: int) -> Frames:
     """Map pixels uint16 [H, W, 3] to sRGB uint8; in integers, so that every host gives the same."""
-    light = _light_of_codes(transfer)[picture].astype(np.int64)
-    if primaries in _TO_BT709:
-        light = light @ np.array(_TO_BT709[primaries], np.int64).T >> 14
-    curve = _codes_of_light(bool(transfer))
-    return np.asarray(curve[np.clip(light >> _CURVE_SHIFT, 0, len(curve) - 1)], dtype=np.uint8)
+    lights, curve = _light_of_codes(transfer), _codes_of_light(bool(transfer))
+    matrix = np.array(_TO_BT709[primaries], np.int64).T if primaries in _TO_BT709 else None
+    result = np.empty(picture.shape, np.uint8)
+    for rows in _strips(picture):
+        light = lights[picture[rows]].astype(np.int64)
+        if matrix is not None:
+            light = light @ matrix >> 14
+        result[rows] = curve[np.clip(light >> _CURVE_SHIFT, 0, len(curve) - 1)]
+    return result
 
 
 @lru_cache

@@ -1,0 +1,238 @@
+"""A mutation fuzzer for the readers of media: `make fuzz-media`, or `python fuzz_media.py --files 10000`.
+
+It makes a small file of each kind, alters it by chance (the same for the same seed), and opens, samples and
+takes the sound of what comes out. Right is a clip or a MediaError. A crash, another exception, more memory than
+the bound, or more than the time bound is a finding: the file is kept, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from media_samples import HeifWriter, box, coded_item, encode, grey_frames, patchwork, size_property
+
+from editverse_rt.errors import MediaError
+from editverse_rt.media import open_media, write_clip, write_image
+
+MEMORY_BYTES = 3 << 30
+TIME_S = 10.0
+
+
+def make_corpus(folder: Path) -> list[Path]:
+    """One small file of each kind."""
+    pictures = {"a.png": None, "a.jpg": None, "a.webp": None}
+    for name in pictures:
+        write_image(folder / name, patchwork(48, 80))
+    encode(folder / "a.bmp", patchwork(48, 80)[None], codec="bmp", pixel_format="bgr24")
+    encode(folder / "a.tif", patchwork(48, 80)[None], codec="tiff", pixel_format="rgb24")
+    encode(folder / "a.apng", grey_frames(4), codec="apng", pixel_format="rgb24", rate=10)
+    for name in ("a.mp4", "a.mkv", "a.webm", "a.mov", "a.gif"):
+        write_clip(
+            folder / name, grey_frames(9), 10.0, times_s=[0, 0.1, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 1, 1.3]
+        )
+    encode(folder / "sound.mp4", grey_frames(9), sine_s=0.3)
+    encode(folder / "sound.mkv", grey_frames(9), sine_s=0.3)
+    for name, codec in (
+        ("a.avi", "mpeg4"),
+        ("a.mpg", "mpeg2video"),
+        ("a.ts", "mpeg2video"),
+        ("a.flv", "flv1"),
+        ("a.wmv", "wmv2"),
+        ("a.m2v", "mpeg2video"),
+        ("ffv1.mkv", "ffv1"),
+        ("mjpeg.mov", "mjpeg"),
+    ):
+        pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        encode(folder / name, grey_frames(9), codec=codec, pixel_format=pixel_format)
+    configuration, data = coded_item(folder, patchwork(), "libx265", "yuv444p")
+    writer = HeifWriter()
+    tiles = [writer.add(b"hvc1", data, box(b"hvcC", configuration), size_property(160, 96)) for _ in range(2)]
+    grid = writer.add(
+        b"grid",
+        bytes([0, 0, 0, 1]) + struct.pack(">HH", 300, 96),
+        size_property(300, 96),
+        box(b"irot", b"\1"),
+    )
+    writer.refer(b"dimg", grid, *tiles)
+    (folder / "a.heic").write_bytes(writer.file(grid))
+    configuration, data = coded_item(folder, patchwork(), "libsvtav1", "yuv420p")
+    writer = HeifWriter(b"avif")
+    number = writer.add(b"av01", data, box(b"av1C", configuration), size_property(160, 96))
+    (folder / "a.avif").write_bytes(writer.file(number))
+    (folder / "a.webpanim").write_bytes(animated_webp((folder / "a.webp").read_bytes()))
+    (folder / "a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\na.ts\n#EXT-X-ENDLIST\n")
+    (folder / "a.ico").write_bytes(icon((folder / "a.png").read_bytes()))
+    return sorted(path for path in folder.iterdir() if "item" not in path.name)
+
+
+def animated_webp(still: bytes) -> bytes:
+    data = still[still.index(b"VP8L") :]
+    head = (
+        bytes(6)
+        + (79).to_bytes(3, "little")
+        + (47).to_bytes(3, "little")
+        + (100).to_bytes(3, "little")
+        + b"\0"
+    )
+    part = b"ANMF" + struct.pack("<I", len(head) + len(data)) + head + data
+    part += bytes(len(part) % 2)
+    canvas = b"\x12\0\0\0" + (79).to_bytes(3, "little") + (47).to_bytes(3, "little")
+    body = b"VP8X" + struct.pack("<I", 10) + canvas + b"ANIM" + struct.pack("<I", 6) + bytes(6) + 3 * part
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def icon(png: bytes) -> bytes:
+    return b"\0\0\1\0\1\0" + bytes([80, 48, 0, 0, 1, 0, 32, 0]) + struct.pack("<II", len(png), 22) + png
+
+
+def mutated(corpus: list[bytes], chance: random.Random) -> bytes:
+    """A file of the corpus after one to eight alterations."""
+    data = bytearray(chance.choice(corpus))
+    for _ in range(chance.choice((1, 1, 2, 3, 5, 8))):
+        if not data:
+            break
+        # Half of the alterations fall into the head, where the structure is.
+        at = chance.randrange(min(len(data), 400) if chance.random() < 0.5 else len(data))
+        kind = chance.randrange(8)
+        if kind == 0:
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            data[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFE, 0xFF))
+        elif kind == 2:
+            size = chance.choice((2, 4, 8))
+            value = chance.choice((0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, chance.getrandbits(32)))
+            data[at : at + size] = (value % (1 << 8 * size)).to_bytes(size, chance.choice(("little", "big")))
+        elif kind == 3:
+            del data[at : at + chance.randint(1, 64)]
+        elif kind == 4:
+            data[at:at] = data[at : at + chance.randint(1, 64)]
+        elif kind == 5:
+            del data[chance.randrange(len(data)) :]
+        elif kind == 6:
+            data[at:at] = bytes(chance.getrandbits(8) for _ in range(chance.randint(1, 16)))
+        else:
+            other = chance.choice(corpus)
+            begin = chance.randrange(len(other))
+            data[at : at + 32] = other[begin : begin + 32]
+    return bytes(data)
+
+
+def read_everything(path: Path, chance: random.Random) -> str:
+    """Do with a file what a request does; returns how it ended."""
+    try:
+        with open_media(path) as file:
+            for start_s in (0.0, chance.choice((0.2, 0.75, 5.0))):
+                clip = file.read_clip(
+                    start_s=start_s, num_frames=9, fps=chance.choice((None, 7.0)), height_px=32, width_px=48
+                )
+                assert clip.frames.shape[1:] == (32, 48, 3)
+                assert clip.frames.dtype == np.uint8
+                clip.uneven_times_s(len(clip.frames))
+            file.read_sound()
+        return "damaged" if clip.num_damaged else "read"
+    except MediaError as error:
+        return error.code if len(str(error).splitlines()) == 1 else "FOUND an error of several lines"
+
+
+def work(pipe: Connection, corpus_folder: str, seed: int, begin: int, end: int) -> None:
+    """Try the files of a range; says which before each, and how each ended."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    corpus = [path.read_bytes() for path in sorted(Path(corpus_folder).iterdir())]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in"
+        for number in range(begin, end):
+            chance = random.Random(f"{seed}-{number}")
+            path.write_bytes(mutated(corpus, chance))
+            pipe.send(("begin", number))
+            try:
+                ended = read_everything(path, chance)
+            except BaseException:
+                ended = "FOUND " + traceback.format_exc(limit=-3)
+            pipe.send((ended, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def run(num_files: int, seed: int, keep: Path) -> dict[str, object]:
+    """Try `num_files` files in worker processes, one after another where one dies; returns the figures."""
+    endings: dict[str, int] = {}
+    findings: list[str] = []
+    peak_kib, slowest_s, number = 0, 0.0, 0
+    began = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder))
+        for path in Path(folder).iterdir():
+            if path not in corpus:
+                path.unlink()
+        data = [path.read_bytes() for path in sorted(corpus)]
+        while number < num_files:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=work, args=(theirs, folder, seed, number, num_files))
+            process.start()
+            theirs.close()
+            said, since = "", time.perf_counter()
+            try:
+                while number < num_files:
+                    if not ours.poll(60.0 if not said else TIME_S):
+                        said = "FOUND more than 10 s"
+                        break
+                    said, value = ours.recv()
+                    if said == "begin":
+                        since = time.perf_counter()
+                        continue
+                    slowest_s = max(slowest_s, time.perf_counter() - since)
+                    peak_kib = max(peak_kib, value)
+                    if said.startswith("FOUND"):
+                        break
+                    endings[said] = endings.get(said, 0) + 1
+                    number += 1
+            except EOFError:
+                process.join()
+                said = f"FOUND the process died with {process.exitcode}"
+            process.kill()
+            process.join()
+            if said.startswith("FOUND"):
+                keep.mkdir(parents=True, exist_ok=True)
+                (keep / f"{seed}-{number}").write_bytes(mutated(data, random.Random(f"{seed}-{number}")))
+                findings.append(f"{seed}-{number}: {said}")
+                number += 1
+    return {
+        "files": num_files,
+        "seed": seed,
+        "kinds": len(data),
+        "endings": dict(sorted(endings.items())),
+        "findings": findings,
+        "peak_mib": peak_kib // 1024,
+        "slowest_s": round(slowest_s, 2),
+        "total_s": round(time.perf_counter() - began, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--files", type=int, default=10_000, help="how many files (default: 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the alterations (default: 0)")
+    parser.add_argument("--keep", type=Path, default=Path("build/fuzz-media"), help="where findings are kept")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    report = run(args.files, args.seed, args.keep)
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    return 1 if report["findings"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

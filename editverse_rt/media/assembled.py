@@ -28,7 +28,7 @@ from editverse_rt.media.libav import (
     MAX_SOURCE_AREA_PX,
     frame_from_rgb,
 )
-from editverse_rt.media.pixels import Placement, blended, picture_from_frame
+from editverse_rt.media.pixels import PROFILE_NOTICE, Placement, apply_profile, blended, picture_from_frame
 
 __all__ = ["AnimatedWebp", "HeifStill"]
 
@@ -69,6 +69,8 @@ class HeifStill:
         self.end_s = 0.0
         self.notices: list[str] = []
         self._picture = parse_heif(data, path)
+        if self._picture.tiles[0].profile == "other":
+            self.notices.append(PROFILE_NOTICE)
         self.width_px, self.height_px = self._shown_size()
 
     def placement(self, frame: VideoFrame) -> Placement:
@@ -186,6 +188,7 @@ def _item_frame(item: CodedItem) -> VideoFrame:
     elif frame.color_range == 0:
         # What is unsaid is full range (ISO/IEC 23000-22, MIAF, 7.3.6.4).
         frame.color_range = FULL_RANGE
+    apply_profile(frame, item.profile)
     return frame
 
 

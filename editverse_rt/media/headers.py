@@ -8,21 +8,40 @@ Sources: JPEG (ITU-T T.81, annex B), PNG (third edition), WebP (RFC 9649), GIF89
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["HEAD_BYTES", "Header", "examine", "is_list", "is_picture_type", "riff_chunks"]
+__all__ = [
+    "HEAD_BYTES",
+    "Header",
+    "Profile",
+    "examine",
+    "is_list",
+    "is_picture_type",
+    "profile_of",
+    "riff_chunks",
+]
 
 HEAD_BYTES = 256
 """How many bytes of a file `is_picture_type` takes."""
 
+Profile = Literal["", "p3", "other"]
+"""What an ICC profile says of RGB colours: "" none, sRGB or one that is not read; "p3" those of Display P3."""
 Kind = Literal["jpeg", "png", "gif", "webp", "bmp", "tiff", "ico", "heif", "container"]
 
 _JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PICTURE_STARTS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0"
 )  # fmt: skip
+_MAX_PROFILE_BYTES = 1 << 20
+# Red, green and blue of sRGB and Display P3 as profiles state them: XYZ, adapted to D50.
+_COLORANTS: tuple[tuple[Profile, tuple[float, ...]], ...] = (
+    ("", (0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7141)),
+    ("p3", (0.5151, 0.2412, -0.0011, 0.2919, 0.6922, 0.0419, 0.1571, 0.0666, 0.7841)),
+)
+_COLORANT_TOLERANCE = 0.004
 _HEIF_BRANDS = {b"mif1", b"mif2", b"heic", b"heix", b"heim", b"heis", b"avif", b"miaf"}
 _SEQUENCE_BRANDS = {b"msf1", b"hevc", b"hevx", b"hevm", b"hevs", b"avis"}
 
@@ -30,7 +49,8 @@ _SEQUENCE_BRANDS = {b"msf1", b"hevc", b"hevx", b"hevm", b"hevs", b"avis"}
 @dataclass(frozen=True)
 class Header:
     """A file's type, and of a picture: its size in pixels as stored (0 where unknown), EXIF orientation 1 to
-    8, whether its end is missing, whether it is an animation. A `container` is everything else."""
+    8, whether its end is missing, whether it is an animation, its colour profile. A `container` is everything
+    else."""
 
     kind: Kind
     width_px: int = 0
@@ -38,6 +58,7 @@ class Header:
     orientation: int = 1
     is_cut: bool = False
     is_animated: bool = False
+    profile: Profile = ""
 
     @property
     def is_picture(self) -> bool:
@@ -97,6 +118,7 @@ def examine(data: bytes) -> Header:
 def _jpeg(data: bytes) -> Header:
     width = height = 0
     orientation, at, scan = 1, 2, 0
+    icc = b""
     while at + 4 <= len(data):
         if data[at] != 0xFF:
             break
@@ -115,25 +137,31 @@ def _jpeg(data: bytes) -> Header:
             height, width = struct.unpack_from(">HH", data, body + 1)
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = _orientation(bytes(data[body + 6 : at + 2 + length]))
+        elif marker == 0xE2 and data[body : body + 12] == b"ICC_PROFILE\0":
+            icc += data[body + 14 : at + 2 + length]
         at += 2 + length
     is_cut = scan == 0 or data.find(b"\xff\xd9", scan) < 0
-    return Header("jpeg", width, height, orientation, is_cut)
+    return Header("jpeg", width, height, orientation, is_cut, profile=profile_of(icc))
 
 
 def _png(data: bytes) -> Header:
     width, height = struct.unpack_from(">II", data, 16)
     orientation, is_animated, is_cut, at = 1, False, True, 8
+    icc = b""
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"eXIf":
             orientation = _orientation(bytes(data[at + 8 : at + 8 + length]))
+        elif kind == b"iCCP":
+            body = data[at + 8 : at + 8 + length]
+            icc = _inflated(body[body.index(b"\0") + 2 :]) if b"\0" in body else b""
         elif kind == b"acTL":
             is_animated = struct.unpack_from(">I", data, at + 8)[0] > 1
         elif kind == b"IEND":
             is_cut = False
             break
         at += 12 + length
-    return Header("png", width, height, orientation, is_cut, is_animated)
+    return Header("png", width, height, orientation, is_cut, is_animated, profile_of(icc))
 
 
 def _gif(data: bytes) -> Header:
@@ -176,7 +204,7 @@ def riff_chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, in
 def _webp(data: bytes) -> Header:
     (length,) = struct.unpack_from("<I", data, 4)
     width = height = 0
-    orientation, is_animated = 1, False
+    orientation, is_animated, icc = 1, False, b""
     for name, begin, end in riff_chunks(data, 12, min(len(data), length + 8)):
         if name == b"VP8X":
             is_animated = bool(data[begin] & 2)
@@ -187,10 +215,13 @@ def _webp(data: bytes) -> Header:
         elif name == b"VP8L" and not width:
             (bits,) = struct.unpack_from("<I", data, begin + 1)
             width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        elif name == b"ICCP":
+            icc = data[begin:end]
         elif name == b"EXIF":
             body = bytes(data[begin:end])
             orientation = _orientation(body.removeprefix(b"Exif\0\0"))
-    return Header("webp", width, height, orientation, length + 8 > len(data) + length % 2, is_animated)
+    is_cut = length + 8 > len(data) + length % 2
+    return Header("webp", width, height, orientation, is_cut, is_animated, profile_of(icc))
 
 
 def _bmp(data: bytes) -> Header:
@@ -212,7 +243,8 @@ def _tiff(data: bytes) -> Header:
     is_cut = not offsets or any(a + b > len(data) for a, b in zip(offsets, sizes, strict=False))
     first = {code: tags.get(code, (0,))[0] for code in (0x0100, 0x0101, 0x0112)}
     orientation = first[0x0112] if 1 <= first[0x0112] <= 8 else 1
-    return Header("tiff", first[0x0100], first[0x0101], orientation, is_cut)
+    profile = profile_of(bytes(tags.get(0x8773, ())))
+    return Header("tiff", first[0x0100], first[0x0101], orientation, is_cut, profile=profile)
 
 
 def _ico(data: bytes) -> Header:
@@ -248,6 +280,31 @@ def _has_box(data: bytes, wanted: bytes) -> bool:
     return False
 
 
+def _inflated(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+
+
+def profile_of(icc: bytes) -> Profile:
+    """What the bytes of an ICC profile say of RGB: its primaries are compared with those of known spaces."""
+    if len(icc) < 132 or icc[16:20] != b"RGB ":
+        return ""
+    places: dict[bytes, int] = {}
+    for at in range(132, min(132 + 12 * int.from_bytes(icc[128:132], "big"), len(icc) - 11), 12):
+        places[icc[at : at + 4]] = int.from_bytes(icc[at + 4 : at + 8], "big")
+    found = []
+    for name in (b"rXYZ", b"gXYZ", b"bXYZ"):
+        if name not in places or places[name] + 20 > len(icc):
+            return ""
+        found += [value / 65536 for value in struct.unpack_from(">3i", icc, places[name] + 8)]
+    for profile, colorants in _COLORANTS:
+        if all(abs(a - b) <= _COLORANT_TOLERANCE for a, b in zip(found, colorants, strict=True)):
+            return profile
+    return "other"
+
+
 def _orientation(exif: bytes) -> int:
     """Tag 0x0112 of the first directory of an EXIF block, 1 where it has none that is valid."""
     if not exif.startswith((b"II*\0", b"MM\0*")):
@@ -266,7 +323,7 @@ def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     tags: dict[int, tuple[int, ...]] = {}
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
-        letter, size = {3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
+        letter, size = {3: ("H", 2), 4: ("I", 4)}.get(kind, ("B", 1) if tag == 0x8773 else ("", 0))
         if not size or not 1 <= number <= 1 << 16:
             continue
         where = entry + 8 if number * size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]

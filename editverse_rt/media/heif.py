@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from editverse_rt.errors import MediaError
+from editverse_rt.media.headers import Profile, profile_of
 
 __all__ = ["CodedItem", "HeifPicture", "parse_heif"]
 
@@ -29,13 +30,15 @@ _APPLIED = {b"ispe", b"pixi", b"colr", b"pasp", b"irot", b"imir", b"clap", b"aux
 class CodedItem:
     """One coded picture: its codec, the decoder's configuration record, and its bytes.
 
-    colour: (primaries, transfer, matrix, range: 1 limited or 2 full) of its nclx box, or None.
+    colour: (primaries, transfer, matrix, range: 1 limited or 2 full) of its nclx box, or None. profile: of its
+    ICC profile.
     """
 
     codec: Literal["hevc", "av1", "h264"]
     configuration: bytes
     data: bytes
     colour: tuple[int, int, int, int] | None
+    profile: Profile = ""
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,16 @@ class _File:
                 code="media.unsupported",
             )
         configuration, colour = b"", None
+        profile: Profile = ""
         for kind, begin, end in item.properties:
             if kind in _CONFIGURATIONS:
                 configuration = bytes(self.data[begin:end])
             elif kind == b"colr" and self.data[begin : begin + 4] == b"nclx":
                 primaries, transfer, matrix, full = struct.unpack_from(">HHHB", self.data, begin + 4)
                 colour = (primaries, transfer, matrix, 2 if full & 0x80 else 1)
-        return CodedItem(_CODECS[item.kind], configuration, self._bytes(item), colour)
+            elif kind == b"colr" and self.data[begin : begin + 4] in (b"prof", b"rICC"):
+                profile = profile_of(self.data[begin + 4 : end])
+        return CodedItem(_CODECS[item.kind], configuration, self._bytes(item), colour, profile)
 
     def _size(self, item: _Item) -> tuple[int, int]:
         begin = next(begin for kind, begin, _ in item.properties if kind == b"ispe")

@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from editverse_rt.media.frames import Frames
+from editverse_rt.media.headers import Profile
 from editverse_rt.media.libav import (
     AREA,
     BICUBIC,
@@ -30,7 +31,9 @@ from editverse_rt.media.libav import (
 
 __all__ = [
     "EXIF_PLACEMENTS",
+    "PROFILE_NOTICE",
     "Placement",
+    "apply_profile",
     "blended",
     "frame_placement",
     "joined",
@@ -38,6 +41,7 @@ __all__ = [
     "pixel_notices",
 ]
 
+PROFILE_NOTICE = "its colour profile is neither sRGB nor Display P3: colours were taken for sRGB's"
 _HD_LINES = 720
 _STRIP_PX = 1 << 20
 # swscale takes every grey picture for one of full range.
@@ -124,6 +128,12 @@ def place(picture: NDArray[Any], placement: Placement) -> NDArray[Any]:
     return np.ascontiguousarray(picture)
 
 
+def apply_profile(frame: VideoFrame, profile: Profile) -> None:
+    """Tag a picture with the colours of its ICC profile, so that they are mapped."""
+    if profile == "p3":
+        frame.color_primaries, frame.color_trc = _P3, _SRGB
+
+
 def pixel_notices(frame: VideoFrame) -> list[str]:
     """What is done to the frames of a source that its owner may not expect, as lines for the user."""
     notices = []
@@ -197,7 +207,7 @@ def _top_field(frame: VideoFrame) -> VideoFrame:
 
 # --- colours ---
 
-_PQ, _HLG = 16, 18
+_PQ, _HLG, _SRGB = 16, 18, 13
 _HDR_NAMES = {_PQ: "PQ", _HLG: "HLG"}
 _BT2020, _P3_DCI, _P3 = 9, 11, 12
 # Linear light in 16.16 fixed point, 1 for the white of standard range: 203 cd/m2 in PQ, 75 % of the signal in

@@ -18,7 +18,14 @@ from av.video.stream import VideoStream
 
 from editverse_rt.media.headers import Header
 from editverse_rt.media.libav import LIMITED_RANGE, MAX_SOURCE_AREA_PX
-from editverse_rt.media.pixels import EXIF_PLACEMENTS, Placement, frame_placement, joined
+from editverse_rt.media.pixels import (
+    EXIF_PLACEMENTS,
+    PROFILE_NOTICE,
+    Placement,
+    apply_profile,
+    frame_placement,
+    joined,
+)
 
 __all__ = ["StreamSource", "TimedFrame"]
 
@@ -49,6 +56,8 @@ class StreamSource:
         if header.is_cut:
             self.num_damaged = 1
             self.notices.append("the file ends before its picture does; what is missing is filled in")
+        if header.profile == "other":
+            self.notices.append(PROFILE_NOTICE)
         self._header = header
         self._names = set(container.format.name.split(","))
         # guessed_rate is a multiple of the true rate where the frame rate varies: a last resort.
@@ -189,6 +198,7 @@ class StreamSource:
             for frame in decoder.decode(packet):
                 if frame.color_range == 0 and decoder.name in _LIMITED_UNLESS_SAID:
                     frame.color_range = LIMITED_RANGE
+                apply_profile(frame, self._header.profile)
                 yield frame
         except EOFError:
             return

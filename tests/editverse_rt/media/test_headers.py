@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_samples import encode, exif_jpeg, grey_frames, patchwork
+from media_samples import encode, exif_jpeg, grey_frames, patchwork, worst
 
 from editverse_rt.errors import MediaError
 from editverse_rt.media import probe, read_clip, reading, write_clip, write_image
@@ -218,3 +218,63 @@ def test_altered_pictures_give_a_header(
     data = bytearray(whole_pictures[which])
     data[at % len(data)] = value
     assert 1 <= examine(bytes(data[: int(len(data) * keep)])).orientation <= 8
+
+
+def icc_profile(colorants: list[float]) -> bytes:
+    """A profile of RGB that has primaries and nothing else."""
+    values = [struct.pack(">i", round(value * 65536)) for value in colorants]
+    tags, body = b"", b""
+    for number, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ")):
+        tags += name + struct.pack(">II", 132 + 36 + len(body), 20)
+        body += b"XYZ \0\0\0\0" + b"".join(values[3 * number : 3 * number + 3])
+    return bytes(16) + b"RGB " + bytes(108) + struct.pack(">I", 3) + tags + body
+
+
+SRGB = [0.43607, 0.22249, 0.01392, 0.38515, 0.71687, 0.09708, 0.14307, 0.06061, 0.71410]
+DISPLAY_P3 = [0.51512, 0.24120, -0.00105, 0.29198, 0.69225, 0.04189, 0.15710, 0.06657, 0.78407]
+ADOBE_RGB = [0.60974, 0.31111, 0.01947, 0.20528, 0.62567, 0.06087, 0.14919, 0.06322, 0.74457]
+
+
+def with_profile(folder: Path, suffix: str, icc: bytes) -> Path:
+    data = written(folder, suffix)
+    if suffix == ".png":
+        data = data[:33] + png_chunk(b"iCCP", b"name\0\0" + zlib.compress(icc)) + data[33:]
+    elif suffix == ".jpg":
+        body = b"ICC_PROFILE\0\1\1" + icc
+        data = data[:2] + b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body + data[2:]
+    else:
+        sides = (159).to_bytes(3, "little") + (95).to_bytes(3, "little")
+        body = b"VP8X" + struct.pack("<I", 10) + b"\x20\0\0\0" + sides
+        body += b"ICCP" + struct.pack("<I", len(icc)) + icc + bytes(len(icc) % 2)
+        start = data.index(b"VP8L")
+        body += data[start:]
+        data = b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+    path = folder / f"profile{suffix}"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize(("colorants", "profile"), [(SRGB, ""), (DISPLAY_P3, "p3"), (ADOBE_RGB, "other")])
+def test_display_p3_is_mapped_and_other_profiles_are_noticed(
+    tmp_path: Path, suffix: str, colorants: list[float], profile: str
+) -> None:
+    path = with_profile(tmp_path, suffix, icc_profile(colorants))
+    assert examine(path.read_bytes()).profile == profile
+    clip = read_clip(path, num_frames=1, height_px=96, width_px=160)
+    assert len(clip.notices) == (profile == "other")
+    if profile != "p3":
+        assert worst(clip.frames[0], patchwork()) <= 3
+        return
+    code = patchwork() / 255.0
+    light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    to_srgb = np.array([[1.22494, -0.22494, 0], [-0.04206, 1.04206, 0], [-0.01964, -0.07864, 1.09827]])
+    light = np.clip(light @ to_srgb.T, 0, 1)
+    expected = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    assert worst(clip.frames[0], expected) <= 4
+
+
+def test_a_profile_that_unpacks_to_gigabytes_is_cut(tmp_path: Path) -> None:
+    path = with_profile(tmp_path, ".png", bytes(50_000_000))
+    assert examine(path.read_bytes()).profile == ""
+    assert probe(path).kind == "image"

@@ -36,9 +36,12 @@ __all__ = ["convert_bundle", "main"]
 def convert_bundle(folder: Path) -> BundleSpec:
     """Convert a bundle of format 1 where it stands; one of format 2 is left as it is.
 
-    Raises BundleError for a bundle.json that cannot be read, ValueError for one of another format.
+    Raises BundleError for a bundle.json that cannot be read, ValueError for one that is no object or of another
+    format.
     """
     value: Any = read_json(folder / BUNDLE_JSON)
+    if not isinstance(value, dict):
+        raise ValueError(f"{folder / BUNDLE_JSON}: {type(value).__name__} is found; expected an object")
     if value.get("format_version") == 2:
         return spec_from_json(value, where=str(folder / BUNDLE_JSON))
     if value.get("format_version") != 1:

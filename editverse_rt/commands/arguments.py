@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
-import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from editverse_rt.errors import RequestError
 from editverse_rt.planning.targets import PRECISIONS
+from editverse_rt.request.options import OPTIONS, Option, OptionValue, check_option, parse_size
 
 __all__ = ["parse_arguments", "version_of"]
 
+EDIT_OPTIONS = tuple(option.name for option in OPTIONS)
+GENERATE_OPTIONS = tuple(name for name in EDIT_OPTIONS if name not in ("start_s", "strength"))
+"""Without those that speak of an input."""
+PLAN_OPTIONS = ("schedule", "num_inference_steps", "guidance_scale", "size", "num_frames")
 MAX_THREADS = 1024
 EXIT_CODES = """\
 exit codes:
@@ -129,14 +135,13 @@ def build_parser() -> argparse.ArgumentParser:
         'editverse-rt edit INPUT [INPUT ...] "INSTRUCTION" -o OUT [options]',
     )
     edit.add_argument("words", nargs="+", metavar="INPUT", help="videos and images, then the instruction")
-    add_sampling_options(edit)
-    edit.add_argument(
-        "--start", type=seconds, default=0.0, metavar="SECONDS", help="where to begin in a video"
-    )
+    add_running_options(edit)
+    add_request_options(edit, EDIT_OPTIONS)
 
     generate = add("generate", "generate a video or an image from a prompt", GENERATE_HELP)
     generate.add_argument("prompt", help="what to show")
-    add_sampling_options(generate)
+    add_running_options(generate)
+    add_request_options(generate, GENERATE_OPTIONS)
 
     info = add("info", "show what a bundle holds, after checking every file's hash", INFO_HELP)
     info.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
@@ -150,12 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify = add("verify", "compare a backend with ort-cpu, and accept its plans", VERIFY_HELP)
     verify.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
     verify.add_argument("--backend", required=True, help="a name from `editverse-rt doctor`")
-    verify.add_argument(
-        "--num-inference-steps",
-        type=positive_int,
-        metavar="N",
-        help="solver steps (default: the schedule's; 4 for a bundle without held-out edits)",
-    )
+    add_request_options(verify, ("num_inference_steps",))
     verify.add_argument(
         "--reference",
         metavar="BUNDLE",
@@ -172,33 +172,40 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe of your own, TOML")
     plan.add_argument("--precision", choices=PRECISIONS, help="of the transformer (default: the recipe's)")
     plan.add_argument("--prompt", metavar="TEXT", help="the instruction, to count its tokens")
-    add_size_options(plan)
-    add_schedule_options(plan)
+    add_request_options(plan, PLAN_OPTIONS)
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
-def add_schedule_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--num-inference-steps", type=positive_int, metavar="N", help="solver steps (default: the schedule's)"
-    )
-    add("--guidance-scale", type=number, metavar="G", help="weight of the text (default: the schedule's)")
-    add("--schedule", metavar="NAME", help="a schedule of the bundle (default: the bundle's)")
+def add_request_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Add these options of a request as the table has them: flag, type and range, default, help."""
+    for option in OPTIONS:
+        if option.name in names:
+            parser.add_argument(
+                option.flag,
+                dest=option.name,
+                type=partial(option_from_text, option),
+                metavar=option.metavar,
+                default=option.default,
+                help=option.help,
+            )
 
 
-def add_size_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--frames",
-        type=positive_int,
-        metavar="N",
-        help="frames to make (default: the source's, 1 for an image)",
-    )
-    add("--size", type=size_from_text, metavar="WxH", help="width x height in pixels (default: the source's)")
+def option_from_text(option: Option, text: str) -> OptionValue:
+    """Read an option's value. Raises RequestError that names the option, what was given and what is expected."""
+    value: object = text
+    if option.kind == "int" and re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        value = int(text)
+    elif option.kind == "float":
+        with contextlib.suppress(ValueError):
+            value = float(text)
+    elif option.kind == "size":
+        value = parse_size(text.lower()) or text
+    return check_option(option.name, value)
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `edit` and `generate` take besides the request: output, bundle, backend, what is printed."""
     add = parser.add_argument
     add(
         "-o",
@@ -208,16 +215,6 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="file to write; its suffix says the type",
     )
-    add_schedule_options(parser)
-    add(
-        "--seed",
-        type=whole_number,
-        metavar="S",
-        default=0,
-        help="same seed and bundle, same bytes (default: 0)",
-    )
-    add_size_options(parser)
-    add("--fps", type=positive_number, metavar="RATE", help="frames a second (default: the source's)")
     add("--bundle", default="nano", help="name or folder (default: nano)")
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
     add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
@@ -266,54 +263,10 @@ def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
     args.words += extra
 
 
-def positive_int(text: str) -> int:
-    if re.fullmatch(r"0*[1-9]\d{0,8}", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is given, a whole number of 1 or more is expected")
-    return int(text)
-
-
 def thread_count(text: str) -> int:
     if re.fullmatch(r"0*[1-9]\d{0,3}", text) is None or int(text) > MAX_THREADS:
         raise argparse.ArgumentTypeError(f"{text!r} is given, threads from 1 to {MAX_THREADS} are expected")
     return int(text)
-
-
-def whole_number(text: str) -> int:
-    if re.fullmatch(r"[+-]?\d{1,30}", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is given, a whole number is expected")
-    return int(text)
-
-
-def number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is given, a number is expected")
-    return value
-
-
-def positive_number(text: str) -> float:
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is given, a number above 0 is expected")
-    return value
-
-
-def seconds(text: str) -> float:
-    value = number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is given, seconds of 0 or more are expected")
-    return value
-
-
-def size_from_text(text: str) -> tuple[int, int]:
-    """Return (height, width) in pixels from "WIDTHxHEIGHT"."""
-    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is given, WIDTHxHEIGHT is expected, as in 128x96")
-    return int(match[2]), int(match[1])
 
 
 def device_number(text: str) -> int:

@@ -28,6 +28,9 @@ from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
 from editverse_rt.media.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.quality.verify import describe_verification, verify_backend
+from editverse_rt.request import options
+from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.options import OPTIONS
 from editverse_rt.request.prompt import with_tags
 
 __all__ = ["main"]
@@ -74,11 +77,27 @@ def run_edit(args: argparse.Namespace) -> int:
             '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
         )
     inputs = name_inputs(paths)
-    return run_request(args, with_tags(instruction, inputs), inputs, start_s=args.start)
+    return run_request(args, request_from(args, with_tags(instruction, inputs), inputs))
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    return run_request(args, args.prompt, {}, start_s=0.0)
+    return run_request(args, request_from(args, args.prompt, {}))
+
+
+def request_from(args: argparse.Namespace, prompt: str, inputs: dict[str, str]) -> EditRequest:
+    """The request of a command's options; a picture as output is one frame. Raises RequestError."""
+    chosen: dict[str, Any] = {option.name: getattr(args, option.name, option.default) for option in OPTIONS}
+    if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
+        if chosen["num_frames"] not in (None, 1):
+            raise RequestError(
+                f"{chosen['num_frames']} for the picture {args.output}, which holds 1 frame",
+                hint=f"leave it out, or name a video, a folder or {args.output.stem}_%04d.png",
+                code="request.option",
+                field="num_frames",
+                is_value=True,
+            )
+        chosen["num_frames"] = 1
+    return EditRequest(prompt, dict(inputs), **chosen)
 
 
 def name_inputs(paths: Sequence[str]) -> dict[str, str]:
@@ -92,16 +111,8 @@ def name_inputs(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *, start_s: float) -> int:
-    media.check_target(args.output, fps=args.fps)
-    num_frames = args.frames
-    if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
-        if num_frames not in (None, 1):
-            raise RequestError(
-                f"--frames {num_frames} is given for the picture {args.output}, which holds 1 frame; "
-                f"leave it out, or name a video, a folder or {args.output.stem}_%04d.png"
-            )
-        num_frames = 1
+def run_request(args: argparse.Namespace, request: EditRequest) -> int:
+    media.check_target(args.output, fps=request.fps)
     if args.preview is not None:
         media.check_target(args.preview, is_picture=True)
         if os.path.realpath(args.preview) == os.path.realpath(args.output):
@@ -114,19 +125,7 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
     begin = time.perf_counter()
     progress = None if args.quiet else Progress(sys.stderr)
     with open_pipeline(args) as pipeline:
-        result = pipeline(
-            prompt,
-            num_inference_steps=args.num_inference_steps,
-            guidance_scale=args.guidance_scale,
-            seed=args.seed,
-            schedule=args.schedule,
-            size=args.size,
-            num_frames=num_frames,
-            fps=args.fps,
-            start_s=start_s,
-            callback_on_step_end=progress,
-            **inputs,
-        )
+        result = pipeline.run(pipeline.prepare(request), callback_on_step_end=progress)
         info = pipeline.info()
     if progress is not None:
         progress.close()
@@ -137,7 +136,7 @@ def run_request(args: argparse.Namespace, prompt: str, inputs: dict[str, str], *
         with contextlib.suppress(OSError):
             for notice in notices:
                 print(f"editverse-rt: {notice}", file=sys.stderr)
-    report(args, prompt, result, info, notices, time.perf_counter() - begin)
+    report(args, request, result, info, notices, time.perf_counter() - begin)
     return EXIT_OK
 
 
@@ -165,7 +164,7 @@ def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def report(
     args: argparse.Namespace,
-    prompt: str,
+    request: EditRequest,
     result: Result,
     info: dict[str, Any],
     notices: list[str],
@@ -177,8 +176,8 @@ def report(
             {
                 "output": os.fspath(args.output),
                 "preview": None if args.preview is None else os.fspath(args.preview),
-                "prompt": prompt,
-                "seed": args.seed,
+                "prompt": request.prompt,
+                "seed": request.seed,
                 "frames": num_frames,
                 "height": height,
                 "width": width,
@@ -191,7 +190,7 @@ def report(
         )
     elif not args.quiet:
         length = "1 frame" if num_frames == 1 else f"{num_frames} frames at {result.fps:g} fps"
-        print(f"{args.output}: {width}x{height}, {length}, seed {args.seed}, {total_s:.1f} s")
+        print(f"{args.output}: {width}x{height}, {length}, seed {request.seed}, {total_s:.1f} s")
 
 
 # --- plan, verify, info and doctor --------------------------------------------------------------------------
@@ -253,6 +252,7 @@ def print_json(facts: dict[str, Any]) -> None:
 
 
 FLAGS = {
+    **options.FLAGS,
     "device": "--device",
     "cuda_graphs": "--cuda-graphs",
     "weight_budget_bytes": "--weight-budget",
@@ -260,7 +260,7 @@ FLAGS = {
     "kernel_cache": "--kernel-cache",
     "gpu_memory_limit_bytes": "--gpu-memory-limit",
 }
-"""What errors call the options of `Pipeline.open` here."""
+"""What errors call the options of a request and of `Pipeline.open` here."""
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "edit": run_edit,

@@ -81,8 +81,8 @@ def _estimate_all(spec: BundleSpec, work: Work, precision: str | None) -> tuple[
 
 def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]) -> tuple[Work, str]:
     """The integers of the request that the arguments describe, and a line on how long its text is."""
-    prompt = with_tags(args.prompt or _ANY_PROMPT, inputs)
-    request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.frames)
+    prompt = with_tags(_ANY_PROMPT if args.prompt is None else args.prompt, inputs)
+    request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.num_frames)
     examined = examine_inputs(request, spec.geometry)
     most = spec.tokenizer.max_tokens
     num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"

@@ -50,19 +50,18 @@ class Option:
             return "height and width in whole pixels, (height, width) in Python, WIDTHxHEIGHT elsewhere"
         number = "a whole number" if self.kind == "int" else "a number"
         if self.above is not None:
-            low = f" above {self.above:g}"
+            low = f" above {_shown(self.above)}"
         elif self.minimum is not None:
-            low = f" from {self.minimum:g}" if self.maximum is not None else f" of at least {self.minimum:g}"
+            low = f" {'of at least' if self.maximum is None else 'from'} {_shown(self.minimum)}"
         else:
             low = ""
-        high = (
-            ""
-            if self.maximum is None
-            else f" to {int(self.maximum) if self.kind == 'int' else self.maximum:g}"
-        )
-        if self.maximum == _LARGEST_SEED:
-            high = " to 9223372036854775807"
+        high = "" if self.maximum is None else f" to {_shown(self.maximum)}"
         return f"{number}{low}{high}"
+
+
+def _shown(limit: float) -> str:
+    """A limit in full: 16777216 and 1000000000, not 1.67772e+07 and 1e+09."""
+    return str(int(limit)) if limit == int(limit) else f"{limit:g}"
 
 
 OPTIONS: tuple[Option, ...] = (

@@ -19,6 +19,8 @@ from editverse_rt import media
 from editverse_rt.backends import Availability
 from editverse_rt.commands import arguments, cli, descriptions, doctor
 from editverse_rt.errors import BackendError, BundleError, RequestCancelled, RequestError
+from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.options import OPTIONS, Option
 from editverse_rt.request.prompt import parse_prompt
 
 
@@ -61,8 +63,12 @@ class FakePipeline:
     def info(self) -> dict[str, Any]:
         return {"bundle": "nano", "backend": "ort-cpu"}
 
-    def __call__(self, prompt: str, *, callback_on_step_end: Any, **asked: Any) -> FakeResult:
-        FakePipeline.prompt, FakePipeline.asked = prompt, asked
+    def prepare(self, request: EditRequest) -> EditRequest:
+        return request
+
+    def run(self, request: EditRequest, *, callback_on_step_end: Any) -> FakeResult:
+        asked: dict[str, Any] = {option.name: getattr(request, option.name) for option in OPTIONS}
+        FakePipeline.prompt, FakePipeline.asked = request.prompt, {**asked, **request.inputs}
         for step in range(4):
             if callback_on_step_end is not None:
                 assert callback_on_step_end(self, step, step / 4, {"num_inference_steps": 4}) is not False
@@ -70,7 +76,7 @@ class FakePipeline:
                 raise FakePipeline.failure
         height, width = asked["size"] or (32, 48)
         frames = np.zeros((asked["num_frames"] or 5, height, width, 3), np.uint8)
-        return FakeResult(frames, sources=(frames,) * (len(asked) - 7))
+        return FakeResult(frames, sources=(frames,) * len(request.inputs))
 
 
 @pytest.fixture(autouse=True)
@@ -143,11 +149,12 @@ def test_plan_takes_and_refuses_the_instructions_that_edit_does(
 def test_options_reach_the_pipeline(clip: str, out: str) -> None:
     options = (
         "--num-inference-steps 12 --guidance-scale 2.5 --seed 7 --frames 9 --size 128x96 --fps 12.5 "
-        "--start 1.5 --bundle my/bundle --backend ort-cpu --schedule fast --threads 2"
+        "--start 1.5 --negative-prompt blur --bundle my/bundle --backend ort-cpu --schedule fast --threads 2"
     )
     assert cli.main(["edit", clip, "Invert it", "-o", out, *options.split()]) == 0
     assert FakePipeline.opened == ("my/bundle", "ort-cpu", 2)
     assert FakePipeline.asked == {
+        "negative_prompt": "blur",
         "num_inference_steps": 12,
         "guidance_scale": 2.5,
         "seed": 7,
@@ -165,7 +172,7 @@ def test_what_is_not_given_is_left_to_the_bundle(out: str) -> None:
     assert cli.main(["generate", "A red circle", "-o", out]) == 0
     assert FakePipeline.opened == ("nano", "auto", None)
     defaults = dict.fromkeys(
-        ("num_inference_steps", "guidance_scale", "schedule", "size", "num_frames", "fps")
+        ("negative_prompt", "num_inference_steps", "guidance_scale", "schedule", "size", "num_frames", "fps")
     )
     assert FakePipeline.asked == {**defaults, "seed": 0, "start_s": 0.0}
     assert FakePipeline.prompt == "A red circle"
@@ -201,7 +208,29 @@ def test_a_picture_as_output_is_one_frame(
 
 @given(width=st.integers(0, 999_999), height=st.integers(0, 999_999), letter=st.sampled_from("xX"))
 def test_size_is_width_by_height(width: int, height: int, letter: str) -> None:
-    assert arguments.size_from_text(f"{width}{letter}{height}") == (height, width)
+    args = arguments.parse_arguments(["generate", "x", "-o", "x.mp4", "--size", f"{width}{letter}{height}"])
+    assert args.size == (height, width)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])
+def test_an_option_is_refused_by_its_flag(
+    option: Option, clip: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the library's words with the flag for the name; a text may be anything."""
+    if option.kind == "text":
+        return
+    assert cli.main(["edit", clip, "x", "-o", out, f"{option.flag}=-x"]) == 2
+    said = f"editverse-rt: error: {option.flag} is '-x'; expected {option.expected}\n"
+    assert capsys.readouterr().err == said
+
+
+def test_help_shows_every_option_with_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["edit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for option in OPTIONS:
+        assert f"{option.flag} {option.metavar}" in text
+        assert option.help.split(" (")[0] in text.replace("- ", "-")
 
 
 # --- what is printed --------------------------------------------------------------------------------------
@@ -393,6 +422,6 @@ def test_info_for_a_person_names_schedules_and_graphs(
 ) -> None:
     assert cli.main(["info", str(fake_bundle.root)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("fake (format version 1)")
+    assert text.startswith("fake (format version 2)")
     for word in ("paper (default): euler, 4 steps", "graphs/transformer.onnx", "noise", "px a frame"):
         assert word in text

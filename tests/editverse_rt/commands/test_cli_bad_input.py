@@ -22,6 +22,7 @@ from editverse_rt.bundle.description import BUNDLE_JSON
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.commands import cli
 from editverse_rt.pipeline import Result
+from editverse_rt.request.edit_request import EditRequest
 
 Refuse = Callable[..., str]
 
@@ -259,9 +260,13 @@ class PipelineOfNoise:
     def info(self) -> dict[str, Any]:
         return {}
 
-    def __call__(self, prompt: str, *, num_frames: int | None, **asked: Any) -> Result:
-        frames = np.random.default_rng(0).integers(0, 256, (num_frames or 5, 64, 64, 3), np.uint8)
-        return Result(frames, 8.0, plan=None, timings={})  # type: ignore[arg-type]
+    def prepare(self, request: EditRequest) -> EditRequest:
+        return request
+
+    def run(self, request: EditRequest, **_: Any) -> Result:
+        shape = (request.num_frames or 5, 64, 64, 3)
+        frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        return Result(frames, 8.0, laid_out=None, timings={})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif", "out.png", "out_%03d.png", "out"])

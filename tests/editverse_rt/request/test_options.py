@@ -71,6 +71,18 @@ def test_the_largest_seed_is_told_in_full() -> None:
     assert str(refusal("seed", 2**63)) == said
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("num_frames", 0, "num_frames is 0; expected a whole number from 1 to 16777216"),
+        ("start_s", -1, "start_s is -1; expected a number from 0 to 1000000000"),
+        ("guidance_scale", -0.5, "guidance_scale is -0.5; expected a number from 0 to 1000"),
+    ],
+)
+def test_limits_are_told_in_full(name: str, value: float, said: str) -> None:
+    assert str(refusal(name, value)) == said
+
+
 @pytest.mark.parametrize("name", [*LIMITS, "fps"])
 @pytest.mark.parametrize(
     "value", [True, False, np.bool_(True), "1", "", b"1", math.nan, math.inf, -math.inf, [1], 1j, {}]

@@ -106,7 +106,8 @@ def score_order(
     if not precisions or not heldout.per_kind:
         return {}
     sources = [source_digest(bundle, graph) for graph in bundle.spec.graphs]
-    key = _hash_facts([sources, precisions, asdict(heldout), _typing_digest()])
+    typed = {graph: _hash_typed(bundle, order, graph) for graph in precisions}
+    key = _hash_facts([sources, typed, asdict(heldout)])
     engines = _existing(_engine_folder(order, output, builder))
     known = {} if engines is None else engines.notes.get("rounding")
     if isinstance(known, dict) and known.get("key") == key:
@@ -135,34 +136,23 @@ def _build_graph(
     spec = bundle.spec.graphs[graph]
     profiles = profiles_of(bundle.spec, spec, order.smallest, order.max_tokens, order.overrides or {})
     source = source_digest(bundle, graph)
-    key = _build_key(order, builder.version, graph, precision, source, profiles)
+    plugin = order.plugin if keeps_plugin(bundle, graph) else None
+    onnx_file = scratch / f"{graph}.onnx"
+    types = _write_typed(bundle, order, graph, onnx_file)
+    # The graph and its weights, before the builder: what the plan is made from, to the byte.
+    typed_files = _hash_files(scratch)
+    options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming, plugin)
+    key = _build_key(order.backend, builder.version, typed_files, profiles, options)
     file = f"{graph}-{precision}.plan"
     for plan in engines.plans:
         if plan.file == file and plan.key == key and _is_whole(engines, plan):
             report(f"{graph}: {file} is there, built from the same")
-            return plan
-    onnx_file = scratch / f"{graph}.onnx"
-    plugin = order.plugin if keeps_plugin(bundle, graph) else None
-    model = load_standard(bundle, graph, keep_plugin=plugin is not None)
-    if bundle.spec.capabilities.dtype == "float32" or graph.startswith("vae_"):
-        set_precision(model, precision)
-        errors = measure_error(bundle, graph, precision)
-    elif graph == "solver_step" or precision == "bf16":
-        # Traced in bfloat16, with the float32 that PyTorch itself takes for norms and angles.
-        errors = {}
-    else:
-        raise RequestError(
-            f"the bundle's {graph} is bfloat16, {precision} is asked for; export it with --dtype float32"
-        )
-    types = count_types(model)
-    save_typed(model, onnx_file)
-    del model
-    options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming, plugin)
-    # The graph and its weights, before the builder: what the plan is made from, to the byte.
-    typed_files = {path.name: hash_file(path) for path in sorted(scratch.iterdir())}
+            _empty(scratch)
+            # The bundle may have changed in what the typed graph does not have.
+            return replace(plan, source_sha256=source)
+    errors = measure_error(bundle, graph, precision) if _is_typed_here(bundle, graph) else {}
     built = builder.build(onnx_file, profiles, options, progress)
-    for path in scratch.iterdir():
-        path.unlink()
+    _empty(scratch)
     partial = engines.folder / f"{file}.partial"
     partial.write_bytes(built.plan)
     os.replace(partial, engines.folder / file)
@@ -188,20 +178,59 @@ def _build_graph(
     return PlanSpec(graph, precision, file, built.plan.nbytes, digest, source, key, profiles, facts)
 
 
+def _is_typed_here(bundle: Bundle, graph: str) -> bool:
+    """Whether the types of a graph are chosen here; those of a bfloat16 export were chosen by PyTorch."""
+    return bundle.spec.capabilities.dtype == "float32" or graph.startswith("vae_")
+
+
+def _write_typed(bundle: Bundle, order: Order, graph: str, file: Path) -> dict[str, int]:
+    """Write the strongly typed graph that a plan is built from; returns how many values have each type.
+
+    Raises RequestError for a precision that the bundle's own types rule out.
+    """
+    precision = order.precision_of(graph)
+    has_plugin = order.plugin is not None and keeps_plugin(bundle, graph)
+    model = load_standard(bundle, graph, keep_plugin=has_plugin)
+    if _is_typed_here(bundle, graph):
+        set_precision(model, precision)
+    elif graph != "solver_step" and precision != "bf16":
+        raise RequestError(
+            f"the bundle's {graph} is bfloat16, {precision} is asked for; export it with --dtype float32"
+        )
+    types = count_types(model)
+    save_typed(model, file)
+    return types
+
+
+def _hash_typed(bundle: Bundle, order: Order, graph: str) -> dict[str, str]:
+    """The hashes of the typed graph's files."""
+    with tempfile.TemporaryDirectory(prefix="typed-") as folder:
+        _write_typed(bundle, order, graph, Path(folder, f"{graph}.onnx"))
+        return _hash_files(Path(folder))
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
 def _build_key(
-    order: Order,
+    backend: str,
     version: str,
-    graph: str,
-    precision: str,
-    source: str,
+    typed_files: Mapping[str, str],
     profiles: tuple[ShapeProfile, ...],
+    options: Options,
 ) -> str:
-    facts = [
-        source, order.backend, version, list(order.capabilities), graph, precision, order.weight_streaming,
-        order.smallest.workspace_bytes, [[p.name, p.shapes] for p in profiles], _typing_digest(),
-        None if order.plugin is None else hash_file(order.plugin),
-    ]  # fmt: skip
-    return _hash_facts(facts)
+    """A hash of all that the builder is given; how this project came to it has no part in it."""
+    given = {
+        **asdict(options),
+        "plugin": None if options.plugin is None else hash_file(options.plugin),
+    }
+    return _hash_facts([backend, version, typed_files, [[p.name, p.shapes] for p in profiles], given])
 
 
 def _hash_facts(facts: list[Any]) -> str:
@@ -229,11 +258,6 @@ def _gpu_here(order: Order) -> str:
             f"compute capability {target.compute_capability}: build on such a machine"
         )
     return gpu.name
-
-
-def _typing_digest() -> str:
-    """The rules of types are part of what a plan is made from."""
-    return hashlib.sha256(Path(__file__).with_name("precision.py").read_bytes()).hexdigest()
 
 
 def _is_whole(engines: EngineSet, plan: PlanSpec) -> bool:

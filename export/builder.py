@@ -6,7 +6,6 @@ TensorRT for RTX compiles for GPUs that are not here; TensorRT needs the GPU tha
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import resource
 import sys
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from editverse_rt.backends.plugin import register_plugin
 from editverse_rt.engines.manifest import ShapeProfile
 from editverse_rt.errors import BackendError, RequestCancelled
 
@@ -120,8 +120,8 @@ class Builder:
         # From TensorRT 11 on every network is strongly typed, and no flag says so.
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if typed is None else 1 << int(typed))
-        if options.plugin is not None and not _load_plugin(trt, options.plugin):
-            raise self._error("cannot load the plugin of", onnx_file, [])
+        if options.plugin is not None:
+            register_plugin(trt.get_plugin_registry(), options.plugin)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(onnx_file)):
             errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
@@ -192,13 +192,6 @@ def list_kernels(listing: str) -> tuple[Kernel, ...]:
             output = re.search(r"Outputs: \[ \{ .*?Datatype: (\w+)", line)
             kernels.append(Kernel(match[1], match[2], "" if output is None else output[1]))
     return tuple(kernels)
-
-
-def _load_plugin(trt: Any, library: Path) -> bool:
-    try:
-        return trt.get_plugin_registry().load_library(os.fspath(library)) is not None
-    except (OSError, RuntimeError):
-        return False
 
 
 def _make_logger(trt: Any, messages: list[str], listing: list[str]) -> Any:

@@ -1,166 +1,149 @@
-"""Accept the plugin on a machine with an NVIDIA GPU: `python -m cpp.plugin.accept`.
+"""Accept the GPU parts on a machine with an NVIDIA GPU: `python -m cpp.plugin.accept`.
 
-Builds it, then holds it to what is known without it, each line of the report passed, failed or not run:
+Builds the plugin, then runs each section that this machine has what it needs for:
   emulation  kernel one's source on the host, and attention in double, against ONNX Runtime
   bits       kernel one on the GPU gives the bits of its emulation
+  attention  PyTorch's fused attentions, in a table of milliseconds: what the plugin has to be compared with
+  reference  the 2 B model of the reference in bfloat16 with random weights, seconds an evaluation
+  ort-cuda   every graph of nano on ONNX Runtime's CUDA against its CPU
   numerics   the plugin in TensorRT against the function body in ONNX Runtime (CPU, float32); its error may be
              as large as that of PyTorch's attention in the same format, and half as much again
   shapes     one execution context over several lengths, and from a CUDA graph
   packed     sequences that share a call give what each gives alone
   speed      the plugin, TensorRT's own attention and PyTorch's, in a table
-`--dry-run` does all that needs no GPU. acceptance.md in the build folder is the report; exits with
-1 if a line failed.
+What lacks a package or a tool is a line that says which. acceptance.md in the build folder is the report, written
+after each line; exits with 1 if a line failed. `--dry-run` does all that needs no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:  # run as a file: `python cpp/plugin/accept.py`
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import numpy as np
-import torch
-
-from cpp.plugin.acceptance_cases import (
-    NUMERICS,
-    SPEED,
-    Case,
-    cases_and_dtypes,
-    make_inputs,
-    node_model,
-    relative_error,
-    run_onnx_runtime,
-)
-from cpp.plugin.kernel_libraries import DeviceKernel, EmulatedKernel, emulation_command
+from cpp.plugin.acceptance_report import Report
+from cpp.plugin.kernel_libraries import emulation_command
 
 ROOT = Path(__file__).parents[2]
-# float32 against double, and one rounding to the short format (relative root mean square).
-EMULATION_TOLERANCE = {"float16": 5e-4, "bfloat16": 4e-3}
 
 
-@dataclass
-class Report:
-    """The lines of the acceptance, and the table of times."""
+@dataclass(frozen=True)
+class Libraries:
+    """What was built here; None for what could not be."""
 
-    lines: list[tuple[str, str, str]] = field(default_factory=list)
-    speed: list[str] = field(default_factory=list)
-
-    def add(self, check: str, status: str, detail: str) -> None:
-        self.lines.append((check, status, detail))
-        print(f"{status:8} {check:10} {detail}", flush=True)
-
-    def run(self, check: str, detail: str, action: Callable[[], tuple[bool, str]]) -> None:
-        """Record what `action` finds; an error of it fails the line and not those after it."""
-        try:
-            passed, found = action()
-        except Exception as error:
-            passed, found = False, f"{type(error).__name__}: {error}"
-        self.add(check, "passed" if passed else "FAILED", f"{detail}: {found}")
-
-    def written(self, machine: str) -> str:
-        rows = [f"| {check} | {status} | {detail} |" for check, status, detail in self.lines]
-        text = ["# Acceptance of the plugin", "", machine, "", "| check | | |", "| --- | --- | --- |", *rows]
-        return "\n".join([*text, "", *self.speed, ""])
-
-    @property
-    def failed(self) -> bool:
-        return any(status == "FAILED" for _, status, _ in self.lines)
+    plugin: Path | None = None
+    device_kernel: Path | None = None
+    emulation: Path | None = None
 
 
-def build(folder: Path) -> tuple[Path, Path, Path]:
-    """Build the plugin and what its tests load: the libraries of the plugin, the kernel, the emulation.
+@dataclass(frozen=True)
+class Section:
+    """Some checks. packages: that they import. needs: what else is missing here, None if nothing is.
 
-    Raises CalledProcessError where the build fails.
+    module: has `run(report, libraries)`.
     """
-    source = ROOT / "cpp" / "plugin"
-    options = ["-DEDITVERSE_PLUGIN_TESTS=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
-    subprocess.run(["cmake", "-S", str(source), "-B", str(folder), *options], check=True)
-    subprocess.run(["cmake", "--build", str(folder)], check=True)
+
+    name: str
+    module: str
+    packages: tuple[str, ...]
+    needs: Callable[[Libraries], str | None] = lambda libraries: None
+    needs_gpu: bool = True
+
+
+SECTIONS = (
+    Section(
+        "emulation", "acceptance_host", ("torch", "onnx", "onnx_ir", "onnxruntime"),
+        lambda built: None if built.emulation else "needs a C++ compiler", needs_gpu=False,
+    ),
+    Section(
+        "bits", "acceptance_kernels", ("torch",),
+        lambda built: None if built.emulation and built.device_kernel else "needs nvcc, CMake and a C++ compiler",
+    ),
+    Section("attention", "acceptance_torch", ("torch",)),
+    Section("reference", "acceptance_reference", ("torch",)),
+    Section("ort-cuda", "acceptance_ort", ("onnxruntime",)),
+    Section(
+        "tensorrt", "acceptance_tensorrt", ("torch", "tensorrt", "onnx", "onnx_ir", "onnxruntime"),
+        lambda built: None if built.plugin else "needs nvcc and CMake",
+    ),
+)  # fmt: skip
+
+
+def build(folder: Path, report: Report) -> Libraries:
+    """Build what the tools here can; a build that fails is a line of the report."""
     emulation = folder / "libemulated_kernel.so"
-    compiler = shutil.which("c++") or "g++"
-    subprocess.run(emulation_command(compiler, emulation), check=True)
-    return folder / "libeditverse_plugin.so", folder / "libdevice_kernel.so", emulation
+    compiler = shutil.which("c++") or shutil.which("g++")
+    folder.mkdir(parents=True, exist_ok=True)
+    if compiler is None or not _run(report, emulation_command(compiler, emulation)):
+        emulation = None  # type: ignore[assignment]
+    missing = [tool for tool in ("nvcc", "cmake") if shutil.which(tool) is None]
+    if missing:
+        report.add("build", "not run", f"no {' and no '.join(missing)} here")
+        return Libraries(emulation=emulation)
+    options = ["-DEDITVERSE_PLUGIN_TESTS=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
+    source = ROOT / "cpp" / "plugin"
+    if not all(
+        _run(report, command)
+        for command in (
+            ["cmake", "-S", str(source), "-B", str(folder), *options],
+            ["cmake", "--build", str(folder)],
+        )
+    ):
+        return Libraries(emulation=emulation)
+    plugin = folder / "libeditverse_plugin.so"
+    report.add("build", "passed", f"{plugin.name}, {plugin.stat().st_size / 1e6:.1f} MB")
+    return Libraries(plugin, folder / "libdevice_kernel.so", emulation)
 
 
-def bits_of(inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {
-        name: value.numpy() if name == "positions" else value.view(torch.int16).numpy().view(np.uint16)
-        for name, value in inputs.items()
-    }
+def _run(report: Report, command: list[str]) -> bool:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        report.add("build", "FAILED", f"{' '.join(command[:3])}: {(done.stderr or done.stdout)[-300:]}")
+    return done.returncode == 0
 
 
-def floats_of(bits: np.ndarray, dtype: str) -> np.ndarray:
-    widened: np.ndarray = torch.from_numpy(bits.view(np.int16)).view(getattr(torch, dtype)).float().numpy()
-    return widened
-
-
-def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, num_heads: int) -> np.ndarray:
-    """Attention in double, head by head, from q and k as kernel one leaves them."""
-    q, k, v = (x.astype(np.float64).reshape(len(x), num_heads, -1) for x in (q, k, v))
-    mixed = np.empty_like(v)
-    for head in range(num_heads):
-        scores = q[:, head] @ k[:, head].T / np.sqrt(q.shape[-1])
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed[:, head] = weights / weights.sum(-1, keepdims=True) @ v[:, head]
-    return mixed.reshape(len(q), -1)
-
-
-def check_emulation(kernel: EmulatedKernel, case: Case, dtype: str) -> tuple[bool, str]:
-    inputs = make_inputs(case, dtype)
-    run = kernel.normalize_and_rotate(case.rope, dtype, bits_of(inputs))
-    turned = floats_of(run.q, dtype), floats_of(run.k, dtype)
-    mixed = attend(*turned, inputs["v"].float().numpy(), case.rope.num_heads)
-    error = relative_error(mixed, run_onnx_runtime(case, inputs))
-    tolerance = EMULATION_TOLERANCE[dtype]
-    found = run.error or f"relative error {error:.1e}, tolerance {tolerance:.0e}"
-    return not run.error and error <= tolerance, found
-
-
-def check_bits(device: DeviceKernel, kernel: EmulatedKernel, case: Case, dtype: str) -> tuple[bool, str]:
-    inputs = bits_of(make_inputs(case, dtype))
-    expected = kernel.normalize_and_rotate(case.rope, dtype, inputs)
-    q, k = device.normalize_and_rotate(case.rope, dtype, inputs)
-    different = int((q != expected.q).sum() + (k != expected.k).sum())
-    return different == 0, f"{different} of {q.size + k.size} values differ"
+def find_obstacle(section: Section, libraries: Libraries, has_gpu: bool) -> str | None:
+    """Why a section cannot run here; None if it can."""
+    missing = [name for name in section.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    if section.needs_gpu and not has_gpu:
+        return "needs a GPU"
+    return section.needs(libraries)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Accept the plugin on a machine with an NVIDIA GPU.")
+    parser = argparse.ArgumentParser(description="Accept the GPU parts on a machine with an NVIDIA GPU.")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "plugin", help="the build folder")
+    names = [section.name for section in SECTIONS]
+    parser.add_argument("--section", action="append", choices=names, help="this one alone (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="do all that needs no GPU, and no more")
-    options = parser.parse_args()
-    report = Report()
-    plugin, device_library, emulation = build(options.build)
-    report.add("build", "passed", f"{plugin.name}, {plugin.stat().st_size / 1e6:.1f} MB")
-    kernel, device = EmulatedKernel(emulation), DeviceKernel(device_library)
-
-    for case, dtype in cases_and_dtypes(NUMERICS, 700):
-        label = f"{case.name}, {case.tokens} tokens, {dtype}"
-        report.run("emulation", label, lambda c=case, d=dtype: check_emulation(kernel, c, d))
-    machine = "No GPU: `--dry-run`."
-    if options.dry_run:
-        for case, dtype in [*cases_and_dtypes(NUMERICS, 10**6), *cases_and_dtypes(SPEED, 10**6)]:
-            node_model(case, dtype, "plugin")
-        for check in ("bits", "numerics", "shapes", "packed", "speed"):
-            report.add(check, "not run", "needs a GPU")
-    else:
-        # Only here: it imports TensorRT, and PyTorch has to be a build with CUDA.
-        from cpp.plugin import acceptance_gpu
-
-        for case, dtype in cases_and_dtypes(NUMERICS, 700):
-            label = f"{case.name}, {case.tokens} tokens, {dtype}"
-            report.run("bits", label, lambda c=case, d=dtype: check_bits(device, kernel, c, d))
-        machine = acceptance_gpu.run_on_gpu(report, plugin)
-    path = options.build / "acceptance.md"
-    path.write_text(report.written(machine), "utf-8")
-    print(f"{path} has the report; " + ("a check failed" if report.failed else "no check failed"))
+    args = parser.parse_args()
+    report = Report(args.build / "acceptance.md", [platform.platform()])
+    libraries = build(args.build, report)
+    has_gpu = not args.dry_run and Path("/dev/nvidiactl").exists()
+    for section in SECTIONS:
+        if args.section and section.name not in args.section:
+            continue
+        obstacle = find_obstacle(section, libraries, has_gpu)
+        if obstacle is not None:
+            report.add(section.name, "not run", obstacle)
+            continue
+        try:
+            importlib.import_module(f"cpp.plugin.{section.module}").run(report, libraries)
+        except Exception as error:  # a section that fails leaves the others
+            report.add(section.name, "FAILED", f"{type(error).__name__}: {error}")
+    print(f"{report.file} has the report; " + ("a check failed" if report.failed else "no check failed"))
     sys.exit(1 if report.failed else 0)
 
 

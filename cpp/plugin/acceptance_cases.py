@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper
 
 from cpp.plugin.kernel_libraries import Rope
 from editverse_rt.backends.ort import import_onnxruntime
-from export import lower
-from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE
 from reference.families.editverse import CONFIGS, TransformerConfig
 
-ONNX_TYPES = {
-    "float32": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-}
 SHORT = ("float16", "bfloat16")
 
 
@@ -65,9 +55,19 @@ def cases_and_dtypes(cases: list[Case], longest: int) -> Iterator[tuple[Case, st
     return ((case, dtype) for case in cases for dtype in SHORT if case.tokens <= longest)
 
 
-def node_model(case: Case, dtype: str, lowering: lower.Lowering, *, packed: bool = False) -> bytes:
+def node_model(
+    case: Case, dtype: str, lowering: Literal["inline", "fused", "plugin"], *, packed: bool = False
+) -> bytes:
     """A graph of the one node, its tensors the inputs; with `packed` also the sequences' offsets."""
-    rope, kind = case.rope, ONNX_TYPES[dtype]
+    # Here, so that sections that only draw inputs run without these packages.
+    import onnx_ir as ir
+    from onnx import TensorProto, helper
+
+    from export import lower
+    from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE
+
+    types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+    rope, kind = case.rope, types[dtype]
     names = [*INPUTS, *(["offsets"] if packed else [])]
     node = helper.make_node(
         OP_TYPE, names, ["mixed"], domain=DOMAIN, num_heads=rope.num_heads,
@@ -84,8 +84,8 @@ def node_model(case: Case, dtype: str, lowering: lower.Lowering, *, packed: bool
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
     model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
     lower.lower_attention(model, lower.rope_config(case.config), lowering)
-    lowered: onnx.ModelProto = ir.to_proto(model)
-    return lowered.SerializeToString()
+    lowered: bytes = ir.to_proto(model).SerializeToString()
+    return lowered
 
 
 def make_inputs(case: Case, dtype: str, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -3,6 +3,9 @@
 #include <cuda.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "error.hpp"
 
 namespace ev {
@@ -10,6 +13,9 @@ namespace ev {
 namespace {
 
 constexpr const char* kLibrary = "libcuda.so.1";
+// Idle buffers may hold so many times the bytes that were ever in use at once: the stages of a request have buffers of
+// different sizes, which the next request finds again.
+constexpr std::size_t kIdleShare = 2;
 
 }  // namespace
 
@@ -209,40 +215,59 @@ void Cuda::synchronize() const { driver_->check(driver_->synchronize(driver_->st
 DevicePool::~DevicePool() {
   try {
     const Cuda::Current current(*cuda_);
-    free_idle();
+    free_idle(0);
   } catch (const Error&) {
     // The GPU is gone, and its memory with it.
   }
 }
 
 std::shared_ptr<void> DevicePool::take(std::size_t num_bytes) {
-  Shelf& shelf = shelves_[num_bytes];
-  DeviceAddress address = 0;
-  if (!shelf.idle.empty()) {
-    address = shelf.idle.back();
-    shelf.idle.pop_back();
-  } else {
-    shelf.idle.reserve(shelf.num_made + 1);  // so that giving one back asks for no memory
-    try {
-      address = cuda_->allocate(num_bytes);
-    } catch (const Error&) {
-      cuda_->synchronize();
-      free_idle();
-      address = cuda_->allocate(num_bytes);
-    }
-    ++shelf.num_made;
+  const DeviceAddress address = find_or_allocate(num_bytes);
+  used_bytes_ += num_bytes;
+  most_used_bytes_ = std::max(most_used_bytes_, used_bytes_);
+  const auto give_back = [pool = shared_from_this(), num_bytes](void* buffer) {
+    pool->used_bytes_ -= num_bytes;
+    pool->idle_bytes_ += num_bytes;
+    pool->idle_.push_back({reinterpret_cast<DeviceAddress>(buffer), num_bytes});
+  };
+  std::shared_ptr<void> taken(reinterpret_cast<void*>(address), give_back);
+  if (idle_bytes_ > kIdleShare * most_used_bytes_) {
+    cuda_->synchronize();  // the work that read them may still be running
+    free_idle(kIdleShare * most_used_bytes_);
   }
-  return {reinterpret_cast<void*>(address), [pool = shared_from_this(), &shelf](void* buffer) {
-            shelf.idle.push_back(reinterpret_cast<DeviceAddress>(buffer));
-          }};
+  return taken;
 }
 
-void DevicePool::free_idle() noexcept {
-  for (auto& [num_bytes, shelf] : shelves_) {
-    for (const DeviceAddress address : shelf.idle) cuda_->free(address);
-    shelf.num_made -= shelf.idle.size();
-    shelf.idle.clear();
+DeviceAddress DevicePool::find_or_allocate(std::size_t num_bytes) {
+  const auto found = std::find_if(idle_.rbegin(), idle_.rend(),
+                                  [num_bytes](const Buffer& buffer) { return buffer.num_bytes == num_bytes; });
+  if (found != idle_.rend()) {
+    const DeviceAddress address = found->address;
+    idle_.erase(std::next(found).base());
+    idle_bytes_ -= num_bytes;
+    return address;
   }
+  idle_.reserve(num_made_ + 1);  // so that giving one back asks for no memory
+  DeviceAddress address = 0;
+  try {
+    address = cuda_->allocate(num_bytes);
+  } catch (const Error&) {
+    cuda_->synchronize();
+    free_idle(0);
+    address = cuda_->allocate(num_bytes);
+  }
+  ++num_made_;
+  return address;
+}
+
+void DevicePool::free_idle(std::size_t most_bytes) noexcept {
+  auto next = idle_.begin();
+  for (; next != idle_.end() && idle_bytes_ > most_bytes; ++next) {
+    cuda_->free(next->address);
+    idle_bytes_ -= next->num_bytes;
+    --num_made_;
+  }
+  idle_.erase(idle_.begin(), next);
 }
 
 }  // namespace ev

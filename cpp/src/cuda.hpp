@@ -1,11 +1,10 @@
 // The few calls of CUDA's driver that a runner of plans makes. cuda.cpp is the only file that includes its header; the
-// driver is loaded when it is first asked for. Never run on a GPU: none was at hand.
+// driver is loaded when it is first asked for.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -69,7 +68,9 @@ class Cuda {
   Gpu gpu_;
 };
 
-/// Device buffers by size: one that was given back serves the next of its size, in the stream's order.
+/// Device buffers. One that was given back serves the next of its size, in the stream's order. Idle buffers hold at
+/// most twice the bytes that were ever in use at once; those that are idle longest are freed first. The twin of Pool in
+/// editverse_rt/backends/cuda.py.
 class DevicePool : public std::enable_shared_from_this<DevicePool> {
  public:
   explicit DevicePool(std::shared_ptr<Cuda> cuda) : cuda_(std::move(cuda)) {}
@@ -82,16 +83,18 @@ class DevicePool : public std::enable_shared_from_this<DevicePool> {
   std::shared_ptr<void> take(std::size_t num_bytes);
 
  private:
-  /// The buffers of one size: those that nobody holds, and how many there are.
-  struct Shelf {
-    std::vector<DeviceAddress> idle;
-    std::size_t num_made = 0;
+  struct Buffer {
+    DeviceAddress address = 0;
+    std::size_t num_bytes = 0;
   };
 
-  void free_idle() noexcept;
+  DeviceAddress find_or_allocate(std::size_t num_bytes);
+  /// Frees the buffers that are idle longest, until the rest has at most so many bytes.
+  void free_idle(std::size_t most_bytes) noexcept;
 
   std::shared_ptr<Cuda> cuda_;
-  std::map<std::size_t, Shelf> shelves_;
+  std::vector<Buffer> idle_;  // the latest last
+  std::size_t num_made_ = 0, idle_bytes_ = 0, used_bytes_ = 0, most_used_bytes_ = 0;
 };
 
 }  // namespace ev

@@ -205,6 +205,8 @@ EngineSet engines_from_json(std::string_view text, const fs::path& folder) {
   return engines;
 }
 
+bool is_host_graph(const std::string& graph) { return graph == "noise" || graph.rfind("schedule_", 0) == 0; }
+
 ChosenPlans choose_plans(const Bundle& bundle, const std::vector<std::string>& graphs, const std::string& backend,
                          const std::string& version, const Gpu& gpu) {
   std::string reasons;

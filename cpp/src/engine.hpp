@@ -74,6 +74,9 @@ std::string source_digest(const BundleSpec& spec, const std::string& graph);
 /// Checks the text of a manifest field by field. folder: where it lies. Throws EV_ERROR_BACKEND that names the field.
 EngineSet engines_from_json(std::string_view text, const std::filesystem::path& folder);
 
+/// Whether every backend runs a graph on the CPU; see is_host_graph in engines/choice.py.
+bool is_host_graph(const std::string& graph);
+
 /// The plans of all graphs for this GPU, from the first folder that has them, verified ones first. Throws
 /// EV_ERROR_BACKEND that says why none may run here, and which command builds one that may: none built, built for
 /// another GPU, by another version of the backend, or from another state of the bundle.

@@ -8,6 +8,7 @@
 #include <malloc.h>
 #endif
 
+#include "engine.hpp"
 #include "ort_library.hpp"
 #include "ort_probes.hpp"
 
@@ -187,17 +188,38 @@ class OrtRunner : public Runner {
 };
 
 /// The same with results that stay on the provider's device, by IO binding: what one graph gave goes into the next
-/// without a copy. Tensors of the host are copied in by ONNX Runtime; outputs with data are copied out into it.
+/// without a copy. Tensors of the host are copied in by ONNX Runtime; outputs with data are copied out into it. Graphs
+/// that every backend runs on the CPU run there.
 class BoundOrtRunner final : public OrtRunner {
  public:
   BoundOrtRunner(const Bundle& bundle, const Provider& provider, const BackendOptions& options)
-      : OrtRunner(bundle, provider, options), device_memory_(nullptr, api()->ReleaseMemoryInfo) {
+      : OrtRunner(bundle, provider, options),
+        host_(bundle, Provider{kCpu}, options),
+        device_memory_(nullptr, api()->ReleaseMemoryInfo) {
     // The CPU is here for the tests of the binding.
     const char* const name = provider.name == kCuda ? "Cuda" : "Cpu";
     OrtMemoryInfo* memory = nullptr;
     check(api(), api()->CreateMemoryInfo(name, OrtDeviceAllocator, provider.device, OrtMemTypeDefault, &memory),
           "CreateMemoryInfo");
     device_memory_.reset(memory);
+  }
+
+  void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) override {
+    is_host_graph(graph) ? host_.run(graph, inputs, outputs) : OrtRunner::run(graph, inputs, outputs);
+  }
+
+  void release(const std::string& graph) override {
+    is_host_graph(graph) ? host_.release(graph) : OrtRunner::release(graph);
+  }
+
+  void stop_runs() override {
+    OrtRunner::stop_runs();
+    host_.stop_runs();
+  }
+
+  void allow_runs() override {
+    OrtRunner::allow_runs();
+    host_.allow_runs();
   }
 
  protected:
@@ -245,6 +267,7 @@ class BoundOrtRunner final : public OrtRunner {
     if (values != nullptr) allocator->Free(allocator, values);
   }
 
+  OrtRunner host_;
   Handle<OrtMemoryInfo> device_memory_;
 };
 

@@ -15,7 +15,7 @@ Availability probe_ort(const std::string& name, const std::string& provider, con
 std::unique_ptr<Runner> open_ort_runner(const Bundle& bundle, const std::string& provider,
                                         const BackendOptions& options);
 
-/// One whose results stay on the provider's device, whichever it is. Never run on a GPU: none was at hand.
+/// One whose results stay on the provider's device, whichever it is.
 std::unique_ptr<Runner> open_bound_ort_runner(const Bundle& bundle, const std::string& provider,
                                               const BackendOptions& options);
 

@@ -103,6 +103,13 @@ Handle<OrtEnv> make_env(const OrtApi* api) {
   return {env, api->ReleaseEnv};
 }
 
+std::vector<std::pair<std::string, std::string>> cuda_provider_options(int device) {
+  return {{"device_id", std::to_string(device)},
+          {"cudnn_conv_algo_search", "HEURISTIC"},
+          {"arena_extend_strategy", "kSameAsRequested"},
+          {"use_tf32", "0"}};
+}
+
 Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads,
                                                bool exact_integers) {
   OrtSessionOptions* created = nullptr;
@@ -131,9 +138,14 @@ Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider
     OrtCUDAProviderOptionsV2* created_cuda = nullptr;
     check(api, api->CreateCUDAProviderOptions(&created_cuda), "CreateCUDAProviderOptions");
     const Handle<OrtCUDAProviderOptionsV2> cuda(created_cuda, api->ReleaseCUDAProviderOptions);
-    const std::string device = std::to_string(provider.device);
-    const char *const key = "device_id", *const value = device.c_str();
-    check(api, api->UpdateCUDAProviderOptions(created_cuda, &key, &value, 1), "UpdateCUDAProviderOptions");
+    const auto given = cuda_provider_options(provider.device);
+    std::vector<const char*> names, values;
+    for (const auto& [name, value] : given) {
+      names.push_back(name.c_str());
+      values.push_back(value.c_str());
+    }
+    check(api, api->UpdateCUDAProviderOptions(created_cuda, names.data(), values.data(), names.size()),
+          "UpdateCUDAProviderOptions");
     const std::string reason =
         take_status(api, api->SessionOptionsAppendExecutionProvider_CUDA_V2(created, created_cuda));
     if (!reason.empty()) fail(EV_ERROR_BACKEND, provider.name, " could not be used: ", reason, "; ", kFixProvider);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "error.hpp"
@@ -64,6 +65,9 @@ class SharedArena {
   OrtEnv* env_;
   Handle<OrtMemoryInfo> memory_;
 };
+
+/// The options of the CUDA provider by ONNX Runtime's names; see OrtCudaOptions in backends/ort_cuda.py.
+std::vector<std::pair<std::string, std::string>> cuda_provider_options(int device);
 
 /// num_threads 0: one for each physical core. exact_integers: see saturates_integers in ort_probes.hpp.
 Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider& provider, std::int32_t num_threads,

@@ -13,8 +13,6 @@ namespace ev {
 
 namespace {
 
-// It needs 64-bit shifts, which TensorRT does not have; it is drawn once a request, on the CPU.
-constexpr const char* kHostGraph = "noise";
 // Of one graph, the shapes that are kept as CUDA graphs: with and without the text, and another request's.
 constexpr std::size_t kMostRecorded = 4;
 
@@ -29,11 +27,13 @@ std::unique_ptr<TrtLibrary> open_library(const std::string& name, const std::str
        name == "tensorrt" ? "TENSORRT" : "TENSORRT_RTX", "_INCLUDE_DIR=FOLDER");
 }
 
-/// A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded.
+/// A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded. scratch: the memory
+/// that the context was last run with, null before it ran; it is recorded with no other.
 struct Call {
   Shapes shapes;
   std::unique_ptr<TrtContext> context;
   NamedTensors buffers;
+  std::shared_ptr<void> scratch;
   std::unique_ptr<CudaGraph> graph;
 };
 
@@ -70,7 +70,7 @@ class TrtRunner final : public Runner {
   }
 
   void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) override {
-    if (graph == kHostGraph) return host_->run(graph, inputs, outputs);
+    if (is_host_graph(graph)) return host_->run(graph, inputs, outputs);
     if (stopped_) fail(EV_ERROR_BACKEND, "graph \"", graph, "\" was stopped");
     const Cuda::Current current(*cuda_);
     const GraphSpec& spec = *bundle_.spec.find_graph(graph);
@@ -107,7 +107,7 @@ class TrtRunner final : public Runner {
   }
 
   void release(const std::string& graph) override {
-    if (graph == kHostGraph) return host_->release(graph);
+    if (is_host_graph(graph)) return host_->release(graph);
     const Cuda::Current current(*cuda_);
     cuda_->synchronize();
     loaded_.erase(graph);
@@ -172,37 +172,45 @@ class TrtRunner final : public Runner {
 
   /// Runs the call of these shapes in buffers of its own, from its second time on as one CUDA graph. A recorded graph
   /// holds for one state of its context and for the addresses that it saw, so each call has a context, and inputs and
-  /// results are copied, on the GPU.
+  /// results are copied, on the GPU. What TensorRT settles when shapes or scratch memory are new cannot be recorded:
+  /// after that the call runs once by itself, and from then on nothing is set before it is recorded. A call whose first
+  /// run failed is not kept.
   void run_recorded(Loaded& loaded, const PlanSpec& plan, const GraphSpec& spec, const Shapes& shapes,
                     const NamedTensors& held) {
     std::vector<Call>& calls = loaded.recorded;
     const auto found = std::find_if(calls.begin(), calls.end(), [&](const Call& c) { return c.shapes == shapes; });
-    const bool is_new = found == calls.end();
-    if (is_new) {
-      Call call{shapes, loaded.plan->make_context(), {}, nullptr};
-      set_shapes(*call.context, plan, shapes, choose_profile(plan, shapes), cuda_->stream());
-      for (const auto& [name, tensor] : held) {
-        call.buffers.emplace_back(name, make_device_tensor(tensor.dtype, tensor.shape));
-        call.context->set_address(name, address_of(call.buffers.back().second));
-      }
-      cuda_->synchronize();  // the one that goes may still be running
-      if (calls.size() == kMostRecorded) calls.erase(calls.begin());
-      calls.push_back(std::move(call));
-    } else {
+    if (found != calls.end()) {
+      run_call(*found, spec.inputs.size(), held);
       std::rotate(found, found + 1, calls.end());
+      return;
     }
-    Call& call = calls.back();
-    const std::size_t num_inputs = spec.inputs.size();
+    Call call{shapes, loaded.plan->make_context(), {}, nullptr, nullptr};
+    set_shapes(*call.context, plan, shapes, choose_profile(plan, shapes), cuda_->stream());
+    for (const auto& [name, tensor] : held) {
+      call.buffers.emplace_back(name, make_device_tensor(tensor.dtype, tensor.shape));
+      call.context->set_address(name, address_of(call.buffers.back().second));
+    }
+    run_call(call, spec.inputs.size(), held);
+    if (calls.size() == kMostRecorded) {
+      cuda_->synchronize();  // the one that goes may still be running
+      calls.erase(calls.begin());
+    }
+    calls.push_back(std::move(call));
+  }
+
+  void run_call(Call& call, std::size_t num_inputs, const NamedTensors& held) {
     for (std::size_t i = 0; i < num_inputs; ++i) copy(call.buffers[i].second, held[i].second);
-    if (call.graph == nullptr) {
-      lend_scratch(*call.context);
-      // The first time TensorRT still settles what the shapes decide, which cannot be recorded.
-      if (is_new)
-        call.context->enqueue(cuda_->stream());
-      else
-        call.graph = cuda_->record([&] { call.context->enqueue(cuda_->stream()); });
+    const std::shared_ptr<void> scratch = std::exchange(call.scratch, nullptr);  // unless this run succeeds
+    if (call.graph == nullptr && scratch != nullptr && scratch == scratch_) {
+      call.graph = cuda_->record([&] { call.context->enqueue(cuda_->stream()); });
     }
-    if (call.graph != nullptr) cuda_->replay(*call.graph);
+    if (call.graph != nullptr) {
+      cuda_->replay(*call.graph);
+    } else {
+      lend_scratch(*call.context);
+      call.context->enqueue(cuda_->stream());
+    }
+    call.scratch = scratch_;
     for (std::size_t i = num_inputs; i < held.size(); ++i) copy(held[i].second, call.buffers[i].second);
   }
 
@@ -230,12 +238,12 @@ class TrtRunner final : public Runner {
 
   void lend_scratch(TrtContext& context) {
     const std::size_t needed = context.count_scratch_bytes();
-    if (needed > scratch_bytes_) {
+    if (scratch_ == nullptr || needed > scratch_bytes_) {
       forget_recorded();  // it works in the buffer that goes
       scratch_ = nullptr;
       scratch_bytes_ = 0;
-      scratch_ = pool_->take(needed);
-      scratch_bytes_ = needed;
+      scratch_ = pool_->take(std::max<std::size_t>(needed, 1));
+      scratch_bytes_ = std::max<std::size_t>(needed, 1);
     }
     if (needed != 0) context.lend_scratch(reinterpret_cast<DeviceAddress>(scratch_.get()), scratch_bytes_);
   }
@@ -243,7 +251,10 @@ class TrtRunner final : public Runner {
   void forget_recorded() {
     cuda_->synchronize();
     for (auto& [graph, loaded] : loaded_) {
-      for (Call& call : loaded.recorded) call.graph = nullptr;
+      for (Call& call : loaded.recorded) {
+        call.graph = nullptr;
+        call.scratch = nullptr;
+      }
     }
   }
 
@@ -293,7 +304,7 @@ Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOpti
     version = library->version();
     std::vector<std::string> graphs;
     for (const GraphSpec& graph : bundle.spec.graphs) {
-      if (graph.name != kHostGraph) graphs.push_back(graph.name);
+      if (!is_host_graph(graph.name)) graphs.push_back(graph.name);
     }
     ChosenPlans chosen = choose_plans(bundle, graphs, name, version, cuda->gpu());
     const bool has_budget = options.gpu.weight_budget_bytes.has_value();

@@ -1,5 +1,5 @@
-// The backends that run plans on an NVIDIA GPU. The twin of editverse_rt/backends/trt.py. Never run on a GPU: none was
-// at hand. Without EDITVERSE_TENSORRT trt_absent.cpp stands in.
+// The backends that run plans on an NVIDIA GPU. The twin of editverse_rt/backends/trt.py. Without EDITVERSE_TENSORRT
+// trt_absent.cpp stands in.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
 // TensorRT and TensorRT for RTX as a runner of plans sees them: load a plan, run it. Both have the same classes in C++,
 // whose layout belongs to a version, so each is compiled with the headers of its own: trt_tensorrt.cpp and trt_rtx.cpp
-// are the only files that include them. Never run on a GPU: none was at hand.
+// are the only files that include them.
 #pragma once
 
 #include <cstddef>

@@ -14,6 +14,7 @@
 #include "check.hpp"
 #include "error.hpp"
 #include "ort.hpp"
+#include "ort_library.hpp"
 #include "ort_probes.hpp"
 
 namespace {
@@ -34,7 +35,7 @@ std::vector<Tensor> run_chain(Runner& runner, const BundleSpec& spec, bool on_de
               {"shape", make_tensor("int64", {2}, std::vector<std::int64_t>{2 * count, dim})}},
              noise);
   const Tensor drawn = noise[0].second;
-  CHECK(drawn.on_device == on_device && drawn.shape == (std::vector<std::int64_t>{2 * count, dim}));
+  CHECK(!drawn.on_device && drawn.shape == (std::vector<std::int64_t>{2 * count, dim}));
 
   const Tensor sample = make_unset_tensor("float32", drawn.shape);  // the caller's memory, on the host
   NamedTensors step = {{"sample_next", sample}, {"velocity", Tensor{"float32", {}}}};
@@ -186,6 +187,15 @@ void check_telemetry() {
   setenv("ORT_DISABLE_TELEMETRY", "1", 1);
 }
 
+/// What ort-cuda asks of its provider; the Python host asks the same (OrtCudaOptions).
+void check_cuda_options() {
+  const std::vector<std::pair<std::string, std::string>> expected = {{"device_id", "2"},
+                                                                     {"cudnn_conv_algo_search", "HEURISTIC"},
+                                                                     {"arena_extend_strategy", "kSameAsRequested"},
+                                                                     {"use_tf32", "0"}};
+  CHECK(ort::cuda_provider_options(2) == expected);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -202,6 +212,7 @@ int main(int argc, char** argv) {
   }
   check_telemetry();
   check_integers();
+  check_cuda_options();
   check_binding(bundle, options);
   check_failures(bundle, options);
   return check::report();

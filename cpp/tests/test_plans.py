@@ -251,22 +251,29 @@ def test_a_plan_that_needs_the_plugin_is_refused(bundle: Bundle, tmp_path: Path)
     assert "error" not in said, said
     assert said["plans"]["plugins"] == 1
     assert frames is not None
+    # A second pipeline of the process finds it there; TensorRT does not load a library twice.
+    said, again = run(bundle, tmp_path, options={"plugin": "libeditverse_plugin.so", "num_opened": 2})
+    assert "error" not in said, said
+    assert said["plans"]["plugins"] == 1
+    assert np.array_equal(frames, again)
 
 
 def test_calls_that_repeat_are_launched_as_one_cuda_graph(bundle: Bundle, tmp_path: Path) -> None:
     build_plans(bundle, streaming)
-    plain, expected = run(bundle, tmp_path, repeats=2)
-    said, frames = run(bundle, tmp_path, repeats=2, options={"cuda_graphs": True})
+    plain, expected = run(bundle, tmp_path, repeats=4)
+    said, frames = run(bundle, tmp_path, repeats=4, options={"cuda_graphs": True})
     assert "error" not in said, said
     assert expected is not None
     assert frames is not None
     assert np.array_equal(frames, expected)
-    # Six calls of the transformer in two shapes, three of the solver, and so on: all but each shape's first.
     graphs_run = plain["plans"]["runs"]
-    shapes = said["plans"]["contexts"] - said["plans"]["plans"]
-    assert plain["runs"][1]["launches"] == 0
-    assert said["runs"][1]["launches"] == graphs_run - shapes
+    launches = [report["launches"] for report in said["runs"]]
+    assert plain["runs"][-1]["launches"] == 0
     assert said["plans"]["runs"] == graphs_run
+    # In the first request each shape's first call runs as it is, and again whenever the scratch memory grew; the
+    # stub ends the program if anything is set between such a run and a recording. From then on all are launched.
+    assert 0 < launches[0] < launches[1] - launches[0] <= graphs_run // 4
+    assert launches[3] - launches[2] == graphs_run // 4
     check_all_is_given_back(said)
 
 

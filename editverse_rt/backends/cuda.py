@@ -22,6 +22,7 @@ from editverse_rt.errors import BackendError
 __all__ = ["Cuda", "DeviceTensor", "Gpu", "Pool"]
 
 
+_IDLE_SHARE = 2
 _CHECK = "check the driver and the GPU with nvidia-smi"
 _FIXES = {
     "cudaErrorInsufficientDriver": "install NVIDIA's driver, or a newer one",
@@ -157,8 +158,9 @@ class Cuda:
 class Pool:
     """Device buffers. One that was given back serves the next of its size, in the stream's order.
 
-    Idle buffers hold at most as many bytes as were ever in use at once; those that are idle longest are freed
-    first. Where memory has run out all of them are freed, and the allocation is tried again.
+    Idle buffers hold at most twice the bytes that were ever in use at once, since the stages of a request have
+    buffers of different sizes, which the next request finds again; those that are idle longest are freed first.
+    Where memory has run out all of them are freed, and the allocation is tried again.
     """
 
     def __init__(self, cuda: Cuda) -> None:
@@ -181,7 +183,7 @@ class Pool:
             address = self._allocate(num_bytes)
         self._used[address] = num_bytes
         self._most_used_bytes = max(self._most_used_bytes, sum(self._used.values()))
-        self._free_idle(self._most_used_bytes)
+        self._free_idle(_IDLE_SHARE * self._most_used_bytes)
         return address
 
     def give_back(self, address: int) -> None:

@@ -132,6 +132,45 @@ def test_a_second_build_of_the_same_is_left_out(
     assert no_building == ["transformer"] * 3
 
 
+def test_what_a_plan_is_built_from_decides_and_not_this_projects_text(
+    nano: Bundle, order: Order, built: Path, no_building: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comment in a file of the export builds nothing anew; another type of one value does."""
+    output, only = built.parents[1], replace(order, graphs=("solver_step",))
+    read, read_bytes = [], Path.read_bytes
+
+    def note(path: Path) -> bytes:
+        read.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", note)
+    build_engines(nano, only, output, Builder("tensorrt-rtx"))
+    assert no_building == []
+    assert [path for path in read if path.suffix == ".py"] == []
+    typed = build_engine.set_precision
+
+    def type_otherwise(model: ir.Model, precision: str) -> Any:
+        found = typed(model, precision)
+        model.graph.name = "another"
+        return found
+
+    monkeypatch.setattr(build_engine, "set_precision", type_otherwise)
+    with pytest.raises(BackendError, match="it was asked to build"):
+        build_engines(nano, only, output, Builder("tensorrt-rtx"))
+
+
+def test_a_plan_is_of_the_bundle_that_it_was_last_found_to_be_built_from(
+    nano: Bundle, order: Order, built: Path, no_building: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle's files changed, what the builder is given did not."""
+    monkeypatch.setattr(build_engine, "source_digest", lambda bundle, graph: "another state")
+    manifest = (built / "manifest.json").read_text()
+    engines = build_engines(nano, order, built.parents[1], Builder("tensorrt-rtx"))
+    (built / "manifest.json").write_text(manifest)
+    assert no_building == []
+    assert {plan.source_sha256 for plan in engines.plans} == {"another state"}
+
+
 def test_a_cancelled_build_leaves_nothing(nano: Bundle, order: Order, tmp_path: Path) -> None:
     steps: list[tuple[str, int, int]] = []
 

@@ -8,6 +8,7 @@
 
 #include "cudnn_library.h"
 #include "rope_options.h"
+#include "workspace.h"
 
 namespace ev::plugin {
 
@@ -91,8 +92,9 @@ class AttentionPlan {
     check(graph_->validate(), doing);
     check(graph_->build_operation_graph(handle), doing);
     check(graph_->create_execution_plans({cudnn_frontend::HeurMode_t::A}), doing);
-    graph_->deselect_workspace_greater_than(static_cast<std::int64_t>(AttentionPlans::kWorkspaceBytes));
-    check(graph_->check_support(), doing);
+    const std::size_t most = attention_workspace_bytes(shape.tokens, shape.num_heads);
+    graph_->deselect_workspace_greater_than(static_cast<std::int64_t>(most));
+    check(graph_->check_support(), doing + " within " + std::to_string(most) + " bytes of workspace");
     check(graph_->build_plans(), doing);
   }
 

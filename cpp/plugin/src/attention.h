@@ -35,7 +35,7 @@ struct AttentionTensors {
   void* output;
   const std::int32_t* lengths;          // [num_sequences], null for one sequence
   const std::int32_t* element_offsets;  // [num_sequences + 1], null for one sequence
-  void* workspace;                      // AttentionPlans::kWorkspaceBytes
+  void* workspace;                      // attention_workspace_bytes
 };
 
 class AttentionPlan;
@@ -44,9 +44,6 @@ class AttentionPlan;
 // Calls may come from several threads.
 class AttentionPlans {
  public:
-  // Engines of cuDNN that want more are not chosen: TensorRT asks for the workspace once, for the largest
-  // shape, before any plan exists.
-  static constexpr std::size_t kWorkspaceBytes = std::size_t{16} << 20;
   static constexpr std::size_t kCapacity = 64;
 
   AttentionPlans();

@@ -252,7 +252,8 @@ std::size_t RopeAttentionPlugin::getWorkspaceSize(const nvinfer1::DynamicPluginT
     const std::int64_t tokens = inputs[kQ].max.d[0];
     const bool several = num_inputs == kInputsOfSeveral;
     const std::int64_t sequences = num_sequences_of(num_inputs, several ? inputs[kOffsets].max.d[0] : 0);
-    return divide_workspace(tokens * options_.inner(), sequences, AttentionPlans::kWorkspaceBytes).num_bytes;
+    const std::size_t attention_bytes = attention_workspace_bytes(tokens, options_.num_heads);
+    return divide_workspace(tokens * options_.inner(), sequences, attention_bytes).num_bytes;
   });
 }
 
@@ -282,8 +283,8 @@ std::int32_t RopeAttentionPlugin::enqueue(const nvinfer1::PluginTensorDesc*, con
   return guarded<std::int32_t>("enqueue", 1, [&] {
     if (shape_.tokens == 0) return 0;
     if (plan_ == nullptr) throw PluginError("no shape is known; expected onShapeChange before enqueue");
-    const Workspace parts =
-        divide_workspace(shape_.tokens * options_.inner(), shape_.num_sequences, AttentionPlans::kWorkspaceBytes);
+    const Workspace parts = divide_workspace(shape_.tokens * options_.inner(), shape_.num_sequences,
+                                             attention_workspace_bytes(shape_.tokens, options_.num_heads));
     char* const start = static_cast<char*>(workspace);
     const RopeTensors rope = {inputs[kQ],         inputs[kK],      inputs[kQNorm], inputs[kKNorm],
                               inputs[kPositions], start + parts.q, start + parts.k};

@@ -6,6 +6,14 @@
 
 namespace ev::plugin {
 
+// What an engine of cuDNN's attention may take; those that want more are not chosen. TensorRT asks once, for the
+// largest shape, before any engine is known: so this is a bound and not what an engine says. It grows with the rows,
+// since an engine that splits the keys joins its parts by a maximum and a sum (float32) of each row of each head; room
+// for two parts, and 16 MiB for what does not depend on the shape.
+constexpr std::size_t attention_workspace_bytes(std::int64_t tokens, std::int32_t num_heads) {
+  return (std::size_t{16} << 20) + static_cast<std::size_t>(tokens) * static_cast<std::size_t>(num_heads) * 2 * 2 * 4;
+}
+
 // What the library's kernels expect of a tensor's first element.
 constexpr std::size_t kAlignment = 256;
 

@@ -49,6 +49,8 @@ int main(int argc, char** argv) {
     options.plugin = given.value("plugin", "");
     if (given.contains("device")) options.device = given["device"].get<int>();
     if (given.contains("weight_budget_bytes")) options.weight_budget_bytes = given["weight_budget_bytes"].get<long>();
+    // Before the one that is looked at, others that are closed again.
+    for (int i = 1; i < given.value("num_opened", 1); ++i) editverse::Pipeline before(options);
     editverse::Pipeline pipeline(options);
     said["info"] = Json::parse(pipeline.info());
     editverse::Request request("<video1> Make it night");

@@ -156,6 +156,7 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
   bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) noexcept override {
     want(is_ready(stream) && profile >= 0 && profile < facts_.num_profiles, "a profile that is not there");
     ++counts.profiles;
+    is_settled_ = false;
     shapes_.clear();  // as TensorRT does
     profile_is_set_ = true;
     return true;
@@ -163,6 +164,7 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
 
   bool setInputShape(const char* name, const Dims& dims) noexcept override {
     want(profile_is_set_, "a shape before a profile");
+    is_settled_ = false;
     shapes_[name].assign(dims.d, dims.d + dims.nbDims);
     return true;
   }
@@ -170,14 +172,19 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
   bool setTensorAddress(const char* name, void* address) noexcept override {
     want(bytes_at(address) > 0, "an address that is no buffer's");
     addresses_[name] = address;
+    is_settled_ = false;
     return true;
   }
 
-  std::size_t updateDeviceMemorySizeForShapes() noexcept override { return facts_.scratch_bytes; }
+  std::size_t updateDeviceMemorySizeForShapes() noexcept override {
+    is_settled_ = false;
+    return facts_.scratch_bytes;
+  }
 
   void setDeviceMemoryV2(void* memory, std::int64_t size) noexcept override {
     want(bytes_at(memory) == static_cast<std::size_t>(size), "scratch of another size than was said");
     scratch_ = memory;
+    is_settled_ = false;
   }
 
   bool enqueueV3(cudaStream_t stream) noexcept override {
@@ -193,7 +200,12 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
       ++counts.runs;
       compute(*graph, shapes, addresses);
     };
-    if (!record(work)) work();
+    if (record(work)) {
+      want(is_settled_, "a recording after something was set, without a run between");
+    } else {
+      is_settled_ = true;
+      work();
+    }
     return true;
   }
 
@@ -247,6 +259,7 @@ class Context final : public nvinfer1::IExecutionContext, public UnusedExecution
   Addresses addresses_;
   void* scratch_ = nullptr;
   bool profile_is_set_ = false;
+  bool is_settled_ = false;  // it ran since something was last set
 };
 
 class Engine final : public nvinfer1::ICudaEngine, public UnusedCudaEngine {
@@ -282,13 +295,28 @@ class Engine final : public nvinfer1::ICudaEngine, public UnusedCudaEngine {
   nvinfer1::ILogger* logger_;
 };
 
-/// Takes a library whose name says that it is a plugin.
+class PluginCreator final : public nvinfer1::IPluginCreatorInterface {
+ public:
+  nvinfer1::InterfaceInfo getInterfaceInfo() const noexcept override { return {"PLUGIN CREATOR_V3ONE", 1, 0}; }
+  nvinfer1::APILanguage getAPILanguage() const noexcept override { return nvinfer1::APILanguage::kCPP; }
+};
+
+/// Takes a library whose name says that it is a plugin, once in the process, as TensorRT does.
 class PluginRegistry final : public UnusedPluginRegistry {
  public:
   explicit PluginRegistry(nvinfer1::ILogger* logger) : logger_(logger) {}
 
+  nvinfer1::IPluginCreatorInterface* getCreator(char const* name, char const* version,
+                                                char const* space) noexcept override {
+    want(std::string(name) + version + space == "RopeAttention1editverse", "another plugin");
+    static PluginCreator creator;
+    if (counts.plugins > 0) return &creator;
+    logger_->log(nvinfer1::ILogger::Severity::kERROR, "the stub has no such creator");
+    return nullptr;
+  }
+
   PluginLibraryHandle loadLibrary(char const* path) noexcept override {
-    if (std::string(path).find("plugin") != std::string::npos) {
+    if (std::string(path).find("plugin") != std::string::npos && counts.plugins == 0) {
       ++counts.plugins;
       return this;
     }

@@ -1,10 +1,9 @@
-"""The part of `accept.py` that runs on a GPU: TensorRT engines of one node, timed beside PyTorch."""
+"""The sections of `accept.py` that need TensorRT: engines of one node, timed beside PyTorch."""
 
 from __future__ import annotations
 
 import platform
 import statistics
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorrt as trt
@@ -13,10 +12,12 @@ import torch.nn.functional as F
 
 from cpp.plugin import acceptance_cases as cases
 from cpp.plugin.acceptance_cases import Case
+from cpp.plugin.acceptance_report import Report
+from editverse_rt.backends.plugin import register_plugin
 from reference.families import editverse
 
 if TYPE_CHECKING:
-    from cpp.plugin.accept import Report
+    from cpp.plugin.accept import Libraries
 
 NUM_TIMED_RUNS = 30
 OUTPUT = "mixed"
@@ -198,30 +199,29 @@ def time_engine(case: Case, dtype: str, lowering: Any, device: dict[str, torch.T
         return f"{type(error).__name__}: {str(error)[:60]}"
 
 
-def time_case(case: Case, dtype: str) -> str:
+def time_case(case: Case, dtype: str) -> tuple[object, ...]:
     """A row of the table: tokens, format, and milliseconds of each."""
     device = on_gpu(cases.make_inputs(case, dtype))
     stream = torch.cuda.Stream()
     heads = [device[name].unflatten(-1, (case.rope.num_heads, -1)).transpose(0, 1)[None] for name in "qkv"]
-    columns = [
+    return (
+        case.tokens,
+        dtype,
         time_engine(case, dtype, "plugin", device),
         time_engine(case, dtype, "inline", device),
         f"{time_ms(lambda: run_pytorch(case, device), stream):.3f}",
         f"{time_ms(lambda: F.scaled_dot_product_attention(*heads), stream):.3f}",
-    ]
-    return f"| {case.tokens} | {dtype} | " + " | ".join(columns) + " |"
+    )
 
 
-def run_on_gpu(report: Report, plugin: Path) -> str:
-    """Run the checks that need a GPU and add them to the report; returns a line about the machine."""
+def run(report: Report, libraries: Libraries) -> None:
+    """numerics, shapes, packed, speed."""
     # PyTorch has loaded its own cuDNN by now, which the plugin then finds under the same name.
-    machine = (
+    report.machine.append(
         f"{torch.cuda.get_device_name()}, {platform.platform()}, TensorRT {trt.__version__}, "
         f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     )
-    if trt.get_plugin_registry().load_library(str(plugin)) is None:
-        report.add("numerics", "FAILED", f"TensorRT does not load {plugin}: {LOGGER.take()}")
-        return machine
+    register_plugin(trt.get_plugin_registry(), libraries.plugin)
     for case, dtype in cases.cases_and_dtypes(cases.NUMERICS, 10**6):
         label = f"{case.name}, {case.tokens} tokens, {dtype}"
         report.run("numerics", label, lambda c=case, d=dtype: check_numerics(c, d))
@@ -229,14 +229,14 @@ def run_on_gpu(report: Report, plugin: Path) -> str:
         case = cases.Case("editverse-2b", cases.LARGE, 1537)
         report.run("shapes", dtype, lambda c=case, d=dtype: check_shapes(c, d))
         report.run("packed", dtype, lambda c=case, d=dtype: check_packed(c, d))
-    report.speed = [
-        f"Milliseconds, median of {NUM_TIMED_RUNS}; 16 heads of 128:",
-        "",
-        "| tokens | format | plugin | TensorRT's own (`inline`) | PyTorch, all of it | PyTorch, SDPA alone |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    header = (
+        "tokens",
+        "format",
+        "plugin",
+        "TensorRT's own (`inline`)",
+        "PyTorch, all of it",
+        "PyTorch, SDPA alone",
+    )
+    title = f"Milliseconds, median of {NUM_TIMED_RUNS}; 16 heads of 128"
     for case, dtype in cases.cases_and_dtypes(cases.SPEED, 10**6):
-        row = time_case(case, dtype)
-        report.speed.append(row)
-        report.add("speed", "measured", row)
-    return machine
+        report.add_row(title, header, time_case(case, dtype))

@@ -14,13 +14,13 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
+.PHONY: help demo test lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
-	@echo "make lint typecheck test-source test-wheel test-native    its parts;  make format, wheel, clean"
+	@echo "make lint typecheck test-source test-wheel test-native test-cpus    its parts;  make format, wheel, clean"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media    altered videos and pictures"
 
@@ -48,7 +48,7 @@ demo: .venv-demo/ready
 	.venv/bin/python -m pip install --quiet --editable '.[evaluate,export,test]'
 	@touch $@
 
-test: lint typecheck test-source test-wheel test-native
+test: lint typecheck test-source test-wheel test-native test-cpus
 
 lint: .venv/ready native-format
 	.venv/bin/ruff check .
@@ -90,6 +90,21 @@ test-wheel: wheel .venv-wheel/ready
 	@printf '[pytest]\naddopts = --import-mode=importlib -m "not slow"\nmarkers = slow: left out\n' \
 	    > build/wheel-tests/pytest.ini
 	cd build/wheel-tests && EDITVERSE_TEST_INSTALLED=1 ../../.venv-wheel/bin/pytest $(PYTEST) tests
+
+# --- other processors ------------------------------------------------------------------------------------
+
+# The same work on emulated x86-64 processors with fewer instructions, compared with this one. The emulator is the
+# system's, or is fetched from Debian; where it cannot be had that is said, and CI fails.
+ifeq ($(shell uname -s)-$(shell uname -m),Linux-x86_64)
+test-cpus: .venv/ready
+	@qemu=$$(tests/cpus/fetch_qemu.sh build/qemu) || qemu=; \
+	if [ -n "$$qemu" ]; then .venv/bin/python tests/cpus/compare.py "$$qemu"; \
+	else echo "test-cpus: SKIPPED: there is no emulator, and none can be fetched"; test -z "$(CI)"; fi
+else
+test-cpus:
+	@echo "test-cpus: SKIPPED: it emulates x86-64 on Linux on x86-64"
+	@test -z "$(CI)"
+endif
 
 # --- the C library --------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "cpp", "examples", "export", "reference", "tests/vectors")
+FOLDERS = ("benchmarks", "cpp", "examples", "export", "reference", "tests/cpus", "tests/vectors")
 COMMANDS = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in FOLDERS

@@ -19,7 +19,7 @@ from reference.families.wan_config import NEGATIVE_PROMPT
 from reference.random_weights import fill_randomly, random_sentences, train_tokenizer
 from reference.weights import forget_origin, save_weights, write_json
 
-__all__ = ["RANDOM", "make_random_wan"]
+__all__ = ["RANDOM", "fill_transformer", "make_random_wan"]
 
 _TINY = {"num_attention_heads": 2, "attention_head_dim": 32, "ffn_dim": 96, "num_layers": 3, "text_dim": 32,
          "freq_dim": 64}  # fmt: skip
@@ -102,7 +102,7 @@ def make_random_wan(
             model = cls(**arguments)
         nn.Module.to(model, dtype)  # the class's own warns of parts that it would rather keep in float32
         model.to_empty(device="cpu")
-        _fill(model, seed + expert)
+        fill_transformer(model, seed + expert)
         model.save_config(root / part)
         save_weights(root / part, dict(model.state_dict()), max_shard_bytes)
         index[part] = ["diffusers", cls.__name__]
@@ -127,7 +127,7 @@ def make_random_wan(
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, seed: int) -> None:
+def fill_transformer(model: nn.Module, seed: int) -> None:
     """Values that keep activations near 1. Weights of norms are near 1; biases and tables are small."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():

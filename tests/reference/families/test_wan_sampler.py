@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,36 @@ def test_a_noised_source_equals_the_pipeline(
         negative_prompt="blurred details", num_inference_steps=STEPS, strength=0.7,
     )  # fmt: skip
     assert_close(found, patches_from_latents(expected, 2))
+
+
+def test_euler_steps_equal_the_pipeline(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """A scheduler that tells the network sigma itself, not whole thousandths."""
+    folder = Path(shutil.copytree(tiny_folder("wan-t2v-tiny"), tmp_path / "euler"))
+    diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    assert_close(*both(folder, {"num_frames": 9}, Inputs()))
+
+
+def test_the_text_encoder_is_one_graph_for_every_length(tiny_folder: Callable[[str], Path]) -> None:
+    checkpoint = load_any_checkpoint(tiny_folder("wan-t2v-tiny"))
+    assert isinstance(checkpoint, WanCheckpoint)
+    checkpoint.text_encoder.set_attn_implementation("eager")
+
+    class Rows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = checkpoint.text_encoder
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.model(input_ids=ids.unsqueeze(0)).last_hidden_state.squeeze(0)
+
+    shapes = ({0: torch.export.Dim("Lt")},)
+    exported = torch.export.export(Rows().eval(), (torch.arange(5),), dynamic_shapes=shapes).module()
+    for length in (1, 40, 300):
+        ids = torch.arange(length) % 256
+        torch.testing.assert_close(exported(ids), Rows()(ids), atol=1e-5, rtol=1e-5)
 
 
 def test_frames_come_out_in_the_shape_that_was_asked_for(tiny_folder: Callable[[str], Path]) -> None:

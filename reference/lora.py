@@ -38,7 +38,7 @@ class Lora:
 class MergedLora:
     """What was merged: the file by name and hash, its strength, and how many layers it changed.
 
-    dropped: names of values that are not zero and that diffusers' loader has no place for (changes of norms).
+    dropped: names of values that are not zero and that diffusers' loader has no place for, such as changes of norms.
     """
 
     file: str
@@ -120,9 +120,6 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     raw = {prefix + name.removeprefix("base_model.model."): value for name, value in raw.items()}
     if any("dora_scale" in name for name in raw):
         raise ValueError(f"{path} is a DoRA, which cannot be merged as a LoRA; take a plain LoRA")
-    dropped = tuple(
-        sorted(name for name, value in raw.items() if _is_dropped(name) and bool(value.count_nonzero()))
-    )
     try:
         adapter: dict[str, Tensor] = WanLoraLoaderMixin.lora_state_dict(dict(raw))
     except (KeyError, ValueError) as error:
@@ -132,7 +129,10 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         raise ValueError(
             f"{path}: it holds {odd}; expected a LoRA with names of diffusers, musubi, ComfyUI or LightX2V"
         )
-    return adapter, dropped
+    kept = {id(value) for value in adapter.values()}
+    changes = (name for name in raw if name.endswith((".diff", ".diff_b")))
+    dropped = sorted(name for name in changes if id(raw[name]) not in kept and raw[name].count_nonzero())
+    return adapter, tuple(dropped)
 
 
 # Names without the prefix that diffusers tells a style by, and the prefix.
@@ -140,7 +140,3 @@ _MISSING_PREFIXES = (
     (r"blocks\.\d+\.(self_attn|cross_attn|ffn\.\d)", "diffusion_model."),
     (r"(base_model\.model\.)?blocks\.\d+\.(attn\d|ffn\.net)", "transformer."),
 )
-
-
-def _is_dropped(name: str) -> bool:
-    return name.endswith((".diff", ".diff_b")) and "norm" in name

@@ -135,9 +135,12 @@ def test_what_the_loader_drops_is_named(model: Any, tmp_path: Path) -> None:
     extra = {
         "diffusion_model.blocks.0.norm3.diff": torch.ones(32),
         "diffusion_model.blocks.1.norm3.diff": torch.zeros(32),
+        "diffusion_model.blocks.0.self_attn.q.diff_b": torch.ones(32),
+        "diffusion_model.patch_embedding.diff": torch.ones(32),
     }
     save_file(load_file(path) | extra, path)
-    assert read_adapter(path)[1] == ("diffusion_model.blocks.0.norm3.diff",)
+    names = ("diffusion_model.blocks.0.norm3.diff", "diffusion_model.patch_embedding.diff")
+    assert read_adapter(path)[1] == names
 
 
 def test_adapters_that_do_not_fit_are_refused(model: Any, tmp_path: Path) -> None:

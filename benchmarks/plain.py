@@ -18,7 +18,8 @@ from torch import Tensor
 
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.engines.manifest import ENGINES_FOLDER
-from export.graphs import build_graphs, dynamic_shapes, example_inputs
+from export.families import build_graphs
+from export.graphs import dynamic_shapes, example_inputs
 from reference.checkpoint import load_checkpoint
 
 __all__ = ["OPSET", "export_plain"]

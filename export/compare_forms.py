@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.request.layout import Grid, lay_out
 from export.export_onnx import export_graph
-from export.graphs import build_graphs
+from export.families import family_export
 from export.precision import save_typed, set_precision, use_standard_attention
 from export.precision_error import relative_error
 from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint
@@ -71,12 +71,13 @@ def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterat
     def measured(form: str, found: Array) -> Measured:
         return Measured(form, relative_error(found, exact), float(np.abs(found - exact).max()))
 
-    graph = build_graphs(checkpoint)["transformer"]
+    family = family_export(checkpoint)
+    graph = family.graphs()["transformer"]
     np.savez(folder / "inputs.npz", **cast(Any, inputs))
     sources: dict[str, Path] = {}
     for lowering in ("inline", "fused"):
         sources[lowering] = folder / f"{lowering}.onnx"
-        save_typed(export_graph(graph, checkpoint, lowering), sources[lowering])
+        save_typed(export_graph(graph, family.rope, lowering), sources[lowering])
         yield measured(lowering, _run(sources[lowering], inputs))
     for precision, emulate in (("bf16", True), ("fp16", True), ("fp16", False)):
         typed = ir.load(sources["inline"])

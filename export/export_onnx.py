@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,14 +27,14 @@ from torch import nn
 from tqdm import tqdm
 
 from editverse_rt.bundle.manifest import file_specs, write_bundle_json
-from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, Capabilities, GraphSpec, TokenizerSpec
+from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
 from export import attention_nodes, lower
 from export.convolutions import unroll_convolutions
-from export.graphs import Graph, build_graphs, dynamic_shapes, example_inputs, geometry_of
+from export.families import family_export
+from export.graphs import Graph, dynamic_shapes, example_inputs
 from export.modulation import gather_modulation
 from export.noise import build_noise_model
 from export.rows import cut_rows_early
-from export.schedules import build_schedule, exported_settings
 from export.weights import (
     MAX_INLINE_BYTES,
     count_weight_bytes,
@@ -41,21 +42,17 @@ from export.weights import (
     move_weights_out,
     strip_traces,
 )
-from reference.checkpoint import Checkpoint, load_checkpoint
+from reference.checkpoint import load_any_checkpoint
+from reference.lora import Lora
 
 __all__ = ["export_bundle", "export_graph", "export_module"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# What says how large the VAE's convolutions are.
-VAE_FACTS = (
-    "base_dim", "z_dim", "dim_mult", "num_res_blocks", "attn_scales", "temperal_downsample",
-    "in_channels", "out_channels",
-)  # fmt: skip
 
 
-def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering) -> ir.Model:
+def export_graph(graph: Graph, rope: lower.RopeConfig, lowering: lower.Lowering) -> ir.Model:
     """Trace one graph of the table; weights inside, names and axes as the table has them, traces removed."""
     if graph.module is None:
         return ir.from_proto(build_noise_model())
@@ -64,7 +61,7 @@ def export_graph(graph: Graph, checkpoint: Checkpoint, lowering: lower.Lowering)
         # What ONNX Runtime's CPU kernels are fastest with, in standard operators.
         unroll_convolutions(model)
         gather_modulation(model)
-    lower.lower_attention(model, lower.rope_config(checkpoint.transformer.config), lowering)
+    lower.lower_attention(model, rope, lowering)
     cut_rows_early(model)
     strip_traces(model, keep_shapes_of=attention_nodes.OP_TYPE)
     halve_exact_weights(model)
@@ -130,12 +127,14 @@ def export_bundle(
     lowering: lower.Lowering = "fused",
     name: str | None = None,
     dtype: torch.dtype = torch.float32,
+    loras: Sequence[Lora] = (),
     quality: dict[str, object] | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the bundle of a checkpoint; it appears in one step, and takes the place of a bundle of that name.
 
     dtype: what the transformer and the text encoder compute in; graph inputs and outputs stay float32.
+    loras: adapters that are merged before the export, of Wan's transformers only; the bundle lists them.
     Raises FileExistsError when bundle_folder holds something that is not a bundle.
     """
     target = Path(bundle_folder).absolute()
@@ -143,39 +142,32 @@ def export_bundle(
         raise FileExistsError(
             f"{bundle_folder} is there and is not a bundle; give another path, or remove it"
         )
-    checkpoint = load_checkpoint(checkpoint_folder, dtype=dtype)
-    graphs = build_graphs(checkpoint)
+    checkpoint = load_any_checkpoint(checkpoint_folder, dtype=dtype, loras=loras)
+    family = family_export(checkpoint)
+    graphs = family.graphs()
+    schedules, default_schedule = family.schedules()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write_graphs(graphs, checkpoint, lowering, partial, progress)
-        shutil.copyfile(checkpoint.tokenizer_file, partial / TOKENIZER_FILE)
-        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint.tokenizer_file))
+        _write_graphs(graphs, family.rope, lowering, partial, progress)
+        shutil.copyfile(family.tokenizer_file, partial / TOKENIZER_FILE)
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(family.tokenizer_file))
         spec = BundleSpec(
             format_version=FORMAT_VERSION,
             name=name or target.name,
-            family="editverse",
-            conditioning="interleaved",
-            unconditional="drop_text",
-            default_negative_prompt="",
-            capabilities=Capabilities(
-                attention=lowering,
-                convolutions="frames" if lowering == "fused" else "volumes",
-                dtype=str(dtype).removeprefix("torch."),
-            ),
-            model=_model_facts(checkpoint),
-            geometry=geometry_of(checkpoint),
-            tokenizer=TokenizerSpec(
-                TOKENIZER_FILE, tokenizer.eos_id(), int(checkpoint.limits["max_text_tokens"])
-            ),
+            family=family.family,
+            conditioning=family.conditioning,
+            unconditional=family.unconditional,
+            default_negative_prompt=family.default_negative_prompt,
+            capabilities=family.capabilities(lowering, dtype),
+            model=json.loads(json.dumps(family.model_facts())),
+            geometry=family.geometry,
+            tokenizer=TokenizerSpec(TOKENIZER_FILE, tokenizer.eos_id(), family.max_text_tokens),
             graphs={graph_name: graph.spec for graph_name, graph in graphs.items()},
-            schedules={
-                key: build_schedule(key, settings)
-                for key, settings in exported_settings(checkpoint.scheduler).items()
-            },
-            default_schedule="paper",
+            schedules=schedules,
+            default_schedule=default_schedule,
             files=file_specs(partial),
-            made=_made_facts(),
+            made={**_made_facts(), **family.provenance()},
             quality=quality or {},
         )
         write_bundle_json(partial, spec)
@@ -186,7 +178,7 @@ def export_bundle(
 
 
 def _write_graphs(
-    graphs: dict[str, Graph], checkpoint: Checkpoint, lowering: lower.Lowering, folder: Path, progress: bool
+    graphs: dict[str, Graph], rope: lower.RopeConfig, lowering: lower.Lowering, folder: Path, progress: bool
 ) -> None:
     by_weights: dict[str, list[Graph]] = {}
     for graph in graphs.values():
@@ -196,7 +188,7 @@ def _write_graphs(
             models = []
             for graph in group:
                 bar.set_postfix_str(graph.spec.name)
-                models.append(export_graph(graph, checkpoint, lowering))
+                models.append(export_graph(graph, rope, lowering))
                 bar.update()
             if len(group) > 1 or count_weight_bytes(models) > MAX_INLINE_BYTES:
                 move_weights_out(models, folder / weights)
@@ -217,35 +209,6 @@ def _take_place(partial: Path, target: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _model_facts(checkpoint: Checkpoint) -> dict[str, object]:
-    parts: dict[str, Any] = {
-        "transformer": checkpoint.transformer,
-        "text_encoder": checkpoint.text_encoder,
-        "vae": checkpoint.vae,
-    }
-    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
-    config = checkpoint.transformer.config.to_dict()
-    text, vae = checkpoint.text_encoder.config, cast(Any, checkpoint.vae).config
-    facts = {
-        "transformer": config,
-        "text_encoder": {
-            "width": text.d_model,
-            "mlp_width": text.d_ff,
-            "mlp_matrices": 3 if text.is_gated_act else 2,
-            "num_layers": text.num_layers,
-            "num_heads": text.num_heads,
-            "head_dim": text.d_kv,
-        },
-        "vae": {
-            **{name: vae[name] for name in VAE_FACTS},
-            "decoder_base_dim": vae.decoder_base_dim or vae.base_dim,
-            "patch_size": vae.patch_size or 1,
-        },
-        "parameters": counts,
-    }
-    return cast(dict[str, object], json.loads(json.dumps(facts)))
-
-
 def _made_facts() -> dict[str, object]:
     packages = ("torch", "onnx", "onnxscript", "diffusers", "transformers")
     made: dict[str, object] = {
@@ -257,6 +220,15 @@ def _made_facts() -> dict[str, object]:
         seconds = int(os.environ["SOURCE_DATE_EPOCH"])
         made["date"] = datetime.fromtimestamp(seconds, tz=timezone.utc).isoformat()
     return made
+
+
+def _lora_from(text: str) -> Lora:
+    """The adapter of FILE[:SCALE]; a colon before no number belongs to the file's name."""
+    file, colon, scale = text.rpartition(":")
+    try:
+        return Lora(Path(file), float(scale)) if colon else Lora(Path(text))
+    except ValueError:
+        return Lora(Path(text))
 
 
 def main() -> None:
@@ -276,6 +248,13 @@ def main() -> None:
     parser.add_argument("--name", help="the bundle's name (default: that of its folder)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="what the graphs compute in")
     parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="merge an adapter at a strength, 1 if left out; several are merged one after the other",
+    )
+    parser.add_argument(
         "--quality", type=Path, metavar="FILE", help="a quality report (JSON) to put in the bundle"
     )
     args = parser.parse_args()
@@ -287,6 +266,7 @@ def main() -> None:
             lowering=args.attention,
             name=args.name,
             dtype=DTYPES[args.dtype],
+            loras=[_lora_from(text) for text in args.lora],
             quality=quality,
             progress=True,
         )

@@ -9,32 +9,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.export import Dim
 
 from editverse_rt.bundle.interface import interfaces_of, tensor_from_line
 from editverse_rt.bundle.spec import Geometry, GraphSpec, TensorSpec
-from export.schedules import HISTORY_ROWS, ScheduleGraph, Solver, exported_settings, solvers
-from reference.checkpoint import Checkpoint
-from reference.families.editverse import EditVerseTransformer
 from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext
 
 __all__ = [
+    "AddNoise",
     "Graph",
+    "Module",
     "SolverStep",
     "TextEncoder",
     "Transformer",
     "axis_size",
-    "build_graphs",
     "dynamic_shapes",
     "example_inputs",
-    "geometry_of",
+    "geometry_of_vae",
     "graph_specs",
+    "graphs_of",
     "split_axis",
+    "text_encoder_module",
+    "vae_modules",
 ]
 
 # Sizes of the example inputs that a graph is traced with: small, and no two alike, so that no two axes are
@@ -49,6 +50,10 @@ DTYPES = {
 }
 
 
+Module = Callable[[], nn.Module]
+"""Makes the module that a graph is traced from, when it is called for."""
+
+
 @dataclass(frozen=True)
 class Graph:
     """One graph: its interface, the module it is traced from, and the file for its weights.
@@ -59,7 +64,7 @@ class Graph:
     """
 
     spec: GraphSpec
-    module: Callable[[], nn.Module] | None
+    module: Module | None
     weights: str
 
 
@@ -78,10 +83,10 @@ class TextEncoder(nn.Module):
 class Transformer(nn.Module):
     """The transformer with float32 at its edges, whatever dtype it computes in."""
 
-    def __init__(self, model: EditVerseTransformer) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.dtype = model.patch_in.weight.dtype
+        self.dtype = cast(Tensor, cast(Any, model).patch_in.weight).dtype
 
     def forward(
         self, text: Tensor, clean: Tensor, noisy: Tensor, layout: Tensor, positions: Tensor, timestep: Tensor
@@ -123,66 +128,73 @@ class SolverStep(nn.Module):
         return rows[0], torch.stack(rows[1:])
 
 
-def geometry_of(checkpoint: Checkpoint) -> Geometry:
-    """The geometry of a checkpoint's bundle: ratios from its VAE, sizes from its model_index.json."""
-    limits, vae = checkpoint.limits, _vae_config(checkpoint.vae)
+class AddNoise(nn.Module):
+    """A source as the solver's start: x_t = t x_1 + (1 - t) x_0 at one time (section 3.3)."""
+
+    def forward(self, sample: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        t = time.to(torch.float32)
+        return t * sample + (1 - t) * noise
+
+
+def geometry_of_vae(
+    vae: AutoencoderKLWan, patch_size: int, clean_dim: int, limits: Mapping[str, float]
+) -> Geometry:
+    """The geometry of a bundle: ratios from its VAE, sizes from a checkpoint's limits."""
+    config: Any = vae.config
     sizes = {f.name: int(limits[f.name]) for f in fields(Geometry) if f.name in limits and f.type == "int"}
     return Geometry(
-        temporal_ratio=2 ** sum(vae.temperal_downsample),
-        spatial_ratio=2 ** (len(vae.dim_mult) - 1) * (vae.patch_size or 1),
-        patch_size=checkpoint.patch_size,
-        patch_dim=checkpoint.transformer.config.patch_dim,
-        clean_dim=checkpoint.transformer.config.patch_dim,
+        temporal_ratio=2 ** sum(config.temperal_downsample),
+        spatial_ratio=2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1),
+        patch_size=patch_size,
+        patch_dim=config.z_dim * patch_size**2,
+        clean_dim=clean_dim,
         default_fps=float(limits["default_fps"]),
         **sizes,
     )
 
 
-def build_graphs(checkpoint: Checkpoint) -> dict[str, Graph]:
-    """The table for one checkpoint, in the order of the runtime's. Modules are made when called for."""
-    vae, p = checkpoint.vae, checkpoint.patch_size
-    specs = graph_specs(checkpoint)
-
-    def text_encoder() -> nn.Module:
-        # The fused attention of the class does not survive the export's decompositions.
-        checkpoint.text_encoder.set_attn_implementation("eager")
-        return TextEncoder(checkpoint.text_encoder)
-
-    modules: dict[str, Callable[[], nn.Module] | None] = {
-        "text_encoder": text_encoder,
-        "vae_encoder_first": lambda: EncoderFirst(vae, p),
-        "vae_encoder_next": lambda: EncoderNext(vae, p),
-        "transformer": lambda: Transformer(checkpoint.transformer),
-        "solver_step": lambda: SolverStep(HISTORY_ROWS),
-        "noise": None,
-        "vae_decoder_first": lambda: DecoderFirst(vae, p),
-        "vae_decoder_next": lambda: DecoderNext(vae, p),
-        **{name: partial(ScheduleGraph, solver) for name, solver in _schedule_graphs(checkpoint).items()},
-    }
+def vae_modules(vae: AutoencoderKLWan, patch_size: int, *, masked: bool = False) -> dict[str, Module]:
+    """The four graphs of a VAE; masked: its encoder takes what to keep beside the frames."""
     return {
-        name: Graph(
-            spec=specs[name],
-            module=modules[name],
-            weights=f"{name.removesuffix('_first').removesuffix('_next')}.weights",
-        )
-        for name in specs
+        "vae_encoder_first": lambda: EncoderFirst(vae, patch_size, masked=masked),
+        "vae_encoder_next": lambda: EncoderNext(vae, patch_size, masked=masked),
+        "vae_decoder_first": lambda: DecoderFirst(vae, patch_size),
+        "vae_decoder_next": lambda: DecoderNext(vae, patch_size),
     }
 
 
-def graph_specs(checkpoint: Checkpoint) -> dict[str, GraphSpec]:
-    """The interface of every graph of a checkpoint's bundle, from the runtime's table of its family."""
-    geometry = geometry_of(checkpoint)
+def text_encoder_module(model: nn.Module) -> Module:
+    """The text encoder's graph."""
+
+    def make() -> nn.Module:
+        # The fused attention of the class does not survive the export's decompositions.
+        cast(Any, model).set_attn_implementation("eager")
+        return TextEncoder(model)
+
+    return make
+
+
+def graph_specs(
+    family: str,
+    conditioning: str,
+    modules: Mapping[str, Module | None],
+    vae: AutoencoderKLWan,
+    geometry: Geometry,
+    text_dim: int,
+    history_rows: int,
+) -> dict[str, GraphSpec]:
+    """The interface of every graph that has a module, from the runtime's table of its family."""
     sizes = {
         "r": geometry.temporal_ratio,
         "s": geometry.size_multiple,
         "P": geometry.patch_dim,
         "Pc": geometry.clean_dim,
-        "Dt": checkpoint.transformer.config.text_dim,
-        "K": HISTORY_ROWS,
-        "S": HISTORY_ROWS + 1,
-        "S1": HISTORY_ROWS + 2,
+        "Dt": text_dim,
+        "K": history_rows,
+        "S": history_rows + 1,
+        "S1": history_rows + 2,
     }
-    encoder, decoder = _cache_lines(checkpoint)
+    encoder, decoder = _cache_lines(vae, geometry)
 
     def tensors(lines: tuple[str, ...], caches: list[str], prefix: str) -> tuple[TensorSpec, ...]:
         whole = [line for line in lines if line != "caches"]
@@ -191,9 +203,9 @@ def graph_specs(checkpoint: Checkpoint) -> dict[str, GraphSpec]:
         return tuple(tensor_from_line(line, sizes) for line in whole)
 
     specs = {}
-    for name, interface in interfaces_of(
-        "editverse", "interleaved", tuple(_schedule_graphs(checkpoint))
-    ).items():
+    for name, interface in interfaces_of(family, conditioning, tuple(modules)).items():
+        if name not in modules:
+            continue
         caches = encoder if name.startswith("vae_encoder") else decoder
         specs[name] = GraphSpec(
             name=name,
@@ -204,33 +216,33 @@ def graph_specs(checkpoint: Checkpoint) -> dict[str, GraphSpec]:
     return specs
 
 
-def _schedule_graphs(checkpoint: Checkpoint) -> dict[str, Solver]:
-    """The graphs that make tables: one for each solver that a named schedule of the bundle uses."""
-    used = {settings.solver for settings in exported_settings(checkpoint.scheduler).values()}
-    return {f"schedule_{solver}": solver for solver in solvers if solver in used}
+def graphs_of(specs: Mapping[str, GraphSpec], modules: Mapping[str, Module | None]) -> dict[str, Graph]:
+    """Each graph with its module and the file for its weights, which first and next share."""
+    return {
+        name: Graph(
+            spec=spec,
+            module=modules[name],
+            weights=f"{name.removesuffix('_first').removesuffix('_next')}.weights",
+        )
+        for name, spec in specs.items()
+    }
 
 
-def _cache_lines(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
+def _cache_lines(vae: AutoencoderKLWan, geometry: Geometry) -> tuple[list[str], list[str]]:
     """The caches of the encoder and of the decoder as lines of the table: `cache_0 float32 1 C 2 8*h 8*w`.
 
     Their shapes are those that the modules give for one patch.
     """
-    side, p = geometry_of(checkpoint).size_multiple, checkpoint.patch_size
+    side, p = geometry.size_multiple, geometry.patch_size
     with torch.no_grad():
-        patches, *encoder = EncoderFirst(checkpoint.vae, p)(
-            torch.zeros((1, side, side, 3), dtype=torch.uint8)
-        )
-        _, *decoder = DecoderFirst(checkpoint.vae, p)(patches)
+        patches, *encoder = EncoderFirst(vae, p)(torch.zeros((1, side, side, 3), dtype=torch.uint8))
+        _, *decoder = DecoderFirst(vae, p)(patches)
 
     def lines(caches: list[Tensor]) -> list[str]:
         shapes = [tuple(cache.shape) for cache in caches]
         return [f"cache_{i} float32 1 {c} {t} {h}*h {w}*w" for i, (_, c, t, h, w) in enumerate(shapes)]
 
     return lines(encoder), lines(decoder)
-
-
-def _vae_config(vae: Any) -> Any:
-    return vae.config
 
 
 def split_axis(axis: str) -> tuple[int, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast, get_args
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from editverse_rt.bundle.schedule import Schedule, ScheduleTable
-from reference.solvers import STATE_ROWS, sigma_at, step_matrices
+from reference import solvers as solvers_of_reference
+from reference.solvers import STATE_ROWS, TRAIN_STEPS, Spacing, sigma_at, step_matrices
 
 __all__ = [
     "HISTORY_ROWS",
@@ -29,6 +31,7 @@ __all__ = [
     "exported_settings",
     "paper_settings",
     "solvers",
+    "table_of",
 ]
 
 Solver = Literal["euler", "ab2", "ab3"]
@@ -128,10 +131,24 @@ def exported_settings(scheduler: dict[str, object]) -> dict[str, ScheduleSetting
 class ScheduleGraph(nn.Module):
     """The module of a bundle's graph `schedule_<solver>`: numbers of a schedule to its table."""
 
-    def __init__(self, solver: Solver, history_rows: int = HISTORY_ROWS) -> None:
+    def __init__(
+        self,
+        solver: solvers_of_reference.Solver,
+        history_rows: int = HISTORY_ROWS,
+        *,
+        spacing: Spacing = "uniform",
+        told: Literal["floor", "exact"] = "exact",
+        float32_sigmas: bool = False,
+        boundary: float | None = None,
+    ) -> None:
+        """As `reference.solvers.Schedule`; boundary: from which noise level on the second expert is used."""
         super().__init__()
-        self.solver: Solver = solver
+        self.solver: solvers_of_reference.Solver = solver
         self.state_rows = 1 + history_rows
+        self.spacing: Spacing = spacing
+        self.told = told
+        self.float32_sigmas = float32_sigmas
+        self.boundary = boundary
 
     def forward(
         self,
@@ -147,22 +164,31 @@ class ScheduleGraph(nn.Module):
 
         Returns times [n], timesteps [n], guidance [n] and matrices [n, S, S + 1], float64, and experts int64 [n].
         """
-        count = (num_steps - first_step).item()
+        count = int((num_steps - first_step).item())
         torch._check(count >= 1)
         index, steps = torch.arange(count, dtype=torch.float64), num_steps.to(torch.float64)
         begin = first_step.to(torch.float64)
-        before2, before, now, after = (
-            sigma_at("uniform", index + (begin + d), steps, shift) for d in (-2.0, -1.0, 0.0, 1.0)
-        )
-        matrices = step_matrices(self.solver, index, steps - begin, before2, before, now, after)
-        # Not 1 - sigma, whose rounding would put a step that begins at guided_from before it.
-        at = (index + begin) / steps
-        times = at / (1 + (shift - 1) * (1 - at))
-        is_guided = (times >= guided_from) & (times < guided_until)
-        guidance = torch.where(is_guided, guidance_scale, torch.ones_like(times))
+        exact = [sigma_at(self.spacing, index + (begin + d), steps, shift) for d in (-2.0, -1.0, 0.0, 1.0)]
+        kept = [s.to(torch.float32).to(torch.float64) for s in exact] if self.float32_sigmas else exact
+        matrices = step_matrices(self.solver, index, steps - begin, *kept)
+        if self.spacing == "uniform":
+            # Not 1 - sigma, whose rounding would put a step that begins at guided_from before it.
+            at = (index + begin) / steps
+            times = at / (1 + (shift - 1) * (1 - at))
+        else:
+            times = 1 - kept[2]
+        # A second tensor even where it is the same, since a graph's outputs are apart.
+        timesteps = times + 0.0
+        if self.told == "floor":
+            timesteps = 1 - torch.floor(TRAIN_STEPS * exact[2]) / TRAIN_STEPS
         experts = torch.zeros_like(times, dtype=torch.int64)
-        # The network is told the time itself. A second tensor, since a graph's outputs are apart.
-        return times, times + 0.0, guidance, _padded(matrices, self.state_rows), experts
+        scale = guidance_scale
+        if self.boundary is not None:
+            experts = (1 - timesteps < torch.tensor(self.boundary, dtype=torch.float64)).to(torch.int64)
+            scale = torch.where(experts == 1, guidance_scale_2, guidance_scale)
+        is_guided = (times >= guided_from) & (times < guided_until)
+        guidance = torch.where(is_guided, scale, torch.ones_like(times))
+        return times, timesteps, guidance, _padded(matrices, self.state_rows), experts
 
 
 def _padded(matrices: Tensor, rows: int) -> Tensor:
@@ -187,20 +213,29 @@ def build_schedule(name: str, settings: ScheduleSettings, history_rows: int = HI
         "guided_from": settings.guided_from,
         "guided_until": settings.guided_until,
     }
-    shift, scale, begin, end = (torch.tensor(value, dtype=torch.float64) for value in options.values())
-    steps, first = torch.tensor(settings.num_steps), torch.tensor(0)
-    tables = ScheduleGraph(settings.solver, history_rows)(steps, first, shift, scale, scale, begin, end)
-    times, timesteps, guidance, matrices, experts = (table.tolist() for table in tables)
+    scale = options.pop("guidance_scale")
+    module = ScheduleGraph(settings.solver, history_rows)
     return Schedule(
         name=name,
         graph=f"schedule_{settings.solver}",
-        guidance_scale=settings.guidance_scale,
-        table=ScheduleTable(
-            times=tuple(times),
-            timesteps=tuple(timesteps),
-            guidance=tuple(guidance),
-            matrices=tuple(tuple(map(tuple, matrix)) for matrix in matrices),
-            experts=tuple(experts),
-        ),
-        options={option: value for option, value in options.items() if option != "guidance_scale"},
+        guidance_scale=scale,
+        table=table_of(module, settings.num_steps, scale, options),
+        options=options,
+    )
+
+
+def table_of(
+    module: ScheduleGraph, num_steps: int, guidance_scale: float, options: Mapping[str, float]
+) -> ScheduleTable:
+    """The table that the graph of a module gives for a number of steps and the options of a schedule."""
+    numbers = {"guidance_scale": guidance_scale, "guidance_scale_2": guidance_scale, **options}
+    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+    columns = module(torch.tensor(num_steps), torch.tensor(0), **tensors)
+    times, timesteps, guidance, matrices, experts = (column.tolist() for column in columns)
+    return ScheduleTable(
+        times=tuple(times),
+        timesteps=tuple(timesteps),
+        guidance=tuple(guidance),
+        matrices=tuple(tuple(map(tuple, matrix)) for matrix in matrices),
+        experts=tuple(experts),
     )

@@ -1,0 +1,93 @@
+"""EditVerse checkpoints as bundles."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editverse_rt.bundle.schedule import Schedule
+from editverse_rt.bundle.spec import Capabilities, Geometry
+from export.families.base import count_parameters, text_facts, vae_facts
+from export.graphs import (
+    Graph,
+    Module,
+    SolverStep,
+    Transformer,
+    geometry_of_vae,
+    graph_specs,
+    graphs_of,
+    text_encoder_module,
+    vae_modules,
+)
+from export.lower import Lowering, RopeConfig, rope_config
+from export.schedules import HISTORY_ROWS, ScheduleGraph, build_schedule, exported_settings, solvers
+from reference.families.editverse_checkpoint import EditVerseCheckpoint
+
+__all__ = ["EditVerseExport"]
+
+
+class EditVerseExport:
+    """See `FamilyExport`."""
+
+    family = "editverse"
+    conditioning = "interleaved"
+    unconditional = "drop_text"
+    default_negative_prompt = ""
+
+    def __init__(self, checkpoint: EditVerseCheckpoint) -> None:
+        self.checkpoint = checkpoint
+        self.tokenizer_file: Path = checkpoint.tokenizer_file
+        self.max_text_tokens = int(checkpoint.limits["max_text_tokens"])
+        patch_dim = checkpoint.transformer.config.patch_dim
+        self.geometry: Geometry = geometry_of_vae(
+            checkpoint.vae, checkpoint.patch_size, patch_dim, checkpoint.limits
+        )
+        self.rope: RopeConfig = rope_config(checkpoint.transformer.config)
+        self._settings = exported_settings(checkpoint.scheduler)
+
+    def capabilities(self, lowering: Lowering, dtype: torch.dtype) -> Capabilities:
+        return Capabilities(
+            attention=lowering,
+            convolutions="frames" if lowering == "fused" else "volumes",
+            dtype=str(dtype).removeprefix("torch."),
+        )
+
+    def graphs(self) -> dict[str, Graph]:
+        checkpoint = self.checkpoint
+        used = {settings.solver for settings in self._settings.values()}
+        modules: dict[str, Module | None] = {
+            "text_encoder": text_encoder_module(checkpoint.text_encoder),
+            "transformer": lambda: Transformer(checkpoint.transformer),
+            "solver_step": lambda: SolverStep(HISTORY_ROWS),
+            "noise": None,
+            **vae_modules(checkpoint.vae, checkpoint.patch_size),
+            **{f"schedule_{solver}": partial(ScheduleGraph, solver) for solver in solvers if solver in used},
+        }
+        text_dim = checkpoint.transformer.config.text_dim
+        specs = graph_specs(
+            self.family, self.conditioning, modules, checkpoint.vae, self.geometry, text_dim, HISTORY_ROWS
+        )
+        return graphs_of(specs, modules)
+
+    def schedules(self) -> tuple[dict[str, Schedule], str]:
+        return {name: build_schedule(name, s) for name, s in self._settings.items()}, "paper"
+
+    def model_facts(self) -> dict[str, Any]:
+        checkpoint, vae = self.checkpoint, self.checkpoint.vae
+        parts = {
+            "transformer": checkpoint.transformer,
+            "text_encoder": checkpoint.text_encoder,
+            "vae": vae,
+        }
+        return {
+            "transformer": checkpoint.transformer.config.to_dict(),
+            "text_encoder": text_facts(checkpoint.text_encoder.config),
+            "vae": vae_facts(vae.config),
+            "parameters": count_parameters(parts),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        return {}

@@ -197,9 +197,10 @@ class Pipeline:
 
     def __call__(
         self,
-        prompt: str,
+        prompt: str | EditRequest,
         *,
         negative_prompt: str | None = None,
+        strength: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
@@ -213,19 +214,25 @@ class Pipeline:
     ) -> Result:
         """Edit or generate by an instruction that mentions its inputs by tags: "<video1> Make it snow".
 
+        prompt: the instruction, or an `EditRequest`, which has all of the options.
+
         inputs: video1=, video2=, image1= ...; the result follows the video (else the image) of the lowest
         number in size, length and rate unless size (height, width) in pixels, num_frames, fps or start_s
         (where to begin in the videos, seconds) say otherwise. Without inputs it is generated.
+        negative_prompt, strength: for bundles whose capabilities have them.
         num_inference_steps, guidance_scale: None for the schedule's own. seed: same seed, same bytes.
         callback_on_step_end(pipeline, step, timestep, {"num_inference_steps": n}) is called after each
         solver step; the request stops if it returns False.
         Raises RequestError, MediaError, BackendError, and RequestCancelled when stopped, by Ctrl-C too.
         """
         try:
+            if isinstance(prompt, EditRequest):
+                return self.run(self.prepare(prompt), callback_on_step_end=callback_on_step_end)
             request = EditRequest(
                 prompt,
                 inputs,
                 negative_prompt=negative_prompt,
+                strength=strength,
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 seed=seed,
@@ -291,10 +298,15 @@ class Pipeline:
                 clean = family.encode_clean(run, spec, checked, footage)
             with clock("noise"):
                 noise = stages.draw_noise(run, spec.geometry, laid_out)
+            sample = noise
+            if laid_out.start is not None:
+                with clock("vae_encoder"):
+                    source = footage.clips[laid_out.start]
+                    sample = stages.begin_with(run, spec.geometry, laid_out, source, noise)
             hold = self._open_runner().hold
-            patches = stages.solve(run, hold, laid_out, texts, clean, noise, clock, on_step_end)
+            patches = stages.solve(run, hold, laid_out, texts, clean, sample, clock, on_step_end)
             with clock("vae_decoder"):
-                frames = stages.decode_patches(run, laid_out.target, patches)
+                frames = stages.decode_patches(run, *stages.assemble_patches(laid_out, clean, patches))
         return Result(
             frames=frames,
             fps=laid_out.fps,

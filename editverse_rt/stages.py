@@ -22,16 +22,23 @@ from editverse_rt.request.laid_out import Branch, LaidOutRequest
 from editverse_rt.request.layout import Grid
 
 __all__ = [
+    "Array",
     "Hold",
     "Run",
     "StageClock",
+    "assemble_patches",
+    "begin_with",
     "decode_patches",
     "draw_noise",
     "encode_clip",
     "encode_text",
     "make_table",
+    "run_chunks",
     "solve",
 ]
+
+TRANSFORMERS = ("transformer", "transformer_2")
+"""The graphs of the experts, by the number that a schedule's table has."""
 
 Run = Callable[..., Mapping[str, Array]]
 Hold = Callable[[Array], Array]
@@ -60,8 +67,8 @@ def encode_text(run: Run, ids: Sequence[int]) -> Array:
 def encode_clip(run: Run, geometry: Geometry, frames: Frames) -> NDArray[Any]:
     """Clean patches float32 [latent frames * rows * columns, P] of frames uint8 [1 + r k, H, W, 3]."""
     ratio = geometry.temporal_ratio
-    chunks = [frames[i : i + ratio] for i in range(1, len(frames), ratio)]
-    patches = _run_chunks(run, "vae_encoder", "frames", "patches", frames[:1], chunks)
+    chunks = [frames[:1], *(frames[i : i + ratio] for i in range(1, len(frames), ratio))]
+    patches = run_chunks(run, "vae_encoder", [{"frames": chunk} for chunk in chunks], "patches")
     return patches.reshape(-1, geometry.patch_dim)
 
 
@@ -94,6 +101,12 @@ def draw_noise(run: Run, geometry: Geometry, laid_out: LaidOutRequest) -> Array:
     return run("noise", seed=np.array(laid_out.seed, np.int64), shape=shape)["noise"]
 
 
+def begin_with(run: Run, geometry: Geometry, laid_out: LaidOutRequest, source: Frames, noise: Array) -> Array:
+    """The sample float32 [Lg, P] of a noised source, frames uint8 [1 + r k, H, W, 3], at the first step's time."""
+    time = np.array(laid_out.schedule.table.times[0], np.float64)
+    return run("add_noise", sample=encode_clip(run, geometry, source), noise=noise, time=time)["noisy"]
+
+
 def solve(
     run: Run,
     hold: Hold,
@@ -118,12 +131,13 @@ def solve(
     history = hold(np.zeros((len(table.matrices[0]) - 1, *noise.shape), np.float32))
     for step, timestep in enumerate(table.timesteps):
         guidance = table.guidance[step]
+        transformer = TRANSFORMERS[table.experts[step]]
         with clock("transformer"):
             now = hold(np.array(timestep, np.float32))
-            cond = run("transformer", **cond_inputs, noisy=sample, timestep=now)["velocity"]
+            cond = run(transformer, **cond_inputs, noisy=sample, timestep=now)["velocity"]
             uncond = cond
             if guidance != 1:
-                uncond = run("transformer", **uncond_inputs, noisy=sample, timestep=now)["velocity"]
+                uncond = run(transformer, **uncond_inputs, noisy=sample, timestep=now)["velocity"]
         with clock("solver_step"):
             outputs = run(
                 "solver_step",
@@ -150,24 +164,36 @@ def _hold_inputs(hold: Hold, branch: Branch, texts: Sequence[Array], clean: Arra
     }
 
 
+def assemble_patches(laid_out: LaidOutRequest, clean: Array, patches: Array) -> tuple[Grid, Array]:
+    """What is decoded: the clean frames that stay, then what was solved, without the frames of references."""
+    grid = laid_out.target
+    if not laid_out.num_kept and not laid_out.num_dropped:
+        return grid, patches
+    a_frame = grid.rows * grid.columns
+    whole = np.concatenate([np.asarray(clean)[: laid_out.num_kept * a_frame], np.asarray(patches)])
+    frames = grid.frames + laid_out.num_kept - laid_out.num_dropped
+    return Grid(frames, grid.rows, grid.columns), whole[laid_out.num_dropped * a_frame :]
+
+
 def decode_patches(run: Run, grid: Grid, patches: Array) -> Frames:
     """Frames uint8 [1 + r k, H, W, 3] of patches float32 [Lg, P], one latent frame a call."""
-    first, *rest = patches.reshape(grid.frames, 1, grid.rows, grid.columns, -1)
-    return _run_chunks(run, "vae_decoder", "patches", "frames", first, rest)
+    chunks = patches.reshape(grid.frames, 1, grid.rows, grid.columns, -1)
+    return run_chunks(run, "vae_decoder", [{"patches": chunk} for chunk in chunks], "frames")
 
 
-def _run_chunks(
-    run: Run, graph: str, given: str, wanted: str, first: NDArray[Any], rest: Sequence[NDArray[Any]]
+def run_chunks(
+    run: Run, graph: str, chunks: Sequence[Mapping[str, NDArray[Any]]], wanted: str
 ) -> NDArray[Any]:
-    """A whole clip through GRAPH_first and then GRAPH_next, chunks of one size: what they give, joined.
+    """A whole clip through GRAPH_first and then GRAPH_next: the output `wanted` of each chunk, joined.
 
     It is written where it stays: for a moment, chunks and their concatenation would hold the clip twice.
     """
-    outputs = run(f"{graph}_first", **{given: first})
+    first, *rest = chunks
+    outputs = run(f"{graph}_first", **first)
     begin = np.asarray(outputs[wanted])
     whole = begin
     for index, chunk in enumerate(rest):
-        outputs = run(f"{graph}_next", **{given: chunk}, **_caches_from(outputs))
+        outputs = run(f"{graph}_next", **chunk, **_caches_from(outputs))
         part = np.asarray(outputs[wanted])
         if index == 0:
             whole = np.empty((len(begin) + len(rest) * len(part), *part.shape[1:]), part.dtype)

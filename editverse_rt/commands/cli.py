@@ -125,7 +125,7 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
     begin = time.perf_counter()
     progress = None if args.quiet else Progress(sys.stderr)
     with open_pipeline(args) as pipeline:
-        result = pipeline.run(pipeline.prepare(request), callback_on_step_end=progress)
+        result = pipeline(request, callback_on_step_end=progress)
         info = pipeline.info()
     if progress is not None:
         progress.close()

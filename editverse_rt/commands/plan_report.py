@@ -83,7 +83,7 @@ def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]
     """The integers of the request that the arguments describe, and a line on how long its text is."""
     prompt = with_tags(_ANY_PROMPT if args.prompt is None else args.prompt, inputs)
     request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.num_frames)
-    examined = examine_inputs(request, spec.geometry)
+    examined = examine_inputs(request, spec.geometry, spec.conditioning)
     most = spec.tokenizer.max_tokens
     num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"
     if args.prompt is not None:
@@ -101,7 +101,7 @@ def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]
     return expect_work(examined, num_text, steps, guided), note
 
 
-def _no_table(schedule: Schedule, num_inference_steps: int) -> ScheduleTable:
+def _no_table(schedule: Schedule, num_inference_steps: int, first_step: int) -> ScheduleTable:
     raise AssertionError(f"{schedule.name} in {num_inference_steps} steps: no graph runs here")
 
 

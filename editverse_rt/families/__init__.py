@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from editverse_rt.families.base import Family
 from editverse_rt.families.editverse import EditVerse
+from editverse_rt.families.wan import Wan
 
 __all__ = ["Family", "family_of"]
 
-_FAMILIES: dict[str, Family] = {family.name: family for family in (EditVerse(),)}
+_FAMILIES: dict[str, Family] = {family.name: family for family in (EditVerse(), Wan())}
 
 
 def family_of(name: str) -> Family:

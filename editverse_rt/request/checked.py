@@ -12,13 +12,15 @@ from editverse_rt.errors import RequestError
 from editverse_rt.planning.planner import Work
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.inputs import ExaminedInputs, examine_inputs
-from editverse_rt.request.prompt import TextSegment, VisionSegment, parse_prompt
+from editverse_rt.request.prompt import TextSegment, VisionSegment, parse_prompt, with_tags
 from editverse_rt.request.tokenizer import Tokenizer
 
 __all__ = ["CheckedRequest", "MakeTable", "check_request", "choose_schedule", "expect_work"]
 
-MakeTable = Callable[[Schedule, int], ScheduleTable]
-"""The table of a schedule for another number of steps."""
+MakeTable = Callable[[Schedule, int, int], ScheduleTable]
+"""The table of a schedule for another number of steps, from one of them on."""
+DEFAULT_STRENGTH = 0.8
+"""That of diffusers' WanVideoToVideoPipeline."""
 
 _NO_NEGATIVE_PROMPT = "this bundle's guidance leaves the text out; leave the negative prompt out"
 
@@ -56,22 +58,35 @@ def check_request(
 ) -> CheckedRequest:
     """Check a request and look at its inputs. Raises RequestError, MediaError."""
     _check_capabilities(spec, request)
-    segments = parse_prompt(request.prompt, request.inputs)
+    is_interleaved = spec.conditioning == "interleaved"
+    # Beside a text that stands apart an input has no place in the instruction, and needs no tag there.
+    prompt = request.prompt if is_interleaved else with_tags(request.prompt, request.inputs)
+    segments = parse_prompt(prompt, request.inputs)
     words = [segment.text for segment in segments if isinstance(segment, TextSegment)]
+    if not is_interleaved:
+        words = [" ".join(words)]
     negative_ids = None
     if spec.unconditional == "prompt":
         negative = request.negative_prompt
         text = spec.default_negative_prompt if negative is None else negative
         negative_ids = tuple(i for ids in tokenizer.encode_segments([text] if text else []) for i in ids)
+    strength = None
+    if spec.capabilities.strength and request.inputs:
+        strength = DEFAULT_STRENGTH if request.strength is None else request.strength
     return CheckedRequest(
         request=request,
         schedule=choose_schedule(
-            spec, request.schedule, request.num_inference_steps, request.guidance_scale, make_table
+            spec,
+            request.schedule,
+            request.num_inference_steps,
+            request.guidance_scale,
+            make_table,
+            strength=strength,
         ),
         segments=segments,
         ids=tuple(map(tuple, tokenizer.encode_segments(words))),
         negative_ids=negative_ids,
-        inputs=examine_inputs(request, spec.geometry),
+        inputs=examine_inputs(request, spec.geometry, spec.conditioning),
     )
 
 
@@ -81,8 +96,12 @@ def choose_schedule(
     num_inference_steps: int | None,
     guidance_scale: float | None,
     make_table: MakeTable,
+    *,
+    strength: float | None = None,
 ) -> Schedule:
     """The bundle's schedule of that name, None for its default, with the caller's steps and guidance.
+
+    strength: of a noised source, the share of the steps that is run; None for all.
 
     Raises RequestError for a name that the bundle does not have.
     """
@@ -94,8 +113,17 @@ def choose_schedule(
             field="schedule",
         )
     schedule = spec.schedules[spec.default_schedule if name is None else name]
-    if num_inference_steps not in (None, schedule.num_inference_steps):
-        schedule = schedule.with_table(make_table(schedule, num_inference_steps))
+    steps = schedule.num_inference_steps if num_inference_steps is None else num_inference_steps
+    first = 0 if strength is None else steps - min(int(steps * strength), steps)
+    if first == steps:
+        raise RequestError(
+            f"strength {strength:g} leaves none of {steps} steps",
+            hint="give a larger strength or more steps",
+            code="request.option",
+            field="strength",
+        )
+    if first or steps != schedule.num_inference_steps:
+        schedule = schedule.with_table(make_table(schedule, steps, first))
     return schedule if guidance_scale is None else schedule.with_guidance(guidance_scale)
 
 
@@ -118,6 +146,13 @@ def _check_capabilities(spec: BundleSpec, request: EditRequest) -> None:
             hint=_NO_NEGATIVE_PROMPT,
             code="request.unsupported",
             field="negative_prompt",
+        )
+    if request.strength is not None and not (can.strength and request.inputs):
+        raise RequestError(
+            "strength is given",
+            hint="it needs a video and a bundle that begins with a noised source; leave it out",
+            code="request.unsupported",
+            field="strength",
         )
     if not request.inputs and not can.generates:
         raise RequestError(

@@ -35,6 +35,7 @@ class EditRequest:
     prompt: str
     inputs: Mapping[str, Source] = field(default_factory=dict)
     negative_prompt: str | None = None
+    strength: float | None = None
     schedule: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None

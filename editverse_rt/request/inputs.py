@@ -19,7 +19,7 @@ from editverse_rt.media.frames import Clip, Frames, MediaInfo
 from editverse_rt.media.reading import MediaFile
 from editverse_rt.media.sound import Sound
 from editverse_rt.request.edit_request import EditRequest, Source
-from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes
+from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes, fit_inside
 
 __all__ = ["ExaminedInputs", "Footage", "examine_inputs", "read_inputs"]
 
@@ -102,8 +102,15 @@ class Footage:
     sound: Sound | None
 
 
-def examine_inputs(request: EditRequest, geometry: Geometry) -> ExaminedInputs:
-    """Look at the inputs, and decide sizes and lengths. Raises RequestError, MediaError."""
+def examine_inputs(
+    request: EditRequest, geometry: Geometry, conditioning: str = "interleaved"
+) -> ExaminedInputs:
+    """Look at the inputs, and decide sizes and lengths.
+
+    conditioning: the bundle's; outside of an interleaved sequence every input has the size of the result, a
+    reference picture the largest of its own shape inside it, and a picture does not say how long the result is.
+    Raises RequestError, MediaError.
+    """
     inputs = request.inputs
     files = {
         name: media.open_media(source)
@@ -126,6 +133,14 @@ def examine_inputs(request: EditRequest, geometry: Geometry) -> ExaminedInputs:
         )
     pixels = {name: (source.height_px, source.width_px) for name, source in info.items()}
     size, sizes = choose_sizes(pixels, main, geometry, request.size)
+    if conditioning != "interleaved":
+        sizes = {
+            name: fit_inside(pixels[name], size)
+            if _kind(name) == "image" and conditioning == "control"
+            else size
+            for name in names
+        }
+    has_image = main is not None and conditioning == "interleaved"
     return ExaminedInputs(
         geometry=geometry,
         request=request,
@@ -134,7 +149,7 @@ def examine_inputs(request: EditRequest, geometry: Geometry) -> ExaminedInputs:
         files=files,
         size=size,
         sizes=sizes,
-        num_frames=choose_num_frames(request.num_frames, has_video, main is not None, geometry),
+        num_frames=choose_num_frames(request.num_frames, has_video, has_image, geometry),
         fps=request.fps or geometry.default_fps,
     )
 

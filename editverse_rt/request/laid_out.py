@@ -25,8 +25,9 @@ class LaidOutRequest:
     """What a request came to, before any graph ran.
 
     segments: the instruction in order. sources: what each input became, as (frames, height, width) in pixels.
-    main: the input that the result follows, or None. target: the result in latent units. cond, uncond: the
-    branches of guidance.
+    main: the input that the result follows, or None. target: what is solved for, in latent units. cond, uncond:
+    the branches of guidance. num_kept: clean latent frames that stand before the solved ones in the result.
+    num_dropped: leading latent frames that do not belong to it. start: the input that is noised to begin with.
     """
 
     segments: tuple[TextSegment | VisionSegment, ...]
@@ -41,6 +42,9 @@ class LaidOutRequest:
     target: Grid
     cond: Branch
     uncond: Branch
+    num_kept: int = 0
+    num_dropped: int = 0
+    start: str | None = None
 
     @property
     def work(self) -> Work:

@@ -70,6 +70,11 @@ OPTIONS: tuple[Option, ...] = (
         "what the result should not show, for bundles whose guidance takes one (default: the bundle's)",
     ),
     Option(
+        "strength", "float", "--strength", "S",
+        "how far a source that is noised may change, from near 0 to 1, for bundles that begin with one "
+        "(default: 0.8)", above=0, maximum=1,
+    ),
+    Option(
         "schedule", "text", "--schedule", "NAME", "one of the bundle's schedules (default: the bundle's default)"
     ),
     Option(

@@ -15,7 +15,7 @@ import numpy as np
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.errors import RequestError
 
-__all__ = ["Size", "choose_num_frames", "choose_size", "choose_sizes"]
+__all__ = ["Size", "choose_num_frames", "choose_size", "choose_sizes", "fit_inside"]
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -78,6 +78,14 @@ def choose_size(name: str, source: Size, geometry: Geometry) -> Size:
     ]
     area = height * width
     return min(candidates, key=lambda size: (abs(size[0] * size[1] - area), _AspectError(size, source), size))
+
+
+def fit_inside(source: Size, target: Size) -> Size:
+    """The largest size of the source's shape inside target, in whole pixels, at least one a side."""
+    height, width = source
+    if target[0] * width <= target[1] * height:
+        return target[0], max(1, width * target[0] // height)
+    return max(1, height * target[1] // width), target[1]
 
 
 def choose_num_frames(num_frames: int | None, has_video: bool, has_image: bool, geometry: Geometry) -> int:

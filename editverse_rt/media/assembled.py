@@ -233,10 +233,10 @@ class AnimatedWebp:
             for name, begin, end in riff_chunks(data, 12, len(data))
             if name == b"ANMF" and end - begin > 24
         ]
-        durations = [self._duration_s(begin) for begin, _ in self._parts]
+        total_ms = sum(self._duration_ms(begin) for begin, _ in self._parts)
         self.num_frames = len(self._parts)
-        self.duration_s = sum(durations)
-        self.rate = Fraction(self.num_frames / self.duration_s if durations else 1.0).limit_denominator(1000)
+        self.duration_s = total_ms / 1000
+        self.rate = Fraction(1000 * self.num_frames, total_ms) if total_ms else Fraction(1)
 
     def placement(self, frame: VideoFrame) -> Placement:
         return Placement()
@@ -251,7 +251,7 @@ class AnimatedWebp:
         for begin, end in self._parts:
             left, top = 2 * self._number(begin), 2 * self._number(begin + 3)
             width, height = 1 + self._number(begin + 6), 1 + self._number(begin + 9)
-            flags, duration_s = self._data[begin + 15], self._duration_s(begin)
+            flags, duration_s = self._data[begin + 15], self._duration_ms(begin) / 1000
             place = canvas[top : top + height, left : left + width]
             try:
                 picture = self._picture(begin + 16, end, width, height)
@@ -281,10 +281,10 @@ class AnimatedWebp:
     def _number(self, at: int) -> int:
         return int.from_bytes(self._data[at : at + 3], "little")
 
-    def _duration_s(self, begin: int) -> float:
+    def _duration_ms(self, begin: int) -> int:
         # As browsers do: what asks for less than 11 ms is shown for 100 ms.
         duration_ms = self._number(begin + 12)
-        return (duration_ms if duration_ms > 10 else 100) / 1000
+        return duration_ms if duration_ms > 10 else 100
 
 
 def _over(picture: NDArray[Any], canvas: NDArray[Any]) -> NDArray[Any]:

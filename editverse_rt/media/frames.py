@@ -52,6 +52,7 @@ class Clip:
     `source_times_s` holds for each frame when it appears in the source. T is smaller than `num_frames_asked`
     where the source ended first (`is_short`). `covers_source` says that nothing of the source was left out
     before or after, so that the result keeps its length. `end_s` is when the last frame ends in the source.
+    `is_sampled`: frames stand for evenly spaced slots, and not each for itself.
     `num_damaged` counts packets that could not be decoded and were skipped, and frames that were decoded
     with errors. `notices` are lines for the user about what was changed or is missing.
     """
@@ -62,6 +63,7 @@ class Clip:
     num_frames_asked: int
     covers_source: bool
     end_s: float = 0.0
+    is_sampled: bool = False
     num_damaged: int = 0
     notices: tuple[str, ...] = ()
 
@@ -75,6 +77,8 @@ class Clip:
 
         None where they are spaced evenly, so that `fps` says all.
         """
+        if self.is_sampled:
+            return None
         times_s = self.source_times_s[:num_frames]
         gap_s = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
         limit_s = max(_TIMESTAMP_ROUNDING_S, _EVEN_SHARE * gap_s)
@@ -194,6 +198,7 @@ def take_clip(
         num_frames,
         covers_source,
         end_s,
+        is_sampled=fps is not None,
     )
 
 

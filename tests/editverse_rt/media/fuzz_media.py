@@ -106,8 +106,8 @@ def mutated(corpus: list[bytes], chance: random.Random) -> bytes:
     for _ in range(chance.choice((1, 1, 2, 3, 5, 8))):
         if not data:
             break
-        # Half of the alterations fall into the head, where the structure is.
-        at = chance.randrange(min(len(data), 400) if chance.random() < 0.5 else len(data))
+        # A third of the alterations fall into the head, where the structure is.
+        at = chance.randrange(min(len(data), 400) if chance.random() < 0.33 else len(data))
         kind = chance.randrange(8)
         if kind == 0:
             data[at] ^= 1 << chance.randrange(8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -66,18 +66,21 @@ def choose_size(name: str, source: Size, geometry: Geometry) -> Size:
             code="request.size",
         )
     sizes = list(_iterate_sizes(geometry))
-    closest = min(sizes, key=lambda size: _AspectError(size, source))
+    closest = min(sizes, key=lambda size: _aspect_error(size, source))
     if _differ_by_more(closest, source, _MAX_DISTORTION_PERCENT):
         raise RequestError(
             f"{name} is {width}x{height} px (width x height)",
             hint=f"the nearest shape that this bundle takes is {closest[1]}x{closest[0]}; crop it first",
             code="request.size",
         )
+    least = _aspect_error(closest, source)
     candidates = [size for size in sizes if _is_same_aspect(size, source)] or [
-        size for size in sizes if not _AspectError(closest, source) < _AspectError(size, source)
+        size for size in sizes if _aspect_error(size, source) == least
     ]
     area = height * width
-    return min(candidates, key=lambda size: (abs(size[0] * size[1] - area), _AspectError(size, source), size))
+    return min(
+        candidates, key=lambda size: (abs(size[0] * size[1] - area), _aspect_error(size, source), size)
+    )
 
 
 def fit_inside(source: Size, target: Size) -> Size:
@@ -137,25 +140,10 @@ def _check_size(size: Size, geometry: Geometry) -> Size:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _AspectError:
-    """How far two aspect ratios are apart, compared exactly: the larger over the smaller, as a fraction."""
-
-    size: Size
-    source: Size
-
-    def fraction(self) -> tuple[int, int]:
-        a, b = self.size[0] * self.source[1], self.size[1] * self.source[0]
-        return max(a, b), min(a, b)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _AspectError):
-            return NotImplemented
-        return not self < other and not other < self
-
-    def __lt__(self, other: _AspectError) -> bool:
-        (a, b), (c, d) = self.fraction(), other.fraction()
-        return a * d < c * b
+def _aspect_error(size: Size, source: Size) -> Fraction:
+    """How far two aspect ratios are apart, exactly: the larger over the smaller."""
+    ratio = Fraction(size[0] * source[1], size[1] * source[0])
+    return max(ratio, 1 / ratio)
 
 
 def _is_same_aspect(size: Size, source: Size) -> bool:
@@ -163,5 +151,4 @@ def _is_same_aspect(size: Size, source: Size) -> bool:
 
 
 def _differ_by_more(size: Size, source: Size, percent: int) -> bool:
-    larger, smaller = _AspectError(size, source).fraction()
-    return 100 * larger > (100 + percent) * smaller
+    return _aspect_error(size, source) > Fraction(100 + percent, 100)

@@ -25,10 +25,10 @@ if not __package__:  # run as a file: `python export/build_engine.py`
 from editverse_rt.backends.cuda import Cuda
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.engines.manifest import (
-    ENGINES_FOLDER,
     EngineSet,
     PlanSpec,
     ShapeProfile,
+    engines_folder,
     read_manifest,
     source_digest,
     verify_plan_file,
@@ -301,7 +301,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "bundle with a quality report)",
     )  # fmt: skip
     add("--heldout-steps", type=int, default=8, metavar="N", help="solver steps of those (default: 8)")
-    add("--output", type=Path, metavar="DIR", help=f"(default: BUNDLE/{ENGINES_FOLDER})")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="(default: engines/ of the bundle)",
+    )
     add("--dry-run", action="store_true", help="print what would be built, and build nothing")
     args = parser.parse_args(argv)
     if sum((bool(args.target), args.all, args.recipe is not None)) > 1:
@@ -352,7 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             raise RequestError(f"{args.quality or cache} cannot be read ({error})") from error
         builder = Builder(orders[0].backend, known)
-        output = args.output or bundle.root / ENGINES_FOLDER
+        output = args.output or engines_folder(bundle)
         heldout = Heldout(_count_heldout(bundle, args.heldout_edits), args.heldout_steps)
         in_place = sys.stderr.isatty()
 

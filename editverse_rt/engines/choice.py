@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from editverse_rt.bundle.manifest import Bundle
-from editverse_rt.engines.manifest import BUILD_AGAIN, EngineSet, PlanSpec, find_engines, source_digest
+from editverse_rt.engines.manifest import (
+    BUILD_AGAIN,
+    ENGINES_FOLDER,
+    EngineSet,
+    PlanSpec,
+    find_engines,
+    source_digest,
+)
 from editverse_rt.engines.shapes import Shape
 from editverse_rt.engines.stamps import is_verified
 from editverse_rt.errors import BackendError
@@ -45,7 +52,7 @@ def choose_plans(
     for engines in find_engines(bundle):
         if engines.backend != backend:
             continue
-        where = engines.folder.relative_to(bundle.root).as_posix()
+        where = "/".join((ENGINES_FOLDER, *engines.folder.parts[-2:]))
         if capability not in engines.compute_capabilities or engines.gpu not in ("", gpu):
             built_for = engines.gpu or ", ".join(engines.compute_capabilities)
             reasons.append(f"{where} is for {built_for}, this GPU is {gpu} ({capability})")

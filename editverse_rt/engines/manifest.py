@@ -24,6 +24,7 @@ __all__ = [
     "EngineSet",
     "PlanSpec",
     "ShapeProfile",
+    "engines_folder",
     "find_engines",
     "read_manifest",
     "source_digest",
@@ -144,9 +145,21 @@ def read_manifest(path: Path) -> EngineSet:
     )
 
 
+def engines_folder(bundle: Bundle) -> Path:
+    """Where a bundle's plans lie: in its folder, but for one that ships, in a checkout's `engines/`.
+
+    A checkout is told by its folders: CHECKOUT/editverse_rt/bundles/NAME beside CHECKOUT/engines.
+    """
+    shipped, package = bundle.root.parent, bundle.root.parent.parent
+    recipes = package.parent / ENGINES_FOLDER
+    if (package.name, shipped.name) == ("editverse_rt", "bundles") and recipes.is_dir():
+        return recipes / bundle.root.name
+    return bundle.root / ENGINES_FOLDER
+
+
 def find_engines(bundle: Bundle) -> list[EngineSet]:
-    """All plans that lie in the bundle's folder. Raises BackendError for a manifest that cannot be read."""
-    return [read_manifest(path) for path in sorted((bundle.root / ENGINES_FOLDER).glob(f"*/*/{MANIFEST}"))]
+    """All plans of a bundle. Raises BackendError for a manifest that cannot be read."""
+    return [read_manifest(path) for path in sorted(engines_folder(bundle).glob(f"*/*/{MANIFEST}"))]
 
 
 def verify_plan_file(engines: EngineSet, plan: PlanSpec) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from editverse_rt.engines.manifest import (
     EngineSet,
     PlanSpec,
     ShapeProfile,
+    engines_folder,
     read_manifest,
     source_digest,
     verify_plan_file,
@@ -262,3 +265,15 @@ def test_shapes_that_are_missing_or_named_by_no_input_are_refused() -> None:
 def test_an_empty_tensor_still_has_an_address() -> None:
     assert count_bytes(TensorSpec("text", "float32", ("Lt", 6)), (0, 6)) == 1
     assert count_bytes(TensorSpec("ids", "int64", ("Lt",)), (5,)) == 40
+
+
+def test_plans_of_a_bundle_that_ships_lie_below_the_checkouts_recipes(
+    tmp_path: Path, fake_bundle: Any
+) -> None:
+    shipped = tmp_path / "checkout" / "editverse_rt" / "bundles" / "fake"
+    shipped.parent.mkdir(parents=True)
+    fake_bundle.root.rename(shipped)
+    bundle = load_bundle(shipped)
+    assert engines_folder(bundle) == shipped / "engines", "an installed package has no folder beside it"
+    (tmp_path / "checkout" / "engines").mkdir()
+    assert engines_folder(bundle) == tmp_path / "checkout" / "engines" / "fake"

@@ -6,8 +6,7 @@ first is the paper's schedule, which the others are held to. From those, two are
   fast      the fewest that keep it, and 30 dB.
 With `--standard OTHER`, the first is the paper's schedule on another bundle: what a lossy one is held to.
 A label that names no guidance takes the bundle's own.
-`--write` puts them into the bundle with what was measured; `python -m export.quality BUNDLE --write` goes
-before it, since it writes the quality report anew.
+`python -m export.name_schedules BUNDLE FRONTIER.json` puts them into the bundle with what was measured.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from benchmarks.clock import time_call
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, write_results
 from editverse_rt.backends import select_backend
-from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
+from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.bundle.schedule import Schedule
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
@@ -44,7 +43,7 @@ from reference.nano.heldout import PER_KIND, Score, heldout_samples, real_sample
 from reference.nano.styles import psnr_db
 from reference.nano.tasks import Sample
 
-__all__ = ["CANDIDATES", "choose_named", "measure_schedules", "write_named"]
+__all__ = ["CANDIDATES", "choose_named", "measure_schedules"]
 
 MAX_LOST = 0.01
 """Of the success rate, against the paper's schedule."""
@@ -186,26 +185,6 @@ def choose_named(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return named
 
 
-def write_named(bundle: Bundle, rows: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> None:
-    """Put the named schedules into the bundle, and what was measured of them into its quality report.
-
-    A schedule of an earlier choice that is not named any more goes.
-    """
-    by_label = {row["schedule"]: row for row in rows}
-    schedules = {
-        name: schedule for name, schedule in bundle.spec.schedules.items() if name not in ("balanced", "fast")
-    }
-    measured = {}
-    for name, label in named.items():
-        row = by_label[label]
-        schedules[name] = build_schedule(name, ScheduleSettings(**row["settings"]))
-        keys = ("evaluations", "success_rate", "success_rate_real", "psnr_db", "cpu_s")
-        against = "paper" if rows[0]["schedule"] == PAPER else rows[0]["schedule"]
-        measured[name] = {"settings": label, "psnr_against": against, **{key: row[key] for key in keys}}
-    quality = {**bundle.spec.quality, "schedules": measured}
-    write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, schedules=schedules, quality=quality))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
@@ -221,7 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--threads", type=int, default=1, help="of the CPU, of each process (default: 1)")
     add("--workers", type=int, default=1, help="processes that share the edits (default: 1)")
     add("--standard", metavar="OTHER", help="the bundle that BUNDLE is held to (default: itself)")
-    add("--write", action="store_true", help="put the chosen schedules into the bundle")
     add("--out", type=Path, default=FOLDER / "frontier.json")
     args = parser.parse_args(arguments)
     bundle = load_bundle(args.bundle)
@@ -250,8 +228,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = {"balanced", "fast"} - set(named)
     if missing:
         print(f"No candidate keeps what {' and '.join(sorted(missing))} asks for; it is not offered.")
-    if args.write:
-        write_named(bundle, rows, named)
     return 0
 
 

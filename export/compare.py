@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from editverse_rt import stages
 from editverse_rt.backends import Runner, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import EditVerseError
 from editverse_rt.pipeline import Pipeline
+from editverse_rt.request.layout import Grid
 from export.graphs import Transformer
 from export.schedules import HISTORY_ROWS
 from reference.checkpoint import Checkpoint, load_checkpoint
@@ -175,11 +177,14 @@ def _compare_case(
     found = np.asarray(runner.run("text_encoder", {"ids": ids.numpy()})["text"])
     yield measure("text_encoder", case, found, text.numpy())
 
+    def run(graph: str, **inputs: Any) -> Mapping[str, Any]:
+        return runner.run(graph, inputs)
+
     clean = [torch.zeros((0, P))]
     for index, (t, h, w) in enumerate(case.clips):
         frames = make_clip(geometry.temporal_ratio * (t - 1) + 1, h * side, w * side, seed=10 * seed + index)
         expected = encode_clip(checkpoint.vae, torch.from_numpy(frames), p)
-        found = _run_chunks(runner, "vae_encoder", "frames", "patches", frames, geometry.temporal_ratio)
+        found = stages.encode_clip(run, geometry, frames).reshape(t, h, w, P)
         yield measure("vae_encoder_first", case, found[:1], expected[:1].numpy())
         if t > 1:
             yield measure("vae_encoder_next", case, found[1:], expected[1:].numpy())
@@ -214,7 +219,7 @@ def _compare_case(
 
     patches = (0.7 * noise).reshape(t, h, w, P)
     decoded = decode_clip(checkpoint.vae, patches, p).numpy()
-    found = _run_chunks(runner, "vae_decoder", "patches", "frames", patches.numpy(), 1)
+    found = stages.decode_patches(run, Grid(t, h, w), patches.reshape(-1, P).numpy())
     yield measure("vae_decoder_first", case, found[:1], decoded[:1])
     if t > 1:
         yield measure("vae_decoder_next", case, found[1:], decoded[1:])
@@ -245,19 +250,6 @@ def _compare_solver(
     expected = np.tensordot(matrix.astype(np.float64), state, 1)
     found = np.concatenate([outputs["sample_next"][None], outputs["history_next"]])
     return measure("solver_step", case, found, expected)
-
-
-def _run_chunks(runner: Runner, graph: str, given: str, wanted: str, values: Array, chunk: int) -> Array:
-    """A whole clip through a first graph and its next graph, `chunk` rows a call after the first."""
-    outputs = runner.run(f"{graph}_first", {given: values[:1]})
-    results = [outputs[wanted]]
-    for start in range(1, len(values), chunk):
-        caches = {
-            name.removeprefix("next_"): x for name, x in outputs.items() if name.startswith("next_cache_")
-        }
-        outputs = runner.run(f"{graph}_next", {given: values[start : start + chunk], **caches})
-        results.append(outputs[wanted])
-    return np.concatenate(results)
 
 
 def compare_edit(

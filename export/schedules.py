@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal, cast, get_args
 
 import torch
@@ -106,8 +106,7 @@ _LABEL = re.compile(
     rf"(\w+)-(\d+)(?: shift {_NUMBER})?(?: guidance {_NUMBER})?(?: guided {_NUMBER}-{_NUMBER})?"
 )
 
-# What an export writes beside the paper's schedule; `python -m benchmarks.frontier BUNDLE --write` replaces
-# them in a bundle by what was measured there, with the measured quality.
+# What an export writes beside the paper's schedule for a checkpoint that names no schedules; not measured.
 NAMED: dict[str, ScheduleSettings] = {
     "balanced": ScheduleSettings("ab2", 20),
     "fast": ScheduleSettings("ab2", 10, shift=2.0),
@@ -122,10 +121,20 @@ def paper_settings(scheduler: dict[str, object]) -> ScheduleSettings:
 
 
 def exported_settings(scheduler: dict[str, object]) -> dict[str, ScheduleSettings]:
-    """What an export writes: the paper's loop, and `NAMED`, all at the checkpoint's guidance."""
+    """What an export writes: the paper's loop, and the schedules that the checkpoint names, or else `NAMED`.
+
+    scheduler: scheduler_config.json; its "schedules" are labels by name. All are at the checkpoint's guidance unless
+    their label says otherwise. Raises ValueError for what is no label.
+    """
     paper = paper_settings(scheduler)
-    named = {name: replace(s, guidance_scale=paper.guidance_scale) for name, s in NAMED.items()}
-    return {"paper": paper, **named}
+    labels = scheduler.get("schedules", {name: settings.label for name, settings in NAMED.items()})
+    if not isinstance(labels, dict):
+        raise ValueError(f"schedules is {labels!r}; expected labels by name")
+    named = {
+        str(name): ScheduleSettings.from_label(str(label), paper.guidance_scale)
+        for name, label in labels.items()
+    }
+    return {"paper": paper, **{name: found for name, found in named.items() if name != "paper"}}
 
 
 class ScheduleGraph(nn.Module):

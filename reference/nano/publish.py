@@ -38,6 +38,8 @@ from reference.text_encoder import Tokenizer
 
 GUIDANCE_SCALE = 2.0
 """Less than the paper's 5: a small network's guidance carries its errors along (docs/nano.md has both)."""
+SCHEDULES = {"balanced": "ab2-4 shift 0.2 guided 0.1-1", "fast": "ab2-2 shift 0.2 guided 0.1-1"}
+"""What `benchmarks.frontier` found for nano: the export writes these beside the paper's schedule."""
 STREAM_PEAK = 2.0**14
 """The largest value of a published model's residual streams and hidden units; float16 ends at 2^16."""
 NUM_PROMPTS = 300
@@ -157,7 +159,7 @@ def publish(run: Path, folder: Path) -> Path:
         text_encoder=nano.text_encoder,
         tokenizer_file=run / "tokenizer.model",
         limits=LIMITS["nano"],
-        scheduler=PAPER_SCHEDULE | {"guidance_scale": GUIDANCE_SCALE},
+        scheduler=PAPER_SCHEDULE | {"guidance_scale": GUIDANCE_SCALE, "schedules": SCHEDULES},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from benchmarks import frontier
 from editverse_rt.bundle.manifest import load_bundle
 from export.integers import quantize_bundle
-from export.schedules import ScheduleSettings, build_schedule
+from export.schedules import ScheduleSettings
 from reference.nano.heldout import heldout_samples
 
 
@@ -84,23 +83,6 @@ def test_a_bundle_may_be_held_to_another(tmp_path: Path):
     rounded = frontier.measure_schedules(lossy, settings, samples, standard=nano)
     assert exact[1]["psnr_db"] == 99.0
     assert 20 < rounded[1]["psnr_db"] < 99.0
-
-
-def test_the_named_schedules_and_their_quality_go_into_the_bundle(tmp_path: Path):
-    folder = tmp_path / "nano"
-    shutil.copytree(load_bundle("nano").root, folder)
-    guidance = load_bundle("nano").spec.schedules["paper"].guidance_scale
-    paper = PAPER | {"settings": ScheduleSettings.from_label("euler-50", guidance).to_json()}
-    rows = [paper, row("ab3-8 guided 0-0.5", 12, 0.8, 31.0)]
-    frontier.write_named(load_bundle(folder), rows, {"paper": "euler-50", "fast": "ab3-8 guided 0-0.5"})
-    spec = load_bundle(folder).spec
-    assert list(spec.schedules) == ["paper", "fast"]
-    assert spec.schedules["fast"] == build_schedule("fast", ScheduleSettings("ab3", 8, guided_until=0.5))
-    assert spec.schedules["paper"] == load_bundle("nano").spec.schedules["paper"]
-    measured: Any = spec.quality["schedules"]
-    assert measured["fast"]["settings"] == "ab3-8 guided 0-0.5"
-    assert measured["fast"]["success_rate"] == 0.8
-    assert spec.quality["success_rate"] == load_bundle("nano").spec.quality["success_rate"]
 
 
 def test_the_candidates_begin_with_the_papers_and_are_schedules():

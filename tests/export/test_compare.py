@@ -27,7 +27,9 @@ def runner(bundle_folder: Path) -> Any:
 def test_a_bundle_equals_its_checkpoint(bundle_folder: Path, checkpoint: Checkpoint, runner: Runner) -> None:
     measurements = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner))
     assert [m for m in measurements if not m.passed] == []
-    assert {m.graph.split(",")[0] for m in measurements} == set(load_bundle(bundle_folder).spec.graphs)
+    # tests/export/test_schedule_graphs.py compares those of schedules.
+    graphs = {name for name in load_bundle(bundle_folder).spec.graphs if not name.startswith("schedule_")}
+    assert {m.graph.split(",")[0] for m in measurements} == graphs
     assert {m.case for m in measurements} == {"image", "video", "two videos", "image + video", "text only"}
     velocities = [m for m in measurements if m.graph.startswith("transformer")]
     assert max(m.tolerance for m in velocities) <= 1e-4

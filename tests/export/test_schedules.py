@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from editverse_rt import load_bundle
 from editverse_rt.bundle.schedule import Schedule
 from export.schedules import (
     HISTORY_ROWS,
@@ -19,6 +22,7 @@ from export.schedules import (
     solvers,
 )
 
+CHECKPOINT = Path(__file__).parents[2] / "reference" / "nano" / "checkpoint"
 Velocity = Callable[[float, float], float]
 
 # Data drawn from N(MEAN, SPREAD^2): the flow from noise z is known in closed form.
@@ -128,6 +132,37 @@ def test_an_export_keeps_to_the_checkpoints_guidance_in_every_schedule():
     assert {name: settings.guidance_scale for name, settings in exported.items()} == dict.fromkeys(
         ("paper", "balanced", "fast"), 2.0
     )
+
+
+def test_a_checkpoint_names_its_schedules():
+    named = {"balanced": "ab2-4 shift 0.2 guided 0.1-1", "fast": "ab3-3 guidance 4"}
+    exported = exported_settings({"num_inference_steps": 40, "guidance_scale": 2.0, "schedules": named})
+    assert exported == {
+        "paper": ScheduleSettings("euler", 40, guidance_scale=2.0),
+        "balanced": ScheduleSettings("ab2", 4, 0.2, 2.0, 0.1, 1.0),
+        "fast": ScheduleSettings("ab3", 3, guidance_scale=4.0),
+    }
+    assert list(exported) == ["paper", "balanced", "fast"]
+    facts = {"num_inference_steps": 40, "guidance_scale": 2.0}
+    assert list(exported_settings({**facts, "schedules": {}})) == ["paper"]
+    for wrong in (["ab2-4"], {"fast": "heun"}, {"fast": 3}):
+        with pytest.raises(ValueError, match="expected"):
+            exported_settings({**facts, "schedules": wrong})
+
+
+def test_nano_is_exported_with_the_schedules_that_it_ships_with():
+    """The bundle has the tables of the numbers as they were first written; they differ by rounding."""
+    scheduler = json.loads((CHECKPOINT / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    exported = exported_settings(scheduler)
+    shipped = load_bundle("nano").spec.schedules
+    assert list(exported) == list(shipped)
+    for name, settings in exported.items():
+        found, expected = build_schedule(name, settings), shipped[name]
+        assert (found.graph, found.options, found.guidance_scale) == (
+            expected.graph, expected.options, expected.guidance_scale,
+        )  # fmt: skip
+        np.testing.assert_allclose(found.table.times, expected.table.times, atol=1e-12)
+        assert found.table.guidance == expected.table.guidance
 
 
 def test_a_label_without_a_guidance_takes_the_callers():

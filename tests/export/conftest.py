@@ -12,7 +12,7 @@ import pytest
 
 from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
 from export.export_onnx import export_bundle, export_graph
-from export.graphs import build_graphs
+from export.families import build_graphs
 from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint
 
 TRANSFORMER = {

@@ -15,7 +15,7 @@ from editverse_rt.bundle.manifest import load_bundle
 from export import export_onnx, lower
 from export.attention_nodes import DOMAIN, OP_TYPE
 from export.export_onnx import export_bundle, export_graph
-from export.graphs import build_graphs
+from export.families import build_graphs
 from export.weights import MIN_MOVED_BYTES
 from reference.checkpoint import Checkpoint, load_checkpoint
 

@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editverse_rt.bundle.spec import Geometry, GraphSpec, TensorSpec
-from export.graphs import (
-    SolverStep,
-    axis_size,
-    build_graphs,
-    dynamic_shapes,
-    example_inputs,
-    geometry_of,
-    graph_specs,
-)
+from export.families import build_graphs, family_export
+from export.graphs import SolverStep, axis_size, dynamic_shapes, example_inputs
 from reference.checkpoint import Checkpoint
 from reference.families.editverse import CONFIGS
 
@@ -29,7 +22,7 @@ SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2, "n": 5}
 
 
 def test_the_table_has_every_graph_in_order(checkpoint: Checkpoint) -> None:
-    assert tuple(build_graphs(checkpoint)) == tuple(graph_specs(checkpoint)) == GRAPH_NAMES
+    assert tuple(build_graphs(checkpoint)) == GRAPH_NAMES
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPH_NAMES if name != "noise"])
@@ -47,7 +40,7 @@ def test_a_module_gives_what_the_table_says(checkpoint: Checkpoint, name: str) -
 
 
 def test_first_and_next_agree_on_the_caches(checkpoint: Checkpoint) -> None:
-    specs = graph_specs(checkpoint)
+    specs = {name: graph.spec for name, graph in build_graphs(checkpoint).items()}
     for half in ("vae_encoder", "vae_decoder"):
         first, following = specs[f"{half}_first"], specs[f"{half}_next"]
         given_first = [(t.name, t.shape) for t in first.outputs if t.name.startswith("next_cache_")]
@@ -58,7 +51,7 @@ def test_first_and_next_agree_on_the_caches(checkpoint: Checkpoint) -> None:
 
 
 def test_the_geometry_comes_from_the_checkpoint(checkpoint: Checkpoint) -> None:
-    geometry = geometry_of(checkpoint)
+    geometry = family_export(checkpoint).geometry
     assert isinstance(geometry, Geometry)
     assert (geometry.temporal_ratio, geometry.spatial_ratio, geometry.patch_size, geometry.patch_dim) == (
         4,

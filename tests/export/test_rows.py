@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import lower
 from export.attention_nodes import OP_TYPE
 from export.export_onnx import export_graph
-from export.graphs import build_graphs
+from export.families import build_graphs
 from export.rows import cut_rows_early
 from reference.checkpoint import Checkpoint
 

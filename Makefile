@@ -22,6 +22,7 @@ help:
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native test-cpus    its parts;  make format, wheel, clean"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
+	@echo "make test-ort-cuda-shim    node placement on CUDA without a GPU; downloads 255 MB"
 	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media    altered videos and pictures"
 
 # --- demo ---------------------------------------------------------------------------------------------
@@ -105,6 +106,18 @@ test-cpus:
 	@echo "test-cpus: SKIPPED: it emulates x86-64 on Linux on x86-64"
 	@test -z "$(CI)"
 endif
+
+# Not a part of `make test`, since it downloads 255 MB: where ONNX Runtime's CUDA provider runs nano's nodes, over a CUDA
+# that computes nothing. Needs g++, nm and CUDA's headers.
+CUDA_INCLUDE ?= /usr/local/cuda/include
+
+.venv-ort-cuda/ready:
+	@test -x .venv-ort-cuda/bin/python || $(PYTHON) -m venv .venv-ort-cuda
+	.venv-ort-cuda/bin/python -m pip install --quiet numpy 'onnxruntime-gpu>=1.23,<2'
+	@touch $@
+
+test-ort-cuda-shim: .venv-ort-cuda/ready
+	.venv-ort-cuda/bin/python tests/ort_cuda_shim/check_placement.py --include $(CUDA_INCLUDE)
 
 # --- the C library --------------------------------------------------------------------------------------
 
@@ -203,4 +216,4 @@ format: .venv/ready
 	.venv/bin/clang-format -i $(NATIVE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-demo .venv-wheel build dist demo-out
+	rm -rf .venv .venv-demo .venv-ort-cuda .venv-wheel build dist demo-out

@@ -164,7 +164,7 @@ def check_build(target: Target, backend: str, precision: dict[str, str]) -> None
         raise RequestError(
             f"{target.name} has compute capability {target.compute_capability}, TensorRT for RTX "
             f"builds for {', '.join(_RTX_CAPABILITIES)}",
-            hint="use --backend tensorrt, on a machine with that GPU",
+            hint="use the backend tensorrt, on a machine with that GPU",
             code="request.target_cannot",
         )
     if capability < _OLDEST_CAPABILITY:
@@ -177,14 +177,14 @@ def check_build(target: Target, backend: str, precision: dict[str, str]) -> None
         if wanted == "bf16" and capability < _OLDEST_BFLOAT16:
             raise RequestError(
                 f"{target.name} ({target.sm}) has no bfloat16, asked for in the {part}",
-                hint="use --precision fp16",
+                hint="use the precision fp16",
                 code="request.target_cannot",
             )
         if wanted == "fp32" and backend == "tensorrt-rtx" and capability < _OLDEST_BFLOAT16:
             raise RequestError(
                 f"TensorRT for RTX has no float32 matrix products on {target.name} ({target.sm}), "
                 f"asked for in the {part}",
-                hint="use --precision fp16",
+                hint="use the precision fp16",
                 code="request.target_cannot",
             )
 

@@ -212,7 +212,7 @@ def _check_standard(bundle: Bundle, standard: Bundle) -> None:
             f"{can.attention} in {can.dtype}",
             hint=(
                 "export the same checkpoint with --attention fused in float32, and name that bundle "
-                "with --reference"
+                "as the reference"
             ),
             code="backend.cannot_run",
         )
@@ -225,7 +225,7 @@ def _check_standard(bundle: Bundle, standard: Bundle) -> None:
         if not is_same:
             raise RequestError(
                 f'bundle "{other.name}" has another {part} than "{own.name}"',
-                hint="name an export of the same checkpoint with --reference",
+                hint="name an export of the same checkpoint as the reference",
                 code="bundle.mismatch",
             )
 

@@ -317,8 +317,8 @@ def test_a_dry_run_says_what_and_builds_nothing(
     ("argv", "said"),
     [
         ([], "no target is given"),
-        (["--target", "h100", "--backend", "tensorrt-rtx"], "use --backend tensorrt"),
-        (["--target", "t4", "--precision", "bf16"], "use --precision fp16"),
+        (["--target", "h100", "--backend", "tensorrt-rtx"], "use the backend tensorrt"),
+        (["--target", "t4", "--precision", "bf16"], "use the precision fp16"),
         (["--target", "t4", "--target", "rtx4090"], "take different precisions"),
         (["--target", "a100", "--target", "h100"], "give one target"),
         (["--target", "rtx490"], "did you mean rtx4090"),

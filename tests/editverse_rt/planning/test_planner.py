@@ -284,7 +284,7 @@ def test_plan_without_a_target_shows_them_all(capsys: pytest.CaptureFixture[str]
     ("argv", "said"),
     [
         (["--target", "h1000"], "did you mean h100"),
-        (["--target", "t4", "--precision", "bf16"], "use --precision fp16"),
+        (["--target", "t4", "--precision", "bf16"], "use the precision fp16"),
         (["--target", "h100", "--recipe", "x.toml"], "not allowed with"),
         (["--recipe", "absent.toml"], "cannot be read"),
         (["--frames", "100000"], "takes 1 to"),

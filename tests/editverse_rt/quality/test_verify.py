@@ -158,7 +158,7 @@ def test_a_bundle_that_ort_cpu_cannot_run_is_held_to_another_export(
     special = Bundle(fake_bundle.root, replace(judged.spec, capabilities=can, files=()))
     bundles = {"special": special, "standard": judged}
     monkeypatch.setattr(verify, "load_bundle", lambda name: bundles[name])
-    with pytest.raises(RequestError, match=r"ort-cpu cannot run .* name that bundle with --reference"):
+    with pytest.raises(RequestError, match=r"ort-cpu cannot run .* name that bundle as the reference"):
         verify_backend("special", "tensorrt-rtx")
     assert asked == [], "refused before anything ran"
     found = verify_backend("special", "tensorrt-rtx", reference="standard")

@@ -31,15 +31,39 @@ struct Clip {
   bool covers_source = false;
   bool is_short = false;  // the source held fewer frames than were asked for
   std::int64_t num_damaged = 0;
-  std::vector<std::string> notices;  // lines for the user about what was changed or is missing
+  std::vector<double> source_times_s;  // when each frame appears in the source
+  bool is_sampled = false;             // at a rate that was asked for, so the frames are evenly spaced
+  std::vector<std::string> notices;    // lines for the user about what was changed or is missing
 };
+
+/// When the first num_frames frames of a clip begin, from 0 on, in seconds; nothing where they are spaced evenly, so
+/// that the clip's fps says all. See Clip.uneven_times_s in frames.py.
+inline std::vector<double> uneven_times_s(const Clip& clip, std::int64_t num_frames) {
+  constexpr double kTimestampRounding_s = 0.002, kEvenShare = 0.25;
+  if (clip.is_sampled || num_frames < 1) return {};
+  const auto count = std::min(static_cast<std::size_t>(num_frames), clip.source_times_s.size());
+  std::vector<double> times_s(clip.source_times_s.begin(),
+                              clip.source_times_s.begin() + static_cast<std::ptrdiff_t>(count));
+  if (times_s.empty()) return {};
+  const double first_s = times_s.front();
+  const double gap_s = (times_s.back() - first_s) / static_cast<double>(std::max<std::size_t>(1, count - 1));
+  const double limit_s = std::max(kTimestampRounding_s, kEvenShare * gap_s);
+  bool is_even = true;
+  for (std::size_t k = 0; k < count; ++k) {
+    is_even = is_even && std::abs(times_s[k] - first_s - static_cast<double>(k) * gap_s) <= limit_s;
+    times_s[k] -= first_s;
+  }
+  return is_even ? std::vector<double>() : times_s;
+}
 
 /// Chooses which frames, given as (time, end) in order of time, stand for the slots from start_s on; see sample_by_time
 /// in frames.py. With fps, one for each 1/fps seconds; without, every frame from the one on screen at start_s.
 class TimeSampler {
  public:
-  TimeSampler(double start_s, std::optional<double> fps, double source_fps)
+  /// moments_s: beginnings of slots, from start_s on, that are not evenly spaced; fps is their average rate then.
+  TimeSampler(double start_s, std::optional<double> fps, double source_fps, std::vector<double> moments_s = {})
       : start_s_(start_s),
+        moments_s_(std::move(moments_s)),
         slot_s_(fps ? 1 / *fps : 0.0),
         share_s_(fps ? kSlotShare / std::max(source_fps, *fps)
                      : std::min(kTimestampRounding_s, kSlotShare / source_fps)),
@@ -48,7 +72,7 @@ class TimeSampler {
   /// How often a frame that is shown until until_s is taken.
   std::int64_t count_slots(double until_s, std::int64_t at_most) {
     std::int64_t count = 0;
-    while (count < at_most && start_s_ + static_cast<double>(slot_) * slot_s_ + share_s_ < until_s) {
+    while (count < at_most && has_slot() && start_s_ + slot_begin_s() + share_s_ < until_s) {
       ++count;
       ++slot_;
       if (every_) break;
@@ -62,7 +86,14 @@ class TimeSampler {
   // Matroska and WebM round timestamps to milliseconds.
   static constexpr double kTimestampRounding_s = 0.002;
 
+  bool has_slot() const { return moments_s_.empty() || static_cast<std::size_t>(slot_) < moments_s_.size(); }
+
+  double slot_begin_s() const {
+    return moments_s_.empty() ? static_cast<double>(slot_) * slot_s_ : moments_s_[static_cast<std::size_t>(slot_)];
+  }
+
   double start_s_;
+  std::vector<double> moments_s_;
   double slot_s_;
   double share_s_;
   bool every_;
@@ -74,13 +105,13 @@ class ClipTaker {
  public:
   /// render(frame) writes one picture uint8 [height, width, 3] at the pointer that it is given.
   ClipTaker(double start_s, std::int64_t num_frames, std::optional<double> fps, double source_fps,
-            std::int64_t height_px, std::int64_t width_px)
+            std::int64_t height_px, std::int64_t width_px, std::vector<double> moments_s = {})
       : start_s_(start_s),
         fps_(fps),
         source_fps_(source_fps),
         num_frames_(num_frames),
         picture_bytes_(static_cast<std::size_t>(height_px * width_px * 3)),
-        sampler_(start_s, fps, source_fps),
+        sampler_(start_s, fps, source_fps, std::move(moments_s)),
         frames_(make_unset_tensor("uint8", {num_frames, height_px, width_px, 3})) {}
 
   /// The frame before this one was shown until time_s; takes it as often as it fills slots. Returns false when no
@@ -98,6 +129,7 @@ class ClipTaker {
       }
       if (taken_ == 0) first_s_ = time_s;
       last_s_ = time_s;
+      times_s_.push_back(time_s);
       ++taken_;
     }
     more_ = count > left;
@@ -112,6 +144,8 @@ class ClipTaker {
     clip.fps = fps_ ? *fps_ : average_fps();
     clip.covers_source = start_s_ <= 0 && !more_;
     clip.is_short = taken_ < num_frames_;
+    clip.source_times_s = times_s_;
+    clip.is_sampled = fps_.has_value();
     return clip;
   }
 
@@ -130,6 +164,7 @@ class ClipTaker {
   std::size_t picture_bytes_;
   TimeSampler sampler_;
   Tensor frames_;
+  std::vector<double> times_s_;
   std::int64_t taken_ = 0;
   double first_s_ = 0;
   double last_s_ = 0;

@@ -35,9 +35,10 @@ std::string two_places(double value) {
 /// Nothing if the source ends before start_s.
 std::optional<Clip> take_clip(VideoSource& source, std::optional<TimedFrame> shown, double start_s,
                               std::int64_t num_frames, std::optional<double> fps, std::int64_t height_px,
-                              std::int64_t width_px, const std::function<void()>& check_stopped) {
+                              std::int64_t width_px, const std::function<void()>& check_stopped,
+                              const std::vector<double>& moments_s) {
   const std::int64_t wanted = source.is_image() ? 1 : num_frames;
-  ClipTaker taker(start_s, wanted, fps, source.rate(), height_px, width_px);
+  ClipTaker taker(start_s, wanted, fps, source.rate(), height_px, width_px, moments_s);
   std::vector<std::string> notices;
   bool more = true;
   while (shown && more) {
@@ -99,12 +100,13 @@ MediaInfo probe_file(const InputFile& file) {
 }
 
 Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, std::optional<double> fps,
-               std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped) {
+               std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped,
+               const std::vector<double>& moments_s) {
   if (fps && !(*fps >= 0.001 && *fps <= 1000)) {
     fail(EV_ERROR_MEDIA, "found ", *fps, " frames a second; expected 0.001 to 1000");
   }
   const auto take = [&](VideoSource& source, std::optional<TimedFrame> first) {
-    return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px, check_stopped);
+    return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px, check_stopped, moments_s);
   };
   if (start_s > 0) {
     VideoSource source(file);

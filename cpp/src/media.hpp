@@ -24,10 +24,11 @@ std::shared_ptr<const InputFile> open_file(const std::string& path);
 MediaInfo probe_file(const InputFile& file);
 
 /// Takes up to num_frames frames of a video from start_s on, or the one of an image, upright and resized. With fps
-/// they are chosen by their timestamps, without every frame is taken. check_stopped: called for each frame that is
-/// decoded, if given; what it throws ends the reading. Throws EV_ERROR_MEDIA.
+/// they are chosen by their timestamps, without every frame is taken. moments_s: see TimeSampler. check_stopped: called
+/// for each frame that is decoded, if given; what it throws ends the reading. Throws EV_ERROR_MEDIA.
 Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, std::optional<double> fps,
-               std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped = {});
+               std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped = {},
+               const std::vector<double>& moments_s = {});
 
 /// A picture in memory: 8-bit RGB, rows row_stride_bytes apart.
 struct Picture {

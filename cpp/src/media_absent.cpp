@@ -23,7 +23,7 @@ std::shared_ptr<const InputFile> open_file(const std::string& path) { fail_witho
 MediaInfo probe_file(const InputFile&) { fail_without_ffmpeg("a file"); }
 
 Clip read_clip(const InputFile&, double, std::int64_t, std::optional<double>, std::int64_t, std::int64_t,
-               const std::function<void()>&) {
+               const std::function<void()>&, const std::vector<double>&) {
   fail_without_ffmpeg("a file");
 }
 

@@ -226,7 +226,8 @@ void write_container(const fs::path& target, const fs::path& part, const Tensor&
   const auto rounded = [&](std::int64_t side) { return static_cast<int>((side + multiple - 1) / multiple * multiple); };
   const int width = rounded(frames.shape[2]), height = rounded(frames.shape[1]);
   AVFormatContext* created = nullptr;
-  check(avformat_alloc_output_context2(&created, nullptr, type.muxer, part.c_str()), target);
+  const std::string url = "file:" + part.string();  // so that a colon in the name ends no protocol
+  check(avformat_alloc_output_context2(&created, nullptr, type.muxer, url.c_str()), target);
   const OutputPointer output(created);
   output->flags |= AVFMT_FLAG_BITEXACT;
   const CodecPointer encoder = make_encoder(type.encoder, target);
@@ -246,7 +247,7 @@ void write_container(const fs::path& target, const fs::path& part, const Tensor&
   stream->time_base = encoder->time_base;
   stream->avg_frame_rate = rate;
   check(avcodec_parameters_from_context(stream->codecpar, encoder.get()), target);
-  check(avio_open(&output->pb, part.c_str(), AVIO_FLAG_WRITE), target);
+  check(avio_open(&output->pb, url.c_str(), AVIO_FLAG_WRITE), target);
   check(avformat_write_header(output.get(), muxer_options.get()), target);
   const auto take = [&](AVPacket& packet) {
     if (packet.duration == 0) packet.duration = 1;
@@ -265,18 +266,37 @@ void write_container(const fs::path& target, const fs::path& part, const Tensor&
   check(avio_closep(&output->pb), target);
 }
 
-/// The name of picture `number` by a pattern such as out_%04d.png, "" where it is none: one %d or %0Nd, nothing else.
+/// Where a pattern has its number: from the percent sign to behind the d, and how many digits it has at least.
+struct NumberPlace {
+  std::size_t begin = std::string::npos;
+  std::size_t end = 0;
+  std::size_t num_digits = 1;
+};
+
+/// The next %d or %0Nd, N from 1 to 9, from a place on. A letter behind the d makes it a word.
+NumberPlace find_number(const std::string& name, std::size_t from) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  for (std::size_t at = name.find('%', from); at != std::string::npos; at = name.find('%', at + 1)) {
+    NumberPlace place{at, at + 1, 1};
+    if (name.size() > at + 2 && name[at + 1] == '0' && name[at + 2] >= '1' && name[at + 2] <= '9') {
+      place.num_digits = static_cast<std::size_t>(name[at + 2] - '0');
+      place.end = at + 3;
+    }
+    const bool is_number = place.end < name.size() && name[place.end] == 'd';
+    ++place.end;
+    if (is_number && !(place.end < name.size() && is_letter(name[place.end]))) return place;
+  }
+  return {};
+}
+
+/// The name of picture `number` by a pattern such as out_%04d.png, "" where it is none: exactly one number; every other
+/// percent sign is a character like any other.
 std::string numbered(const std::string& pattern, std::int64_t number) {
-  const std::size_t begin = pattern.find('%');
-  if (begin == std::string::npos || pattern.find('%', begin + 1) != std::string::npos) return "";
-  std::size_t end = begin + 1;
-  while (end < pattern.size() && pattern[end] >= '0' && pattern[end] <= '9') ++end;
-  if (end == pattern.size() || pattern[end] != 'd' || end - begin > 3) return "";
-  const std::string digits = std::to_string(number), wide = pattern.substr(begin + 1, end - begin - 1);
-  const std::size_t width = wide.empty() ? 0 : std::stoul(wide);
-  const char fill = wide.empty() || wide[0] == '0' ? '0' : ' ';
-  const std::string padding(width > digits.size() ? width - digits.size() : 0, fill);
-  return pattern.substr(0, begin) + padding + digits + pattern.substr(end + 1);
+  const NumberPlace place = find_number(pattern, 0);
+  if (place.begin == std::string::npos || find_number(pattern, place.end).begin != std::string::npos) return "";
+  const std::string digits = std::to_string(number);
+  const std::string padding(place.num_digits > digits.size() ? place.num_digits - digits.size() : 0, '0');
+  return pattern.substr(0, place.begin) + padding + digits + pattern.substr(place.end);
 }
 
 template <typename Type, std::size_t count>

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from editverse_rt import media
@@ -29,7 +29,7 @@ from editverse_rt.media.frames import contact_sheet
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.quality.verify import describe_verification, verify_backend
 from editverse_rt.request import options
-from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.options import OPTIONS
 from editverse_rt.request.prompt import with_tags
 
@@ -84,7 +84,7 @@ def run_generate(args: argparse.Namespace) -> int:
     return run_request(args, request_from(args, args.prompt, {}))
 
 
-def request_from(args: argparse.Namespace, prompt: str, inputs: dict[str, str]) -> EditRequest:
+def request_from(args: argparse.Namespace, prompt: str, inputs: Mapping[str, Source]) -> EditRequest:
     """The request of a command's options; a picture as output is one frame. Raises RequestError."""
     chosen: dict[str, Any] = {option.name: getattr(args, option.name, option.default) for option in OPTIONS}
     if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
@@ -100,14 +100,15 @@ def request_from(args: argparse.Namespace, prompt: str, inputs: dict[str, str]) 
     return EditRequest(prompt, dict(inputs), **chosen)
 
 
-def name_inputs(paths: Sequence[str]) -> dict[str, str]:
-    """Return tag name -> path: each file's kind, numbered from 1 in the order given."""
-    names: dict[str, str] = {}
+def name_inputs(paths: Sequence[str]) -> dict[str, media.MediaFile]:
+    """Return tag name -> open file: each file's kind, numbered from 1 in the order given."""
+    names: dict[str, media.MediaFile] = {}
     counts: dict[str, int] = {}
     for path in paths:
-        kind = media.probe(path).kind
+        file = media.open_media(path)
+        kind = file.info.kind
         counts[kind] = counts.get(kind, 0) + 1
-        names[f"{kind}{counts[kind]}"] = path
+        names[f"{kind}{counts[kind]}"] = file
     return names
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -29,7 +30,7 @@ from editverse_rt.planning.targets import (
     target_names,
 )
 from editverse_rt.request.checked import choose_schedule, expect_work
-from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.inputs import examine_inputs
 from editverse_rt.request.prompt import TextSegment, parse_prompt, with_tags
 from editverse_rt.request.tokenizer import Tokenizer
@@ -44,7 +45,7 @@ ASSUMED = (
 )
 
 
-def report_plan(args: argparse.Namespace, inputs: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def report_plan(args: argparse.Namespace, inputs: Mapping[str, Source]) -> tuple[dict[str, Any], list[str]]:
     """What `plan` says, as facts for --json and as lines.
 
     Raises RequestError for a request that the bundle does not take, and for one that does not fit the named
@@ -79,7 +80,7 @@ def _estimate_all(spec: BundleSpec, work: Work, precision: str | None) -> tuple[
     return rows, refused
 
 
-def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: dict[str, str]) -> tuple[Work, str]:
+def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: Mapping[str, Source]) -> tuple[Work, str]:
     """The integers of the request that the arguments describe, and a line on how long its text is."""
     prompt = with_tags(_ANY_PROMPT if args.prompt is None else args.prompt, inputs)
     request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.num_frames)

@@ -73,7 +73,8 @@ class MediaFile:
     """A video or an image that is open, so that what `info` says holds for what is read later.
 
     The file is opened once, and may be deleted or replaced afterwards. Between calls no decoder is kept: a
-    waiting request holds a file handle and no pictures. Use it as a context manager, or close() it.
+    waiting request holds a file handle and no pictures. Use it as a context manager, or close() it. It stands
+    for its path, and may be given to a request in place of it; the request closes it once it is read.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -87,6 +88,9 @@ class MediaFile:
         except BaseException:
             self._file.close()
             raise
+
+    def __fspath__(self) -> str:
+        return self.path
 
     def __enter__(self) -> MediaFile:
         return self

@@ -113,7 +113,7 @@ def examine_inputs(
     """
     inputs = request.inputs
     files = {
-        name: media.open_media(source)
+        name: source if isinstance(source, MediaFile) else media.open_media(source)
         for name, source in inputs.items()
         if isinstance(source, (str, os.PathLike))
     }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from editverse_rt import EditRequest, MediaError, Pipeline, media
+from editverse_rt.commands import cli
 
 TIMES_S = [0.0, 0.04, 0.08, 1.16, 1.2, 1.24, 2.28, 2.32, 2.36]
 
@@ -97,3 +98,30 @@ def test_a_mask_beside_an_uneven_video_is_taken_at_its_times(pipeline: Pipeline,
     result = pipeline("<video1> in <video2>", video1=main, video2=mask)
     found = [round((int(frame.mean()) - 20) / 10) for frame in result.sources[1]]
     assert found == [int(time_s * 8 + 0.3 * 8 / 25) for time_s in TIMES_S]
+
+
+def test_an_open_file_stands_for_its_path_and_is_opened_once(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = video(tmp_path / "in.mp4", [k / 25 for k in range(5)])
+    file = media.open_media(source)
+    source.unlink()
+    request = EditRequest("<video1> Go", {"video1": file})
+    assert request.to_json()["inputs"] == {"video1": str(source)}
+    result = pipeline(request.prompt, video1=file)
+    assert result.frames.shape[0] == 5
+    assert result.sound is not None
+    with pytest.raises(MediaError, match="the file was closed; open it again"):
+        pipeline(request.prompt, video1=file)
+
+
+def test_the_command_line_opens_each_input_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = tmp_path / "in.png"
+    media.write_image(write, np.full((48, 64, 3), 90, np.uint8))
+    opened: list[str] = []
+    original = os.open
+    monkeypatch.setattr(
+        os, "open", lambda name, *a, **k: (opened.append(os.fspath(name)), original(name, *a, **k))[1]
+    )
+    assert cli.main(["edit", str(write), "night", "-o", str(tmp_path / "out.png"), "--schedule", "fast"]) == 0
+    assert opened.count(str(write)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 from dataclasses import dataclass, field
@@ -66,9 +67,15 @@ class FakePipeline:
     def prepare(self, request: EditRequest) -> EditRequest:
         return request
 
+    def __call__(self, request: EditRequest, *, callback_on_step_end: Any) -> FakeResult:
+        return self.run(self.prepare(request), callback_on_step_end=callback_on_step_end)
+
     def run(self, request: EditRequest, *, callback_on_step_end: Any) -> FakeResult:
         asked: dict[str, Any] = {option.name: getattr(request, option.name) for option in OPTIONS}
-        FakePipeline.prompt, FakePipeline.asked = request.prompt, {**asked, **request.inputs}
+        FakePipeline.prompt, FakePipeline.asked = (
+            request.prompt,
+            {**asked, **{name: os.fspath(path) for name, path in request.inputs.items()}},
+        )
         for step in range(4):
             if callback_on_step_end is not None:
                 assert callback_on_step_end(self, step, step / 4, {"num_inference_steps": 4}) is not False

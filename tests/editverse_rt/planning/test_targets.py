@@ -82,11 +82,11 @@ def test_an_unknown_target_names_those_there_are(name: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("name", "backend", "precision", "advice"),
     [
-        ("h100", "tensorrt-rtx", "bf16", "--backend tensorrt"),
-        ("b200", "tensorrt-rtx", "bf16", "--backend tensorrt"),
-        ("t4", "tensorrt-rtx", "bf16", "--precision fp16"),
-        ("t4", "tensorrt", "bf16", "--precision fp16"),
-        ("t4", "tensorrt-rtx", "fp32", "--precision fp16"),
+        ("h100", "tensorrt-rtx", "bf16", "the backend tensorrt"),
+        ("b200", "tensorrt-rtx", "bf16", "the backend tensorrt"),
+        ("t4", "tensorrt-rtx", "bf16", "the precision fp16"),
+        ("t4", "tensorrt", "bf16", "the precision fp16"),
+        ("t4", "tensorrt-rtx", "fp32", "the precision fp16"),
         ("h100", "cuda", "bf16", "tensorrt-rtx or tensorrt"),
     ],
 )

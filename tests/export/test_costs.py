@@ -15,7 +15,7 @@ import pytest
 
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.planning.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
-from export.export_onnx import _model_facts
+from export.families import family_export
 from export.graphs import axis_size
 from reference.checkpoint import load_checkpoint
 
@@ -121,7 +121,7 @@ def test_the_vae_costs_what_its_operators_say(
 
 def test_the_bundle_that_ships_says_how_its_parts_are_built(nano: Bundle) -> None:
     checkpoint = load_checkpoint(Path(__file__).parents[2] / "reference" / "nano" / "checkpoint")
-    assert nano.spec.model == _model_facts(checkpoint)
+    assert nano.spec.model == family_export(checkpoint).model_facts()
 
 
 @pytest.mark.parametrize("graph", ["vae_encoder_next", "vae_decoder_first", "vae_decoder_next"])

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <set>
 #include <stdexcept>
@@ -20,6 +21,11 @@ constexpr std::array<Text, 8> kPictureStarts = {"\xff\xd8\xff"sv, kPng,      "GI
 const std::set<Text> kHeifBrands = {"mif1", "mif2", "heic", "heix", "heim", "heis", "avif", "miaf"};
 const std::set<Text> kSequenceBrands = {"msf1", "hevc", "hevx", "hevm", "hevs", "avis"};
 constexpr std::size_t kMaxTagValues = 1 << 16;
+// Red, green and blue of sRGB and Display P3 as profiles state them: XYZ, adapted to D50.
+constexpr std::pair<const char*, std::array<double, 9>> kColorants[] = {
+    {"", {0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7141}},
+    {"p3", {0.5151, 0.2412, -0.0011, 0.2919, 0.6922, 0.0419, 0.1571, 0.0666, 0.7841}}};
+constexpr double kColorantTolerance = 0.004;
 
 bool starts_with(Text text, Text start) { return text.substr(0, start.size()) == start; }
 
@@ -312,6 +318,29 @@ bool is_list(Text start) {
     if (starts_with(start, begin)) return true;
   }
   return false;
+}
+
+std::string profile_of(Text icc) {
+  if (icc.size() < 132 || icc.substr(16, 4) != "RGB ") return "";
+  const Bytes data(icc);
+  std::map<Text, std::size_t> places;
+  const std::size_t end = std::min<std::uint64_t>(132 + 12ULL * data.four(128), icc.size() - 11);
+  for (std::size_t at = 132; at < end; at += 12) places[icc.substr(at, 4)] = data.four(at + 4);
+  std::array<double, 9> found{};
+  std::size_t count = 0;
+  for (const Text name : {"rXYZ", "gXYZ", "bXYZ"}) {
+    const auto place = places.find(name);
+    if (place == places.end() || place->second + 20 > icc.size()) return "";
+    for (std::size_t i = 0; i < 3; ++i) {
+      found[count++] = static_cast<std::int32_t>(data.four(place->second + 8 + 4 * i)) / 65536.0;
+    }
+  }
+  for (const auto& [profile, colorants] : kColorants) {
+    bool is_same = true;
+    for (std::size_t i = 0; i < 9; ++i) is_same = is_same && std::abs(found[i] - colorants[i]) <= kColorantTolerance;
+    if (is_same) return profile;
+  }
+  return "other";
 }
 
 FileHeader examine_file(Text data) {

@@ -29,6 +29,10 @@ bool is_picture_type(std::string_view start);
 /// Whether a file that begins like this names other files: a playlist, a list for FFmpeg, a manifest.
 bool is_list(std::string_view start);
 
+/// What the bytes of an ICC profile say of RGB colours: "p3" those of Display P3, "other" neither these nor sRGB's, ""
+/// sRGB's, or a profile that is not read.
+std::string profile_of(std::string_view icc);
+
 /// Examines the bytes of a whole file. Damage is no error here: what cannot be found keeps its default.
 FileHeader examine_file(std::string_view data);
 

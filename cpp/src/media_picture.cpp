@@ -66,6 +66,7 @@ struct Padded {
 };
 
 std::size_t bytes_per_pixel(AVPixelFormat format) {
+  if (format == AV_PIX_FMT_GRAY8) return 1;
   return format == AV_PIX_FMT_RGBA ? 4 : format == AV_PIX_FMT_RGB48 ? 6 : 3;
 }
 
@@ -118,36 +119,16 @@ Planes planes_of(const AVFrame& frame, bool is_image, int full_height) {
   return planes;
 }
 
-/// A frame of brightness alone in the limited range, which older versions of FFmpeg take for the full one, as one of
-/// that brightness without colour. Nothing for another frame.
-FramePointer add_neutral_chroma(const AVFrame& frame) {
-  AVPixelFormat format = AV_PIX_FMT_NONE;
-  if (frame.format == AV_PIX_FMT_GRAY8) format = AV_PIX_FMT_YUV444P;
-  if (frame.format == AV_PIX_FMT_GRAY10LE) format = AV_PIX_FMT_YUV444P10LE;
-  if (frame.format == AV_PIX_FMT_GRAY12LE) format = AV_PIX_FMT_YUV444P12LE;
-  if (format == AV_PIX_FMT_NONE || frame.color_range != AVCOL_RANGE_MPEG) return nullptr;
-  FramePointer made(require_memory(av_frame_alloc()));
-  made->format = format;
-  made->width = frame.width;
-  made->height = frame.height;
-  if (av_frame_get_buffer(made.get(), 0) < 0) throw std::bad_alloc();
-  made->colorspace = frame.colorspace;
-  made->color_range = frame.color_range;
-  const int bits = av_pix_fmt_desc_get(format)->comp[0].depth;
-  const std::size_t row_bytes = static_cast<std::size_t>(frame.width) * (bits > 8 ? 2 : 1);
-  for (int y = 0; y < frame.height; ++y) {
-    std::memcpy(made->data[0] + static_cast<std::ptrdiff_t>(y) * made->linesize[0],
-                frame.data[0] + static_cast<std::ptrdiff_t>(y) * frame.linesize[0], row_bytes);
-    for (int plane = 1; plane < 3; ++plane) {
-      std::uint8_t* const row = made->data[plane] + static_cast<std::ptrdiff_t>(y) * made->linesize[plane];
-      if (bits == 8) {
-        std::memset(row, 128, row_bytes);
-      } else {
-        std::fill_n(reinterpret_cast<std::uint16_t*>(row), frame.width, static_cast<std::uint16_t>(1 << (bits - 1)));
-      }
-    }
-  }
-  return made;
+/// Whether a frame has brightness alone, in the limited range, which swscale takes for the full one.
+bool is_limited_grey(const AVFrame& frame) {
+  const char* const name = av_get_pix_fmt_name(static_cast<AVPixelFormat>(frame.format));
+  return name != nullptr && std::strncmp(name, "gray", 4) == 0 && frame.color_range == AVCOL_RANGE_MPEG;
+}
+
+std::uint8_t full_of_limited(int level) {
+  // Floor division, as in Python.
+  const int scaled = (level - 16) * 255 + 109;
+  return static_cast<std::uint8_t>(std::clamp(scaled < 0 ? 0 : scaled / 219, 0, 255));
 }
 
 bool is_interlaced(const AVFrame& frame) {
@@ -186,7 +167,6 @@ std::vector<std::uint8_t> rgb_of(const AVFrame& given, bool is_image, int height
   const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(given.format));
   if (format == nullptr) fail(EV_ERROR_MEDIA, "a picture of an unknown pixel format; convert the file first");
   FramePointer field = is_interlaced(given) ? top_field(given) : nullptr;
-  if (FramePointer coloured = add_neutral_chroma(field ? *field : given)) field = std::move(coloured);
   const AVFrame& frame = field ? *field : given;
   const std::optional<ColourMapping> mapping = find_colour_mapping(given.color_trc, given.color_primaries);
   Planes planes = planes_of(frame, is_image, given.height);
@@ -210,6 +190,12 @@ std::vector<std::uint8_t> rgb_of(const AVFrame& given, bool is_image, int height
   const std::size_t num_pixels = static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
   std::vector<std::uint8_t> picture(num_pixels * 3);
   const int filter = filter_for(frame.height, frame.width, height, width);
+  if (is_limited_grey(given)) {
+    std::vector<std::uint8_t> grey(num_pixels);
+    scale(planes, AV_PIX_FMT_GRAY8, width, height, filter, grey.data());
+    for (std::size_t i = 0; i < num_pixels; ++i) std::memset(&picture[3 * i], full_of_limited(grey[i]), 3);
+    return picture;
+  }
   if (!mapping) {
     scale(planes, AV_PIX_FMT_RGB24, width, height, filter, picture.data());
     return picture;

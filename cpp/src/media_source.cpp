@@ -20,6 +20,9 @@ const std::set<std::string> kWithoutTimes = {"h264",      "hevc", "vvc",       "
                                              "mpegvideo", "vc1",  "cavsvideo", "dirac", "mjpeg"};
 // Covers, thumbnails and layers that depend on another stream are never the input.
 constexpr int kNeverTaken = AV_DISPOSITION_ATTACHED_PIC | AV_DISPOSITION_TIMED_THUMBNAILS | AV_DISPOSITION_DEPENDENT;
+// Codecs whose pictures are of the limited range unless they say otherwise.
+const std::set<int> kLimitedUnlessSaid = {AV_CODEC_ID_H264, AV_CODEC_ID_HEVC, AV_CODEC_ID_VVC, AV_CODEC_ID_AV1,
+                                          AV_CODEC_ID_VP9};
 constexpr double kStatedShare = 0.95, kStatedSlack_s = 0.25;
 
 std::set<std::string> split_names(const char* names) {
@@ -205,11 +208,32 @@ FramePointer VideoSource::decode() {
   FramePointer frame(require_memory(av_frame_alloc()));
   while (true) {
     const int received = avcodec_receive_frame(codec_.get(), frame.get());
-    if (received >= 0) return frame;
+    if (received >= 0) {
+      complete_colours(*frame);
+      return frame;
+    }
     if (received != AVERROR(EAGAIN) && received != AVERROR_EOF) ++num_damaged_;
     if (received == AVERROR_EOF || is_flushed_) return nullptr;
     send_packet();
   }
+}
+
+void VideoSource::complete_colours(AVFrame& frame) {
+  const AVCodecID id = stream_->codecpar->codec_id;
+  if (frame.color_range == AVCOL_RANGE_UNSPECIFIED && kLimitedUnlessSaid.count(id) != 0) {
+    frame.color_range = AVCOL_RANGE_MPEG;
+  }
+  const AVFrameSideData* data = av_frame_get_side_data(&frame, AV_FRAME_DATA_ICC_PROFILE);
+  if (data == nullptr || file_.header().kind == "container") return;
+  const std::string profile = profile_of({reinterpret_cast<const char*>(data->data), data->size});
+  if (profile == "other" && is_first_) {
+    notices_.emplace_back("its colour profile is neither sRGB nor Display P3: colours were taken for sRGB's");
+  }
+  if (profile == "p3") {
+    frame.color_primaries = AVCOL_PRI_SMPTE432;
+    frame.color_trc = AVCOL_TRC_IEC61966_2_1;
+  }
+  is_first_ = false;
 }
 
 void VideoSource::send_packet() {

@@ -55,6 +55,8 @@ class VideoSource {
   void choose_stream();
   void open_decoder();
   FramePointer decode();
+  /// Adds what the decoder left open: the range of colours, and those of a picture's ICC profile.
+  void complete_colours(AVFrame& frame);
   /// Gives the decoder the next packet of the stream, or tells it that there is none.
   void send_packet();
   std::optional<TimedFrame> next_by_count(FramePointer frame);
@@ -76,6 +78,7 @@ class VideoSource {
   double end_s_ = 0;
   double last_s_ = -std::numeric_limits<double>::infinity();
   bool is_flushed_ = false;
+  bool is_first_ = true;
 };
 
 }  // namespace ev

@@ -63,18 +63,39 @@ def encode(path: Path, frames: Frames, codec: str, pixel_format: str, **tags: An
     return path
 
 
-def png(path: Path, width: int, height: int, orientation: int = 0) -> Path:
-    """A grey PNG of one bit a pixel, all black, as small as zlib makes it."""
+P3 = (0.5151, 0.2412, -0.0011, 0.2919, 0.6922, 0.0419, 0.1571, 0.0666, 0.7841)
+ADOBE = (0.6097, 0.3111, 0.0195, 0.2053, 0.6257, 0.0609, 0.1492, 0.0632, 0.7446)
+
+
+def icc(colorants: tuple[float, ...]) -> bytes:
+    """An ICC profile of RGB with nothing but its primaries (ICC.1:2010, sections 7 and 10.27)."""
+    tags = b"".join(
+        struct.pack(">4sII", name, 168 + 20 * k, 20) for k, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))
+    )
+    values = [
+        struct.pack(">4s4x3i", b"XYZ ", *(round(v * 65536) for v in colorants[k : k + 3])) for k in (0, 3, 6)
+    ]
+    head = struct.pack(">I12x4s4s12x4s", 228, b"RGB ", b"XYZ ", b"acsp").ljust(128, b"\0")
+    return head + struct.pack(">I", 3) + tags + b"".join(values)
+
+
+def png(
+    path: Path, width: int, height: int, orientation: int = 0, profile: tuple[float, ...] | None = None
+) -> Path:
+    """A PNG of one colour, as small as zlib makes it: black of one bit a pixel, or with a profile red."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    rows = (b"\0" + bytes((width + 7) // 8)) * height
+    row = bytes((width + 7) // 8) if profile is None else bytes((200, 60, 20)) * width
+    rows = (b"\0" + row) * height
+    depth, kind = (1, 0) if profile is None else (8, 2)
     exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">HHI", orientation, 0, 0)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
         + (chunk(b"eXIf", exif) if orientation else b"")
+        + (b"" if profile is None else chunk(b"iCCP", b"name\0\0" + zlib.compress(icc(profile))))
         + chunk(b"IDAT", zlib.compress(rows, 9))
         + chunk(b"IEND", b"")
     )
@@ -114,6 +135,10 @@ READ: dict[str, Callable[[Path], Path]] = {
     "a program stream": lambda f: encode(f / "a.mpg", pictures(), "mpeg2video", "yuv420p", framerate=25),
     "avi with B frames": lambda f: encode(f / "a.avi", pictures(), "libx264", "yuv420p", options={"bf": "2"}),
     "grey of limited range": lambda f: encode(f / "a.mkv", pictures(), "libx264", "gray", color_range=1),
+    "grey of a range that is not said": lambda f: encode(f / "a.mkv", pictures(), "libx264", "gray"),
+    "grey of 10 bits": lambda f: encode(f / "a.mkv", pictures(), "libx264", "gray10le", color_range=1),
+    "a P3 profile": lambda f: png(f / "a.png", 40, 16, profile=P3),
+    "another profile": lambda f: png(f / "a.png", 40, 16, profile=ADOBE),
     "full range": lambda f: encode(f / "a.mkv", pictures(), "libx264", "yuv420p", color_range=2),
     "PQ": lambda f: encode(
         f / "a.mkv", pictures(), "libx264", "yuv420p10le", color_trc=16, color_primaries=9

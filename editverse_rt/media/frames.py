@@ -26,6 +26,7 @@ __all__ = [
     "check_sampling",
     "checked_frames",
     "contact_sheet",
+    "flat_pictures",
     "sample_by_time",
     "take_clip",
 ]
@@ -265,6 +266,24 @@ def checked_frames(array: NDArray[Any]) -> Frames:
             code="media.frames",
         )
     return frames
+
+
+def flat_pictures(frames: NDArray[Any] | Iterable[NDArray[Any]]) -> Iterator[Frames]:
+    """Yield single pictures [H, W, 3], all of one size; at least one, or MediaError."""
+    chunks = [frames] if isinstance(frames, np.ndarray) else frames
+    shape: tuple[int, ...] | None = None
+    for chunk in chunks:
+        for picture in checked_frames(chunk):
+            shape = shape or picture.shape
+            if picture.shape != shape:
+                raise MediaError(
+                    f"found frames of shapes {shape} and {picture.shape}",
+                    expected="one size",
+                    code="media.frames",
+                )
+            yield picture
+    if shape is None:
+        raise MediaError("found no frames to write", expected="at least one", code="media.frames")
 
 
 def contact_sheet(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from editverse_rt.errors import MediaError
 from editverse_rt.files import OpenFile, move_files, reason, replacing, working_folder
-from editverse_rt.media.frames import Frames, PathLike, WriteReport, check_fps, checked_frames
+from editverse_rt.media.frames import Frames, PathLike, WriteReport, check_fps, checked_frames, flat_pictures
 from editverse_rt.media.libav import (
     BICUBIC,
     BT709,
@@ -36,7 +36,7 @@ from editverse_rt.media.libav import (
     frame_from_rgb,
 )
 from editverse_rt.media.sound import Sound, read_sound
-from editverse_rt.media.targets import IMAGE_SUFFIXES, MAX_FPS, VIDEO_SUFFIXES, is_pattern, numbered
+from editverse_rt.media.targets import MAX_FPS, is_pattern, numbered
 from editverse_rt.media.timing import CLOCKS, TimedPictures, timed_pictures
 
 __all__ = ["write_clip", "write_image"]
@@ -101,7 +101,7 @@ def write_clip(
     """
     target = Path(path)
     suffix = target.suffix.lower()
-    pictures = _flat_pictures(frames)
+    pictures = flat_pictures(frames)
     if suffix in _CONTAINERS:
         check_fps(fps)
         timed = timed_pictures(pictures, Fraction(fps).limit_denominator(100_000), times_s, suffix)
@@ -184,24 +184,6 @@ def _encoding(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _flat_pictures(frames: NDArray[Any] | Iterable[NDArray[Any]]) -> Iterator[Frames]:
-    """Yield single pictures [H, W, 3], all of one size; at least one, or MediaError."""
-    chunks = [frames] if isinstance(frames, np.ndarray) else frames
-    shape: tuple[int, ...] | None = None
-    for chunk in chunks:
-        for picture in checked_frames(chunk):
-            shape = shape or picture.shape
-            if picture.shape != shape:
-                raise MediaError(
-                    f"found frames of shapes {shape} and {picture.shape}",
-                    expected="one size",
-                    code="media.frames",
-                )
-            yield picture
-    if shape is None:
-        raise MediaError("found no frames to write", expected="at least one", code="media.frames")
-
-
 def _sound(audio_from: PathLike | Sound | None) -> Sound | None:
     if audio_from is None or isinstance(audio_from, Sound):
         return audio_from
@@ -261,8 +243,19 @@ def _write_container(target: Path, part: Path, timed: TimedPictures, sound: Soun
         if sound is not None and output.audio is not None:
             audio_packets = sound.packets_for(output.audio)
         # In order of time, so that players need not jump about in the file.
+        is_silent = False
         for packet in heapq.merge(video_packets, audio_packets, key=_packet_time_s):
-            output.container.mux(packet)
+            is_sound = output.audio is not None and packet.stream.index == output.audio.index
+            try:
+                if not (is_sound and is_silent):
+                    output.container.mux(packet)
+            except av.FFmpegError as error:
+                if not is_sound or isinstance(error, OSError):
+                    raise
+                is_silent = True
+                notices.append(
+                    f"the rest of the source's audio was left out: {suffix} refused it ({reason(error)})"
+                )
     if timed.num_dropped:
         most = MAX_FPS.get(suffix, CLOCKS[suffix])
         notices.append(f"{timed.num_dropped} frames were left out: {suffix} holds at most {most:g} a second")
@@ -387,7 +380,3 @@ def _link_palette_filters(graph: Graph, frame: VideoFrame) -> None:
 
 def _packet_time_s(packet: Packet[Any]) -> Fraction:
     return (packet.dts or 0) * packet.time_base
-
-
-assert set(_CONTAINERS) == VIDEO_SUFFIXES  # noqa: S101 - two tables of one fact
-assert set(_PICTURES) == IMAGE_SUFFIXES  # noqa: S101

@@ -129,6 +129,20 @@ def test_sound_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert caught.value.code == "media.sound"
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_whose_times_go_back_does_not_lose_the_video(tmp_path: Path, suffix: str) -> None:
+    path = encode_sound(tmp_path / "in.mkv", "ac3")
+    with open_media(path) as file:
+        sound = file.read_sound()
+    assert sound is not None
+    sound._packets[5:8] = [(p, pts - 500, dts - 500, d, base) for p, pts, dts, d, base in sound._packets[5:8]]
+    report = write_clip(tmp_path / f"out{suffix}", grey_frames(25), 25.0, audio_from=sound)
+    assert "the rest of the source's audio was left out" in report.notices[0]
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert len(list(container.decode(video=0))) == 25
+    assert 0 < len(audio_packets(tmp_path / f"out{suffix}")) < len(sound._packets)
+
+
 def test_the_default_stream_of_sound(tmp_path: Path) -> None:
     one, two = encode_sound(tmp_path / "1.mkv", "flac"), encode_sound(tmp_path / "2.mkv", "ac3")
     with (

@@ -14,7 +14,15 @@ import pytest
 from media_samples import corners, grey_frames, names, numbers
 
 from editverse_rt.errors import MediaError
-from editverse_rt.media import IMAGE_SUFFIXES, probe, read_clip, write_clip, write_image
+from editverse_rt.media import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    probe,
+    read_clip,
+    write_clip,
+    write_image,
+    writing,
+)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".gif"])
@@ -204,3 +212,8 @@ def test_write_image_takes_one_picture(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"'\.mp4'"):
         write_image(tmp_path / "out.mp4", corners())
     assert names(tmp_path) == []
+
+
+def test_every_type_that_is_promised_can_be_written() -> None:
+    assert set(writing._CONTAINERS) == VIDEO_SUFFIXES
+    assert set(writing._PICTURES) == IMAGE_SUFFIXES

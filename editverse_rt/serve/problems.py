@@ -1,0 +1,51 @@
+"""Errors of the server as HTTP answers, in the project's form and in OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from editverse_rt.errors import (
+    BackendError,
+    EditVerseError,
+    MediaError,
+    QueueFull,
+    RequestCancelled,
+    RequestError,
+)
+
+__all__ = ["HttpError", "error_json", "status_of"]
+
+
+class HttpError(EditVerseError):
+    """An error that has an HTTP status of its own. retry_after_s: when to come back, for 429 and 503."""
+
+    default_code = "serve"
+
+    def __init__(self, status: int, found: str, *, retry_after_s: float | None = None, **parts: Any) -> None:
+        self.status, self.retry_after_s = status, retry_after_s
+        super().__init__(found, **parts)
+
+
+def status_of(error: EditVerseError) -> int:
+    """The HTTP status of an error of the runtime."""
+    if isinstance(error, HttpError):
+        return error.status
+    if isinstance(error, (RequestError, MediaError)):
+        return 400
+    if isinstance(error, QueueFull):
+        return 429
+    if isinstance(error, RequestCancelled):
+        return 409
+    return 503 if isinstance(error, BackendError) and error.code == "backend.unavailable" else 500
+
+
+def error_json(facts: dict[str, Any], status: int) -> dict[str, Any]:
+    """The body of an answer: what `EditVerseError.to_json` gives, with the `type` and `param` of OpenAI's form."""
+    kinds = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+    }
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {**facts, "type": kind, "param": facts.get("field") or None}}

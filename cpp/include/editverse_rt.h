@@ -14,7 +14,8 @@
  * Rules that hold everywhere:
  *
  * Errors. A function that returns int returns EV_OK (0) or a negative EV_ERROR_* code; ev_last_error() then
- *   has one line that says what was found, what was expected, and what to do. No input, however wrong, ends
+ *   has one line that says what was found, what was expected, and what to do, and ev_last_error_json() the
+ *   same as data for programs. No input, however wrong, ends
  *   the process: a null pointer where none is allowed is EV_ERROR_ARGUMENT. On failure an output parameter
  *   is set to NULL, or left as it was where it is a struct.
  * Structs. Every struct that a caller fills begins with struct_size, which its ev_*_init function sets
@@ -180,8 +181,8 @@ typedef struct ev_request {
   /* The bundle's schedule by name; NULL (the default): the bundle's default. */
   const char* schedule;
 
-  int32_t num_inference_steps; /* at least 1; EV_DEFAULT: the schedule's */
-  double guidance_scale;       /* at least 0, 1 is none; EV_DEFAULT: the schedule's */
+  int32_t num_inference_steps; /* 1 to 10000; EV_DEFAULT: the schedule's */
+  double guidance_scale;       /* 0 to 1000, 1 is none; EV_DEFAULT: the schedule's */
   int64_t seed;                /* at least 0, the default; the same seed gives the same bytes */
 
   /* Of the result, both or neither; EV_DEFAULT: what follows from the inputs. */
@@ -195,6 +196,14 @@ typedef struct ev_request {
   /* Called after each step; NULL, the default: nothing is. */
   ev_step_callback callback;
   void* user_data;
+
+  /* What the result should not show, for a bundle whose guidance takes one (its capabilities say so; others
+   * refuse it); NULL, the default: the bundle's. */
+  const char* negative_prompt;
+
+  /* How far a source that is noised may change, above 0 to 1, for a bundle that begins with one (others refuse
+   * it); EV_DEFAULT: 0.8. */
+  double strength;
 } ev_request;
 
 /* Length and size of a clip. */
@@ -238,6 +247,12 @@ EV_API int ev_has_media(void);
  * valid until the next failure in the same thread, or its end. */
 EV_API const char* ev_last_error(void);
 
+/* Returns the last failure in the calling thread as a JSON object of strings: code, which docs/errors.md lists
+ * and which is stable; field, the wrong one by its name here, as "ev_request.seed", or by that in a file, or ""
+ * for none; found, expected and hint, each of which may be ""; and message, the text of ev_last_error. "" if
+ * there was no failure. Never NULL; valid until the next failure in the same thread, or its end. */
+EV_API const char* ev_last_error_json(void);
+
 /* Returns the name of a code, that of the Python error: EV_ERROR_BUNDLE is "BundleError", EV_OK "OK", a
  * number that is no code "unknown". Never NULL, valid for ever. Any thread. */
 EV_API const char* ev_error_name(int code);
@@ -274,12 +289,13 @@ EV_API const char* ev_info(const ev_pipeline* pipeline);
 
 /* --- requests ------------------------------------------------------------------------------------------- */
 
-/* Says what a request comes to, without running a graph. pipeline, request, plan: not NULL. input_sizes:
+/* Says what a request comes to, without running a graph of the model; a number of steps other than the
+ * schedule's own is computed by the schedule's graph. pipeline, request, plan: not NULL. input_sizes:
  * NULL, or request->num_inputs elements, set to what each input is read as, in the order of the inputs;
  * without FFmpeg, frames of another width or height must be resized to it before ev_run. For a path,
  * numbers of frames are what the file says and the bundle allows; it may hold fewer. request->callback is
- * not called. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Waits
- * while another thread runs a request on this pipeline. */
+ * not called. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY.
+ * Waits while another thread runs a request on this pipeline. */
 EV_API int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes);
 
 /* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free;

@@ -38,11 +38,16 @@ namespace editverse {
 /// Base of all errors, and the error for a code that this header does not know.
 class Error : public std::runtime_error {
  public:
-  Error(int code, const std::string& text) : std::runtime_error(text), code_(code) {}
+  Error(int code, const std::string& text, const std::string& json = "")
+      : std::runtime_error(text), code_(code), json_(std::make_shared<const std::string>(json)) {}
   int code() const noexcept { return code_; }
+
+  /// The error as data: the JSON object of ev_last_error_json.
+  const std::string& json() const noexcept { return *json_; }
 
  private:
   int code_;
+  std::shared_ptr<const std::string> json_;  // shared, so that copying an exception cannot throw
 };
 
 class BundleError : public Error {
@@ -69,16 +74,17 @@ namespace detail {
 /// Throws what a code stands for, with the text of the thread's last failure; std::bad_alloc for EV_ERROR_MEMORY.
 inline void check(int code) {
   const auto text = [] { return std::string(ev_last_error()); };
+  const auto json = [] { return std::string(ev_last_error_json()); };
   switch (code) {
     case EV_OK: return;
-    case EV_ERROR_BUNDLE: throw BundleError(code, text());
-    case EV_ERROR_MEDIA: throw MediaError(code, text());
-    case EV_ERROR_REQUEST: throw RequestError(code, text());
-    case EV_ERROR_BACKEND: throw BackendError(code, text());
-    case EV_ERROR_CANCELLED: throw RequestCancelled(code, text());
-    case EV_ERROR_ARGUMENT: throw ArgumentError(code, text());
+    case EV_ERROR_BUNDLE: throw BundleError(code, text(), json());
+    case EV_ERROR_MEDIA: throw MediaError(code, text(), json());
+    case EV_ERROR_REQUEST: throw RequestError(code, text(), json());
+    case EV_ERROR_BACKEND: throw BackendError(code, text(), json());
+    case EV_ERROR_CANCELLED: throw RequestCancelled(code, text(), json());
+    case EV_ERROR_ARGUMENT: throw ArgumentError(code, text(), json());
     case EV_ERROR_MEMORY: throw std::bad_alloc();
-    default: throw Error(code, text());
+    default: throw Error(code, text(), json());
   }
 }
 
@@ -172,6 +178,9 @@ struct Request {
 
   /// Called after each step in the thread of run(); returns whether to go on. What it throws, run() throws.
   std::function<bool(const Step&)> on_step;
+
+  std::optional<std::string> negative_prompt;  // for a bundle whose guidance takes one
+  std::optional<double> strength;              // for a bundle that begins with a noised source
 };
 
 /// What a request comes to, before anything is computed; see ev_plan_info. inputs: in the order of the request.
@@ -324,6 +333,8 @@ class Pipeline {
       request.num_frames = from.num_frames.value_or(EV_DEFAULT);
       request.fps = from.fps.value_or(EV_DEFAULT);
       request.start_s = from.start_s;
+      request.strength = from.strength.value_or(EV_DEFAULT);
+      request.negative_prompt = from.negative_prompt ? from.negative_prompt->c_str() : nullptr;
       if (watcher != nullptr && from.on_step) {
         request.callback = Watcher::call;
         request.user_data = watcher;

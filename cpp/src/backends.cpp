@@ -41,7 +41,7 @@ std::optional<std::string> refuse_gpu_options(const std::string& backend, const 
   std::string strange;
   for (const auto& [name, is_given] : given) {
     if (!is_given || std::find(taken.begin(), taken.end(), name) != taken.end()) continue;
-    strange += join_text(strange.empty() ? "ev_options." : " and no ev_options.", name);
+    strange += join_text(strange.empty() ? "" : " and no ", name);
   }
   if (strange.empty()) return std::nullopt;
   return join_text(backend, " takes no ", strange, "; leave it out, or choose another backend");
@@ -63,15 +63,18 @@ Selection select_backend(const BackendOptions& options, const Bundle& bundle) {
     auto [state, runner] = backend.open();
     if (!state.reason) return {std::move(state), std::move(passed_over), std::move(runner)};
     if (options.name == backend.name) {
-      fail(EV_ERROR_BACKEND, "backend \"", options.name, "\" cannot be used: ", *state.reason);
+      throw Error(EV_ERROR_BACKEND, "backend.unavailable")
+          .found("backend \"", options.name, "\" cannot be used: ", *state.reason);
     }
     reasons += join_text(reasons.empty() ? "" : "; ", state.name, ": ", *state.reason);
     passed_over.push_back(std::move(state));
   }
   if (options.name != "auto") {
-    fail(EV_ERROR_BACKEND, "there is no backend \"", options.name, "\"; choose auto or one of ", known);
+    throw Error(EV_ERROR_BACKEND, "backend.unknown", "backend")
+        .found("there is no backend \"", options.name, "\"")
+        .hint("choose auto or one of ", known);
   }
-  fail(EV_ERROR_BACKEND, "no backend can be used (", reasons, ")");
+  throw Error(EV_ERROR_BACKEND, "backend.unavailable").found("no backend can be used (", reasons, ")");
 }
 
 }  // namespace ev

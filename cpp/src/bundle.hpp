@@ -1,5 +1,5 @@
 // Bundles on disk: the bundle.json format, and the checks before a byte is used. The twin of
-// editverse_rt/bundle/manifest.py.
+// editverse_rt/bundle/.
 #pragma once
 
 #include <filesystem>
@@ -9,6 +9,8 @@
 #include "spec.hpp"
 
 namespace ev {
+
+constexpr const char* kBundleJson = "bundle.json";
 
 /// A verified bundle: where it is, and what it says.
 struct Bundle {

@@ -1,19 +1,14 @@
-// The C interface: checks of arguments, and exceptions turned into codes. Nothing else.
-#include <algorithm>
-#include <array>
+// The C interface: calls of the library, and exceptions turned into codes. Nothing else.
 #include <condition_variable>
-#include <cstddef>
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <set>
 #include <string>
-#include <type_traits>
 
+#include "capi_read.hpp"
 #include "editverse_rt.h"
 #include "error.hpp"
+#include "last_error.hpp"
 #include "lifetime.hpp"
 #include "media.hpp"
 #include "pipeline.hpp"
@@ -33,111 +28,12 @@ struct ev_result {
 
 namespace {
 
-using ev::fail;
-
-#define EV_TEXT_OF(x) #x
-#define EV_TEXT(x) EV_TEXT_OF(x)
-constexpr const char* kVersion = EV_TEXT(EV_VERSION_MAJOR) "." EV_TEXT(EV_VERSION_MINOR) "." EV_TEXT(EV_VERSION_PATCH);
-// Larger than any version of a struct; a struct_size above it was never set.
-constexpr std::size_t kMaxStructBytes = 4096;
-
-/// Set even where memory has run out: a fixed room, cut short if need be.
-thread_local char last_error[1024] = "";
-
-int remember(int code, const char* text) {
-  std::size_t i = 0;
-  for (; text[i] != '\0' && i + 1 < sizeof last_error; ++i) last_error[i] = text[i] == '\n' ? ' ' : text[i];
-  // Not in the middle of a character.
-  if (text[i] != '\0') {
-    while (i > 0 && (static_cast<unsigned char>(last_error[i - 1]) & 0xC0) == 0x80) --i;
-    if (i > 0 && static_cast<unsigned char>(last_error[i - 1]) >= 0xC0) --i;
-  }
-  last_error[i] = '\0';
-  return code;
-}
-
-/// Runs body and turns what it throws into a code and ev_last_error's text.
-template <typename Body>
-int guard(const Body& body) noexcept {
-  try {
-    body();
-    return EV_OK;
-  } catch (const ev::Error& error) {
-    return remember(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return remember(EV_ERROR_MEMORY, "memory ran out; try a smaller size or fewer frames");
-  } catch (const std::length_error&) {
-    return remember(EV_ERROR_MEMORY, "more memory is needed than there can be; try a smaller size or fewer frames");
-  } catch (const std::exception& error) {
-    return remember(EV_ERROR_INTERNAL, error.what());
-  } catch (...) {
-    return remember(EV_ERROR_INTERNAL, "an exception of an unknown type");
-  }
-}
-
-template <typename T>
-T* require(T* pointer, const char* name) {
-  if (pointer == nullptr) fail(EV_ERROR_ARGUMENT, name, " is NULL; give a pointer");
-  return pointer;
-}
-
-/// The sizes that a struct had in older versions of the header.
-template <typename T>
-constexpr std::array<std::size_t, 0> kOlderBytes = {};
-template <>
-constexpr std::array<std::size_t, 2> kOlderBytes<ev_options> = {offsetof(ev_options, tensorrt),
-                                                                offsetof(ev_options, release_graphs)};
-
-/// Refuses what no version of the header says: a struct that was never prepared.
-template <typename T>
-std::size_t check_struct_size(std::size_t struct_size, const char* name) {
-  const auto& sizes = kOlderBytes<T>;
-  const bool older = std::find(sizes.begin(), sizes.end(), struct_size) != sizes.end();
-  const bool newer = struct_size >= sizeof(T) && struct_size <= kMaxStructBytes;
-  if (!older && !newer) {
-    fail(EV_ERROR_ARGUMENT, name, " has struct_size ", struct_size, ", expected ", sizeof(T), "; prepare it with ",
-         name, "_init");
-  }
-  return struct_size;
-}
-
-/// Lays a struct of this version into one of the caller's, as far as that reaches; zeros beyond what is known here.
-template <typename T>
-void write_struct(const T& value, T* target, std::size_t struct_size) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  std::memcpy(target, &value, std::min(struct_size, sizeof value));
-  if (struct_size > sizeof value) {
-    std::memset(reinterpret_cast<unsigned char*>(target) + sizeof value, 0, struct_size - sizeof value);
-  }
-  std::memcpy(target, &struct_size, sizeof struct_size);
-}
-
-/// What the ev_*_init functions do. A size that no struct has is left to the call that is given the struct.
-template <typename T>
-void init_struct(const T& defaults, T* target, std::size_t struct_size) {
-  if (target != nullptr && struct_size >= sizeof struct_size && struct_size <= kMaxStructBytes) {
-    write_struct(defaults, target, struct_size);
-  }
-}
-
-/// The struct that a caller gave, as this version knows it. What an older one lacks is as in `defaults`; a newer one
-/// may only hold zeros in what is not known here.
-template <typename T>
-T read_struct(const T* given, const char* name, T defaults = {}) {
-  static_assert(std::is_trivially_copyable_v<T>);
-  require(given, name);
-  std::size_t struct_size = 0;
-  std::memcpy(&struct_size, given, sizeof struct_size);
-  check_struct_size<T>(struct_size, name);
-  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  for (std::size_t i = sizeof(T); i < struct_size; ++i) {
-    if (bytes[i] != 0) {
-      fail(EV_ERROR_ARGUMENT, name, " sets a field that version ", kVersion, " of the library does not know");
-    }
-  }
-  std::memcpy(&defaults, given, std::min(struct_size, sizeof defaults));
-  return defaults;
-}
+using ev::Error;
+using ev::guard;
+using ev::init_struct;
+using ev::read_struct;
+using ev::require;
+using ev::write_struct;
 
 /// The pipelines that are open. Never destroyed: a program's static objects may close theirs at its very end.
 struct OpenPipelines {
@@ -158,7 +54,9 @@ class Use {
     OpenPipelines& pipelines = open_pipelines();
     const std::lock_guard lock(pipelines.mutex);
     if (pipelines.known.count(pipeline) == 0) {
-      fail(EV_ERROR_ARGUMENT, "the pipeline is not open; give one that ev_open gave and ev_close did not close");
+      throw Error(EV_ERROR_ARGUMENT, "", "pipeline")
+          .found("the pipeline is not open")
+          .hint("give one that ev_open gave and ev_close did not close");
     }
     ++pipeline->num_users;
   }
@@ -199,135 +97,6 @@ void close_pipeline(ev_pipeline* pipeline) {
   delete pipeline;
 }
 
-std::optional<std::int64_t> unless_default(std::int32_t value) {
-  return value == EV_DEFAULT ? std::nullopt : std::optional<std::int64_t>(value);
-}
-
-std::optional<double> unless_default(double value) {
-  return value == EV_DEFAULT ? std::nullopt : std::optional<double>(value);
-}
-
-ev_options default_options() {
-  ev_options defaults = {};
-  defaults.num_threads = EV_DEFAULT;
-  defaults.device = EV_DEFAULT;
-  defaults.weight_budget_bytes = EV_DEFAULT;
-  return defaults;
-}
-
-ev::BackendOptions read_backend_options(const ev_options& given) {
-  ev::BackendOptions backend;
-  if (given.backend != nullptr) backend.name = given.backend;
-  if (given.onnxruntime != nullptr) backend.onnxruntime = given.onnxruntime;
-  if (given.tensorrt != nullptr) backend.tensorrt = given.tensorrt;
-  backend.allow_unverified = given.allow_unverified != 0;
-  if (given.num_threads != EV_DEFAULT) {
-    if (given.num_threads < 1) {
-      fail(EV_ERROR_REQUEST, "num_threads is ", given.num_threads, "; give at least 1, or EV_DEFAULT for one a core");
-    }
-    backend.num_threads = given.num_threads;
-  }
-  if (given.device != EV_DEFAULT) {
-    if (given.device < 0) fail(EV_ERROR_REQUEST, "device is ", given.device, "; give a GPU's number, 0 or more");
-    backend.gpu.device = given.device;
-  }
-  if (given.weight_budget_bytes != EV_DEFAULT) {
-    if (given.weight_budget_bytes < 0) {
-      fail(EV_ERROR_REQUEST, "weight_budget_bytes is ", given.weight_budget_bytes, "; give 0 or more");
-    }
-    backend.gpu.weight_budget_bytes = given.weight_budget_bytes;
-  }
-  backend.gpu.cuda_graphs = given.cuda_graphs != 0;
-  if (given.plugin != nullptr) backend.gpu.plugin = given.plugin;
-  return backend;
-}
-
-ev::Source read_input(const ev_input& given, std::size_t index, bool with_pixels) {
-  ev::Source source;
-  if (given.name == nullptr) fail(EV_ERROR_ARGUMENT, "inputs[", index, "].name is NULL; give \"video1\" or the like");
-  source.name = given.name;
-  ev::check_input_name(source.name);
-  if (given.path != nullptr && given.frames != nullptr) {
-    fail(EV_ERROR_ARGUMENT, source.name, " has both a path and frames; give one of them");
-  }
-  if (given.path != nullptr) {
-    source.path = given.path;
-    if (source.path.empty()) fail(EV_ERROR_MEDIA, source.name, " has an empty path; give that of a video or image");
-    return source;
-  }
-  if (with_pixels && given.frames == nullptr) {
-    fail(EV_ERROR_ARGUMENT, source.name, " has neither a path nor frames; give one of them");
-  }
-  source.data = given.frames;
-  source.num_bytes = given.num_bytes;
-  source.num_frames = given.num_frames;
-  source.width_px = given.width_px;
-  source.height_px = given.height_px;
-  const bool has_pixels = given.width_px > 0 && given.height_px > 0;
-  source.row_stride_bytes = given.row_stride_bytes;
-  if (source.row_stride_bytes == 0 && has_pixels) {
-    source.row_stride_bytes = static_cast<std::size_t>(given.width_px) * 3;
-  }
-  source.frame_stride_bytes = given.frame_stride_bytes;
-  if (source.frame_stride_bytes == 0 && has_pixels) {
-    const auto rows = static_cast<std::size_t>(given.height_px);
-    const std::size_t stride = source.row_stride_bytes;
-    if (stride > SIZE_MAX / rows) {
-      fail(EV_ERROR_MEDIA, source.name, " has rows of ", stride, " bytes, too many for ", rows, " rows");
-    }
-    source.frame_stride_bytes = stride * rows;
-  }
-  return source;
-}
-
-ev::Request read_request(const ev_request* pointer, bool with_pixels) {
-  const auto given = read_struct(pointer, "ev_request");
-  ev::Request request;
-  request.prompt = require(given.prompt, "ev_request.prompt");
-  if (given.num_inputs > 0) {
-    require(given.inputs, "ev_request.inputs");
-    // All elements have the size that the caller's header gives them.
-    const std::size_t stride = check_struct_size<ev_input>(given.inputs->struct_size, "ev_input");
-    if (given.num_inputs > 1024) fail(EV_ERROR_ARGUMENT, "num_inputs is ", given.num_inputs, "; expected up to 1024");
-    for (std::size_t i = 0; i < given.num_inputs; ++i) {
-      const auto* bytes = reinterpret_cast<const unsigned char*>(given.inputs) + i * stride;
-      const auto input = read_struct(reinterpret_cast<const ev_input*>(bytes), "ev_input");
-      if (input.struct_size != stride) {
-        fail(EV_ERROR_ARGUMENT, "inputs[", i, "] has struct_size ", input.struct_size, ", but inputs[0] has ", stride,
-             "; prepare each with ev_input_init");
-      }
-      request.sources.push_back(read_input(input, i, with_pixels));
-    }
-  }
-  if (given.schedule != nullptr) request.schedule = given.schedule;
-  request.num_inference_steps = unless_default(given.num_inference_steps);
-  request.guidance_scale = unless_default(given.guidance_scale);
-  request.seed = given.seed;
-  const auto width = unless_default(given.width_px), height = unless_default(given.height_px);
-  if (width.has_value() != height.has_value()) {
-    fail(EV_ERROR_REQUEST, "only one of width_px and height_px is given; give both or neither");
-  }
-  if (width) request.wanted.size = ev::Size(*height, *width);
-  request.wanted.num_frames = unless_default(given.num_frames);
-  request.wanted.fps = unless_default(given.fps);
-  request.wanted.start_s = given.start_s;
-  if (given.callback != nullptr && with_pixels) {
-    request.callback = [given](std::int64_t step, std::int64_t num_inference_steps, double timestep) {
-      const ev_step facts = {sizeof(ev_step), static_cast<std::int32_t>(step),
-                             static_cast<std::int32_t>(num_inference_steps), timestep};
-      const ev::CallersCode callers_code;
-      try {
-        return given.callback(given.user_data, &facts) == 0;
-      } catch (const std::exception& error) {
-        fail(EV_ERROR_CANCELLED, "the callback threw an exception: ", error.what());
-      } catch (...) {
-        fail(EV_ERROR_CANCELLED, "the callback threw an exception");
-      }
-    };
-  }
-  return request;
-}
-
 ev_clip_size clip_size(std::int64_t num_frames, std::int64_t width_px, std::int64_t height_px) {
   return {static_cast<std::int32_t>(num_frames), static_cast<std::int32_t>(width_px),
           static_cast<std::int32_t>(height_px)};
@@ -337,11 +106,13 @@ ev_clip_size clip_size(std::int64_t num_frames, std::int64_t width_px, std::int6
 
 extern "C" {
 
-const char* ev_version(void) { return kVersion; }
+const char* ev_version(void) { return ev::kVersion; }
 
 int ev_has_media(void) { return ev::has_media() ? 1 : 0; }
 
-const char* ev_last_error(void) { return last_error; }
+const char* ev_last_error(void) { return ev::last_error_text(); }
+
+const char* ev_last_error_json(void) { return ev::last_error_json(); }
 
 const char* ev_error_name(int code) {
   switch (code) {
@@ -358,7 +129,9 @@ const char* ev_error_name(int code) {
   }
 }
 
-void ev_options_init(ev_options* options, size_t struct_size) { init_struct(default_options(), options, struct_size); }
+void ev_options_init(ev_options* options, size_t struct_size) {
+  init_struct(ev::default_options(), options, struct_size);
+}
 
 void ev_input_init(ev_input* input, size_t struct_size) {
   ev_input defaults = {};
@@ -367,14 +140,7 @@ void ev_input_init(ev_input* input, size_t struct_size) {
 }
 
 void ev_request_init(ev_request* request, size_t struct_size) {
-  ev_request defaults = {};
-  defaults.num_inference_steps = EV_DEFAULT;
-  defaults.guidance_scale = EV_DEFAULT;
-  defaults.width_px = EV_DEFAULT;
-  defaults.height_px = EV_DEFAULT;
-  defaults.num_frames = EV_DEFAULT;
-  defaults.fps = EV_DEFAULT;
-  init_struct(defaults, request, struct_size);
+  init_struct(ev::default_request(), request, struct_size);
 }
 
 void ev_plan_info_init(ev_plan_info* plan, size_t struct_size) { init_struct({}, plan, struct_size); }
@@ -385,9 +151,9 @@ int ev_open(ev_pipeline** pipeline, const ev_options* options) {
   const ev::Call call;
   return guard([&] {
     *require(pipeline, "pipeline") = nullptr;
-    const ev_options given = read_struct(options, "ev_options", default_options());
+    const ev_options given = read_struct(options, "ev_options", ev::default_options());
     const char* const bundle = require(given.bundle, "ev_options.bundle");
-    auto opened = std::make_unique<ev_pipeline>(bundle, read_backend_options(given), given.release_graphs != 0);
+    auto opened = std::make_unique<ev_pipeline>(bundle, ev::read_backend_options(given), given.release_graphs != 0);
     const std::lock_guard lock(open_pipelines().mutex);
     open_pipelines().known.insert(opened.get());
     *pipeline = opened.release();
@@ -412,16 +178,17 @@ int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan
   return guard([&] {
     const Use used(pipeline);
     ev_plan_info info = read_struct(require(plan, "plan"), "ev_plan_info");
-    const ev::Request read = read_request(request, false);
+    const ev::Request read = ev::read_request(request, false);
     const ev::Plan made = used->plan(read);
-    info.result = clip_size(made.num_frames, made.size.second, made.size.first);
-    info.fps = made.fps;
-    info.num_inference_steps = static_cast<std::int32_t>(made.schedule.num_inference_steps());
-    info.num_tokens = static_cast<std::int32_t>(made.ids.size());
-    info.sequence_length = static_cast<std::int64_t>(made.layout.layout.size());
+    const ev::LaidOutRequest& laid_out = made.laid_out;
+    info.result = clip_size(laid_out.num_frames, laid_out.size.second, laid_out.size.first);
+    info.fps = laid_out.fps;
+    info.num_inference_steps = static_cast<std::int32_t>(laid_out.schedule.num_inference_steps());
+    info.num_tokens = static_cast<std::int32_t>(made.num_tokens);
+    info.sequence_length = static_cast<std::int64_t>(laid_out.cond.layout.layout.size());
     write_struct(info, plan, info.struct_size);
     for (std::size_t i = 0; input_sizes != nullptr && i < read.sources.size(); ++i) {
-      const std::vector<std::int64_t>& shape = made.sources.at(read.sources[i].name);
+      const std::vector<std::int64_t>& shape = laid_out.sources.at(read.sources[i].name);
       input_sizes[i] = clip_size(shape[0], shape[2], shape[1]);
     }
   });
@@ -432,7 +199,8 @@ int ev_run(ev_pipeline* pipeline, const ev_request* request, ev_result** result)
   return guard([&] {
     *require(result, "result") = nullptr;
     const Use used(pipeline);
-    *result = new ev_result{used->run(read_request(request, true))};
+    const ev::Request read = ev::read_request(request, true);
+    *result = new ev_result{used->run(read, ev::read_callback(request))};
   });
 }
 

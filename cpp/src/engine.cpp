@@ -154,7 +154,10 @@ std::pair<std::int64_t, std::string> split_axis(const std::variant<std::int64_t,
   const bool number = !factor.empty() && factor.size() < 10 &&
                       factor.find_first_not_of("0123456789") == std::string::npos && std::stoll(factor) > 0;
   if (!number) {
-    fail(EV_ERROR_BUNDLE, "a graph has the axis \"", text, "\"; expected a name, or 16*name; ", kExportAgain);
+    throw Error(EV_ERROR_BUNDLE, "bundle.field")
+        .found("a graph has the axis \"", text, "\"")
+        .expected("a name, or 16*name")
+        .hint(kExportAgain);
   }
   return {std::stoll(factor), text.substr(star + 1)};
 }
@@ -221,7 +224,9 @@ ChosenPlans choose_plans(const Bundle& bundle, const std::vector<std::string>& g
   }
   if (fitting.empty()) {
     if (reasons.empty()) reasons = join_text("bundle \"", bundle.spec.name, "\" has no plan of ", backend);
-    fail(EV_ERROR_BACKEND, reasons, "; build it with: ", build_command(bundle, backend, gpu.capability));
+    throw Error(EV_ERROR_BACKEND, "backend.engine_missing")
+        .found(reasons)
+        .hint("build it with: ", build_command(bundle, backend, gpu.capability));
   }
   const auto verified = [&](const EngineSet& engines) { return is_verified(engines, gpu.name); };
   const auto first = std::find_if(fitting.begin(), fitting.end(), verified);
@@ -250,24 +255,30 @@ MappedFile map_plan_file(const EngineSet& engines, const PlanSpec& plan) {
   const fs::path path = engines.folder / plan.file;
   std::error_code error;
   if (!fs::is_regular_file(path, error)) {
-    fail(EV_ERROR_BACKEND, path.string(), " is missing; ", kBuildAgain);
+    throw Error(EV_ERROR_BACKEND, "backend.engine_damaged").found(path.string(), " is missing").hint(kBuildAgain);
   }
   MappedFile bytes(path, EV_ERROR_BACKEND);
   if (hash_bytes({bytes.data(), bytes.size()}) != plan.sha256) {
-    fail(EV_ERROR_BACKEND, path.string(), " was altered: its sha256 is not the manifest's; ", kBuildAgain);
+    throw Error(EV_ERROR_BACKEND, "backend.engine_damaged")
+        .found(path.string(), " was altered: its sha256 is not the manifest's")
+        .hint(kBuildAgain);
   }
   return bytes;
 }
 
 std::size_t choose_profile(const PlanSpec& plan, const Shapes& shapes) {
   if (plan.profiles.empty()) {
-    fail(EV_ERROR_BACKEND, "the plan of graph \"", plan.graph, "\" has no profile; ", kBuildAgain);
+    throw Error(EV_ERROR_BACKEND, "backend.engine_damaged")
+        .found("the plan of graph \"", plan.graph, "\" has no profile")
+        .hint(kBuildAgain);
   }
   for (const ShapeProfile& profile : plan.profiles) {
     for (const auto& [name, range] : profile.shapes) {
       if (shapes.count(name) != 0) continue;
-      fail(EV_ERROR_BACKEND, "the plan of graph \"", plan.graph, "\" has a profile of \"", name,
-           "\", which the graph does not take; ", kBuildAgain);
+      throw Error(EV_ERROR_BACKEND, "backend.engine_damaged")
+          .found("the plan of graph \"", plan.graph, "\" has a profile of \"", name,
+                 "\", which the graph does not take")
+          .hint(kBuildAgain);
     }
   }
   // Values of all inputs at their largest, for the order only: far more than 64 bits hold.
@@ -294,8 +305,9 @@ std::size_t choose_profile(const PlanSpec& plan, const Shapes& shapes) {
     }
     if (found.empty()) return index;
   }
-  fail(EV_ERROR_BACKEND, "graph \"", plan.graph, "\" was asked for ", join(found, ", "), ", its plan reaches ",
-       join(reach, ", "), "; ask for less, or build with a larger --max-tokens or --maxShapes");
+  throw Error(EV_ERROR_BACKEND, "backend.engine_range")
+      .found("graph \"", plan.graph, "\" was asked for ", join(found, ", "), ", its plan reaches ", join(reach, ", "))
+      .hint("ask for less, or build with a larger --max-tokens or --maxShapes");
 }
 
 Shapes output_shapes(const GraphSpec& graph, const Shapes& shapes) {
@@ -311,9 +323,10 @@ Shapes output_shapes(const GraphSpec& graph, const Shapes& shapes) {
                           : size % factor == 0 && sizes.emplace(name, size / factor).first->second == size / factor;
     }
     if (!fits) {
-      fail(EV_ERROR_BACKEND, "graph \"", graph.name, "\": ", tensor.name, " ",
-           given == shapes.end() ? "is missing" : "has shape " + show(given->second), ", expected ", show_axes(tensor),
-           "; give inputs as the bundle's graph table has them");
+      const std::string state = given == shapes.end() ? "is missing" : "has shape " + show(given->second);
+      throw Error(EV_ERROR_BACKEND, "backend.inputs")
+          .found("graph \"", graph.name, "\": ", tensor.name, " ", state, ", expected ", show_axes(tensor))
+          .hint("give inputs as the bundle's graph table has them");
     }
   }
   Shapes results;
@@ -322,8 +335,9 @@ Shapes output_shapes(const GraphSpec& graph, const Shapes& shapes) {
     for (const auto& axis : tensor.shape) {
       const auto [factor, name] = split_axis(axis);
       if (!name.empty() && sizes.count(name) == 0) {
-        fail(EV_ERROR_BACKEND, "graph \"", graph.name, "\": no input has the axis ", name, " of ", tensor.name, "; ",
-             kExportAgain);
+        throw Error(EV_ERROR_BACKEND, "bundle.field")
+            .found("graph \"", graph.name, "\": no input has the axis ", name, " of ", tensor.name)
+            .hint(kExportAgain);
       }
       shape.push_back(name.empty() ? factor : factor * sizes.at(name));
     }
@@ -346,11 +360,11 @@ std::optional<std::string> refuse_options(const std::map<std::string, PlanSpec>&
     streams = streams || plan.weight_streaming;
   }
   if (!with_plugin.empty() && !has_plugin) {
-    return join_text("its plan of ", with_plugin, " was built with the RopeAttention plugin; give its library in ",
-                     "ev_options.plugin, or build the engines again without it");
+    return join_text("its plan of ", with_plugin, " was built with the RopeAttention plugin; give its library as ",
+                     "plugin (build/plugin/libeditverse_plugin.so), or build the engines again without it");
   }
   if (has_plugin && with_plugin.empty()) {
-    return "none of its plans was built with a plugin; leave ev_options.plugin out";
+    return "none of its plans was built with a plugin; leave plugin out";
   }
   if (has_budget && !streams) {
     return "its plans hold all weights on the GPU; build the engines again with --weight-streaming";

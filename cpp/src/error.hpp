@@ -1,24 +1,16 @@
-// The error that everything below the C interface throws, and how its texts are put together.
+// The error that everything below the C interface throws, as data; its text is made from that. The twin of
+// editverse_rt/errors.py. docs/errors.md lists the codes.
 #pragma once
 
+#include <exception>
+#include <functional>
 #include <locale>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 
 #include "editverse_rt.h"
 
 namespace ev {
-
-/// A failure that the caller can act on: one of the EV_ERROR_* codes and one line.
-class Error : public std::runtime_error {
- public:
-  Error(int code, const std::string& text) : std::runtime_error(text), code_(code) {}
-  int code() const { return code_; }
-
- private:
-  int code_;
-};
 
 /// Numbers appear as printf's %g shows them, as in the Python host.
 template <typename... Parts>
@@ -29,9 +21,95 @@ std::string join_text(const Parts&... parts) {
   return text.str();
 }
 
+/// What to call a field instead of the library's own name, such as `ev_request.seed` for `seed`.
+using NameOf = std::function<std::string(const std::string&)>;
+
+/// What an error says. code: for programs; stable. field: the option, or a file's field, that is wrong, by the
+/// library's own name, "" for none. found: as a clause without a full stop; with is_value the value of `field` alone.
+struct ErrorFacts {
+  std::string code;
+  std::string field;
+  std::string found;
+  std::string expected;
+  std::string hint;
+  bool is_value = false;
+
+  /// The text in one line: what was found, what was expected, what to do.
+  std::string describe(const NameOf& name_of = nullptr) const {
+    std::string text = is_value ? (name_of ? name_of(field) : field) + " is " + found : found;
+    if (!expected.empty()) text += "; expected " + expected;
+    if (!hint.empty()) text += "; " + hint;
+    return text;
+  }
+};
+
+/// The code of a class where no finer one is needed.
+inline const char* default_code(int code_class) {
+  switch (code_class) {
+    case EV_ERROR_BUNDLE: return "bundle";
+    case EV_ERROR_MEDIA: return "media";
+    case EV_ERROR_REQUEST: return "request";
+    case EV_ERROR_BACKEND: return "backend";
+    case EV_ERROR_CANCELLED: return "cancelled";
+    case EV_ERROR_ARGUMENT: return "argument";
+    case EV_ERROR_MEMORY: return "memory";
+    default: return "internal";
+  }
+}
+
+/// A failure that the caller can act on:
+///     throw Error(EV_ERROR_REQUEST, "request.tag").found("...").expected("...").hint("...");
+class Error : public std::exception {
+ public:
+  /// code_class: one of the EV_ERROR_* codes.
+  explicit Error(int code_class, const std::string& code = "", const std::string& field = "") : class_(code_class) {
+    facts_.code = code.empty() ? default_code(code_class) : code;
+    facts_.field = field;
+  }
+
+  template <typename... Parts>
+  Error& found(const Parts&... parts) {
+    return set(facts_.found, join_text(parts...));
+  }
+
+  /// The value of the field, in place of `found`.
+  template <typename... Parts>
+  Error& value(const Parts&... parts) {
+    facts_.is_value = true;
+    return found(parts...);
+  }
+
+  template <typename... Parts>
+  Error& expected(const Parts&... parts) {
+    return set(facts_.expected, join_text(parts...));
+  }
+
+  template <typename... Parts>
+  Error& hint(const Parts&... parts) {
+    return set(facts_.hint, join_text(parts...));
+  }
+
+  /// One of the EV_ERROR_* codes.
+  int code() const { return class_; }
+  const ErrorFacts& facts() const { return facts_; }
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  Error& set(std::string& part, std::string text) {
+    part = std::move(text);
+    text_ = facts_.describe();
+    return *this;
+  }
+
+  int class_;
+  ErrorFacts facts_;
+  std::string text_;
+};
+
+/// An error of which no more than its class and its whole text are told.
 template <typename... Parts>
-[[noreturn]] void fail(int code, const Parts&... parts) {
-  throw Error(code, join_text(parts...));
+[[noreturn]] void fail(int code_class, const Parts&... parts) {
+  throw Error(code_class).found(parts...);
 }
 
 }  // namespace ev

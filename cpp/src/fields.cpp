@@ -32,12 +32,15 @@ bool is_plain_path(const std::string& path) {
 Json parse_json(std::string_view text, const std::string& where, Damage damage) {
   std::vector<std::set<std::string>> open_objects;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) fail(damage.code, where, ": more than ", kMaxDepth, " values inside each other");
+    if (depth > kMaxDepth) {
+      throw Error(damage.code).found(where, ": more than ", kMaxDepth, " values inside each other").hint(damage.fix);
+    }
     if (event == Json::parse_event_t::object_start) open_objects.emplace_back();
     if (event == Json::parse_event_t::object_end) open_objects.pop_back();
     if (event == Json::parse_event_t::key && !open_objects.back().insert(parsed.get<std::string>()).second) {
-      fail(damage.code, where, " cannot be read as JSON: the field ", parsed.dump(), " stands twice; fetch or ",
-           damage.fix);
+      throw Error(damage.code)
+          .found(where, " cannot be read as JSON: the field ", parsed.dump(), " stands twice")
+          .hint("fetch or ", damage.fix);
     }
     return true;
   };
@@ -46,7 +49,7 @@ Json parse_json(std::string_view text, const std::string& where, Damage damage) 
   } catch (const Json::exception& error) {
     std::string line = error.what();
     std::replace(line.begin(), line.end(), '\n', ' ');
-    fail(damage.code, where, " cannot be read as UTF-8 JSON: ", line, "; fetch or ", damage.fix);
+    throw Error(damage.code).found(where, " cannot be read as UTF-8 JSON: ", line).hint("fetch or ", damage.fix);
   }
 }
 
@@ -62,14 +65,20 @@ std::string Fields::full_name(const std::string& field) const {
 void Fields::refuse(const std::string& field, const Json& found, const std::string& expected) const {
   std::string shown = found.dump(-1, ' ', true, Json::error_handler_t::replace);
   if (shown.size() > kMaxShownBytes) shown = shown.substr(0, kMaxShownBytes - 3) + "...";
-  fail(damage_.code, where_, ": field \"", full_name(field), "\" is ", shown, "; expected ", expected, "; ",
-       damage_.fix);
+  const std::string name = full_name(field);
+  throw Error(damage_.code, join_text(default_code(damage_.code), ".field"), name)
+      .found(where_, ": field \"", name, "\" is ", shown)
+      .expected(expected)
+      .hint(damage_.fix);
 }
 
 const Json& Fields::take(const std::string& field) {
   const auto found = value_->find(field);
   if (found == value_->end()) {
-    fail(damage_.code, where_, ": field \"", full_name(field), "\" is missing; ", damage_.fix);
+    const std::string name = full_name(field);
+    throw Error(damage_.code, join_text(default_code(damage_.code), ".field"), name)
+        .found(where_, ": field \"", name, "\" is missing")
+        .hint(damage_.fix);
   }
   taken_.insert(field);
   return *found;
@@ -115,6 +124,36 @@ std::int64_t Fields::integer(const std::string& field, std::int64_t minimum, std
   return value.get<std::int64_t>();
 }
 
+bool Fields::boolean(const std::string& field) {
+  const Json& value = take(field);
+  if (!value.is_boolean()) refuse(field, value, "true or false");
+  return value.get<bool>();
+}
+
+std::string Fields::choice(const std::string& field, const std::vector<std::string>& choices) {
+  const Json& value = take(field);
+  if (value.is_string() && std::find(choices.begin(), choices.end(), value.get<std::string>()) != choices.end()) {
+    return value.get<std::string>();
+  }
+  std::string expected;
+  for (const std::string& name : choices) expected += (expected.empty() ? "one of " : ", ") + name;
+  refuse(field, value, expected);
+}
+
+double Fields::number(const std::string& field) {
+  const Json& value = take(field);
+  if (!value.is_number() || !std::isfinite(value.get<double>())) refuse(field, value, "a number");
+  return value.get<double>();
+}
+
+double Fields::number(const std::string& field, double minimum) {
+  const Json& value = take(field);
+  if (!value.is_number() || !std::isfinite(value.get<double>()) || value.get<double>() < minimum) {
+    refuse(field, value, join_text("a number of at least ", minimum));
+  }
+  return value.get<double>();
+}
+
 double Fields::positive_number(const std::string& field) {
   const Json& value = take(field);
   if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
@@ -125,10 +164,16 @@ double Fields::positive_number(const std::string& field) {
 
 std::vector<double> Fields::numbers(const std::string& field) { return numbers_of(field, take(field)); }
 
-std::vector<std::vector<double>> Fields::number_rows(const std::string& field) {
-  std::vector<std::vector<double>> rows;
-  for (const Json& row : array(field)) rows.push_back(numbers_of(join_text(field, "[", rows.size(), "]"), row));
-  return rows;
+std::vector<std::vector<std::vector<double>>> Fields::matrices(const std::string& field) {
+  std::vector<std::vector<std::vector<double>>> matrices;
+  for (const Json& rows : array(field)) {
+    const std::string name = join_text(field, "[", matrices.size(), "]");
+    if (!rows.is_array()) refuse(name, rows, "a list of rows");
+    std::vector<std::vector<double>> matrix;
+    for (const Json& row : rows) matrix.push_back(numbers_of(join_text(name, "[", matrix.size(), "]"), row));
+    matrices.push_back(std::move(matrix));
+  }
+  return matrices;
 }
 
 std::vector<double> Fields::numbers_of(const std::string& field, const Json& value) const {
@@ -151,6 +196,12 @@ const Json& Fields::mapping(const std::string& field) {
   const Json& value = take(field);
   if (!value.is_object()) refuse(field, value, "an object");
   return value;
+}
+
+std::vector<std::string> Fields::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : value_->items()) names.push_back(name);
+  return names;
 }
 
 Fields Fields::child(const std::string& field) { return Fields(take(field), where_, full_name(field), damage_); }

@@ -44,11 +44,19 @@ class Fields {
   /// A relative path with forward slashes that stays inside the bundle.
   std::string path(const std::string& field);
   std::int64_t integer(const std::string& field, std::int64_t minimum, std::int64_t maximum = kLargest);
+  bool boolean(const std::string& field);
+  std::string choice(const std::string& field, const std::vector<std::string>& choices);
+  /// A finite number.
+  double number(const std::string& field);
+  double number(const std::string& field, double minimum);
   double positive_number(const std::string& field);
   std::vector<double> numbers(const std::string& field);
-  std::vector<std::vector<double>> number_rows(const std::string& field);
+  /// A list of lists of rows of numbers.
+  std::vector<std::vector<std::vector<double>>> matrices(const std::string& field);
   const Json& array(const std::string& field);
   const Json& mapping(const std::string& field);
+  /// The names of the fields, in their order.
+  std::vector<std::string> names() const;
   Fields child(const std::string& field);
   std::vector<Fields> children(const std::string& field);
   std::vector<std::pair<std::string, Fields>> named_children(const std::string& field);

@@ -25,8 +25,9 @@ bool comes_before(const std::string& a, const std::string& b) {
 MediaInfo describe_frames(const Source& source, double fps) {
   const auto [name, width, height] = std::tie(source.name, source.width_px, source.height_px);
   if (source.num_frames < 1 || width < 1 || height < 1 || width > kMaxFrameSidePx || height > kMaxFrameSidePx) {
-    fail(EV_ERROR_MEDIA, name, " has ", source.num_frames, " frames of ", width, "x", height,
-         " px (width x height); expected at least one frame, and 1 to ", kMaxFrameSidePx, " px a side");
+    throw Error(EV_ERROR_MEDIA, "request.input_type")
+        .found(name, " has ", source.num_frames, " frames of ", width, "x", height, " px (width x height)")
+        .expected("at least one frame, and 1 to ", kMaxFrameSidePx, " px a side");
   }
   const auto row_bytes = static_cast<std::size_t>(width) * 3;
   const auto rows = static_cast<std::size_t>(height), frames = static_cast<std::size_t>(source.num_frames);
@@ -36,15 +37,19 @@ MediaInfo describe_frames(const Source& source, double fps) {
                         source.frame_stride_bytes >= source.row_stride_bytes * (rows - 1) + row_bytes &&
                         source.frame_stride_bytes <= (SIZE_MAX / 2) / frames;
   if (!rows_fit) {
-    fail(EV_ERROR_MEDIA, name, " has strides of ", source.row_stride_bytes, " bytes a row and ",
-         source.frame_stride_bytes, " a frame; ", width, "x", height, " RGB pixels (width x height) need ", row_bytes,
-         " and ", row_bytes * rows, " at least");
+    throw Error(EV_ERROR_MEDIA, "request.input_type")
+        .found(name, " has strides of ", source.row_stride_bytes, " bytes a row and ", source.frame_stride_bytes,
+               " a frame")
+        .hint(width, "x", height, " RGB pixels (width x height) need ", row_bytes, " and ", row_bytes * rows,
+              " at least");
   }
   const std::size_t needed =
       source.frame_stride_bytes * (frames - 1) + source.row_stride_bytes * (rows - 1) + row_bytes;
   if (source.data != nullptr && source.num_bytes < needed) {
-    fail(EV_ERROR_MEDIA, name, " has ", source.num_bytes, " bytes; ", source.num_frames, " frames of ", width, "x",
-         height, " RGB pixels (width x height) with these strides need ", needed);
+    throw Error(EV_ERROR_MEDIA, "request.input_type")
+        .found(name, " has ", source.num_bytes, " bytes")
+        .hint(source.num_frames, " frames of ", width, "x", height,
+              " RGB pixels (width x height) with these strides need ", needed);
   }
   const bool is_image = source.num_frames == 1 && input_kind(name) == "image";
   return {is_image ? "image" : "video", width, height, fps, source.num_frames};
@@ -53,120 +58,46 @@ MediaInfo describe_frames(const Source& source, double fps) {
 MediaInfo describe_source(const Source& source, const InputFile* file, double fps) {
   MediaInfo info = file != nullptr ? probe_file(*file) : describe_frames(source, fps);
   if (info.kind != input_kind(source.name)) {
-    fail(EV_ERROR_MEDIA, source.name, ": ", source.is_path() ? source.path : "these frames",
-         info.kind == "image" ? " is an image" : " are a video", "; give it as ", info.kind, "1 and mention it as <",
-         info.kind, "1>");
+    const char* const verb = source.is_path() ? " is " : " are ";
+    throw Error(EV_ERROR_MEDIA, "request.input_kind")
+        .found(source.name, ": ", source.is_path() ? source.path : "these frames", verb,
+               info.kind == "image" ? "an image" : "a video")
+        .hint("give it as ", info.kind, "1 and mention it as <", info.kind, "1>");
   }
   return info;
 }
 
-}  // namespace
-
-Inputs::Inputs(const std::vector<Source>& sources, const Geometry& geometry, const Wanted& wanted)
-    : geometry_(geometry), wanted_(wanted) {
-  std::map<std::string, Size> pixels;
-  for (const Source& source : sources) {
-    if (source.is_path()) files_[source.name] = open_file(source.path);
-    const InputFile* const file = source.is_path() ? files_[source.name].get() : nullptr;
-    const MediaInfo info = describe_source(source, file, wanted.fps.value_or(geometry.default_fps));
-    sources_[source.name] = &source;
-    media_[source.name] = info;
-    pixels[source.name] = Size(info.height_px, info.width_px);
-    names_.push_back(source.name);
-  }
-  std::sort(names_.begin(), names_.end(), comes_before);
-  if (!names_.empty()) main_ = names_.front();
-  has_video_ = main_ && input_kind(*main_) == "video";
-  if (wanted.start_s > 0 && !has_video_) {
-    fail(EV_ERROR_REQUEST, "start_s is ", wanted.start_s, ", but there is no video to begin in; leave it out");
-  }
-  std::tie(size_, sizes_) = plan_sizes(pixels, main_, geometry, wanted.size);
-  num_frames_ = plan_frames(wanted.num_frames, has_video_, main_.has_value(), geometry);
-  fps_ = wanted.fps.value_or(geometry.default_fps);
+std::string show_seconds(double seconds) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text << std::fixed << std::setprecision(2) << seconds;
+  return text.str();
 }
 
-std::map<std::string, Tensor> Inputs::read(std::vector<std::string>& notices,
-                                           const std::function<void()>& check_stopped) {
-  std::map<std::string, Tensor> clips;
-  for (const std::string& name : names_) {
-    if (input_kind(name) == "image") {
-      const Clip picture = read_source(name, 1, std::nullopt, 0.0, check_stopped);
-      clips[name] = picture.frames;
-      for (const std::string& line : picture.notices) notices.push_back(name + ": " + line);
-      continue;
-    }
-    const bool is_main = name == *main_;
-    const Clip clip = read_source(name, num_frames_, rate_for(name), wanted_.start_s, check_stopped);
-    const std::int64_t count = clip.frames.shape[0], kept = geometry_.round_frames(count);
-    clips[name] = slice_rows(clip.frames, 0, kept);
-    for (const std::string& line : clip.notices) notices.push_back(name + ": " + line);
-    if (clip.num_damaged > 0) {
-      notices.push_back(join_text(name, ": ", clip.num_damaged, " packets or frames are damaged; some were skipped"));
-    }
-    const bool to_its_end = (clip.covers_source || clip.is_short) && kept == count;
-    const std::optional<std::int64_t> asked = is_main ? wanted_.num_frames : num_frames_;
-    if (asked ? kept < *asked : !to_its_end) notices.push_back(describe_cut(name, kept, clip.fps));
-    if (is_main) {
-      num_frames_ = kept;
-      fps_ = clip.fps;
-    }
-  }
-  if (wanted_.num_frames && *wanted_.num_frames != num_frames_ && !has_video_) {
-    notices.push_back(join_text("num_frames ", *wanted_.num_frames, " became ", num_frames_, ": ", length_rule()));
-  }
-  return clips;
+std::string length_rule(const Geometry& geometry) {
+  return join_text("clips have 1 + ", geometry.temporal_ratio, " k frames, up to ", geometry.max_frames);
 }
 
-std::map<std::string, std::vector<std::int64_t>> Inputs::shapes() {
-  std::map<std::string, std::vector<std::int64_t>> shapes;
-  for (const std::string& name : names_) {
-    const MediaInfo& info = media_.at(name);
-    std::int64_t count = 1;
-    if (input_kind(name) == "video") {
-      const std::optional<double> fps = rate_for(name);
-      const double source_fps = info.fps.value_or(geometry_.default_fps);
-      count = std::min(num_frames_, info.num_frames.value_or(num_frames_));
-      if (!sources_.at(name)->is_path()) {
-        count = 0;
-        TimeSampler sampler(wanted_.start_s, std::nullopt, source_fps);
-        for (std::int64_t i = 0; i < *info.num_frames && count < num_frames_; ++i) {
-          count += sampler.count_slots(static_cast<double>(i + 1) / source_fps, 1);
-        }
-        if (count == 0) {
-          fail(EV_ERROR_MEDIA, name, ": found a start of ", wanted_.start_s, " s; the frames end before");
-        }
-      } else if (fps || wanted_.start_s > 0) {
-        // Sampled by time: the frames that are left, at the rate asked for.
-        const double left_s = static_cast<double>(info.num_frames.value_or(INT32_MAX)) / source_fps - wanted_.start_s;
-        const double wanted_frames = std::ceil(left_s * fps.value_or(source_fps) - 1e-6);
-        count = wanted_frames < 1                                  ? 1
-                : wanted_frames < static_cast<double>(num_frames_) ? static_cast<std::int64_t>(wanted_frames)
-                                                                   : num_frames_;
-      }
-      count = geometry_.round_frames(count);
-    }
-    if (main_ && name == *main_ && has_video_) {
-      num_frames_ = count;
-      fps_ = wanted_.fps.value_or(info.fps.value_or(fps_));
-    }
-    shapes[name] = {count, sizes_.at(name).first, sizes_.at(name).second, 3};
+std::string describe_cut(const ExaminedInputs& examined, const std::string& name, std::int64_t kept, double fps) {
+  const Request& request = *examined.request;
+  const std::int64_t total = examined.media.at(name).num_frames.value_or(0);
+  const std::string seconds = show_seconds(static_cast<double>(kept) / fps);
+  std::string took;
+  if (request.start_s == 0 && (!request.fps || !examined.sources.at(name)->is_path())) {
+    took = join_text("took frames 0-", kept - 1, " (", seconds, " s)");
+    if (total > 0) took += join_text(" of ", total);
+  } else {
+    took = join_text("took ", kept, " frames (", seconds, " s) from ", request.start_s, " s on");
   }
-  return shapes;
+  return join_text(name, ": ", took, " at ", fps, " fps; ", length_rule(*examined.geometry),
+                   "; choose otherwise with start_s, num_frames, fps");
 }
 
-Clip Inputs::read_source(const std::string& name, std::int64_t num_frames, std::optional<double> fps, double start_s,
-                         const std::function<void()>& check_stopped) const {
-  const Source& source = *sources_.at(name);
-  if (!source.is_path()) return take_frames(source, num_frames, start_s);
-  const auto [height, width] = sizes_.at(name);
-  return read_clip(*files_.at(name), start_s, num_frames, fps, height, width, check_stopped);
-}
-
-Clip Inputs::take_frames(const Source& source, std::int64_t num_frames, double start_s) const {
-  const auto [height, width] = sizes_.at(source.name);
-  const double source_fps = media_.at(source.name).fps.value_or(1.0);
+Clip take_frames(const ExaminedInputs& examined, const Source& source, std::int64_t num_frames, double start_s) {
+  const auto [height, width] = examined.sizes.at(source.name);
+  const double source_fps = examined.media.at(source.name).fps.value_or(1.0);
   if (!(source_fps >= 0.001 && source_fps <= 1000)) {
-    fail(EV_ERROR_MEDIA, "found ", source_fps, " frames a second; expected 0.001 to 1000");
+    throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", source_fps, " frames a second").expected("0.001 to 1000");
   }
   const std::size_t row_bytes = static_cast<std::size_t>(source.width_px) * 3;
   const bool is_packed = source.row_stride_bytes == row_bytes &&
@@ -179,10 +110,10 @@ Clip Inputs::take_frames(const Source& source, std::int64_t num_frames, double s
     ++begin;
   }
   if (begin == source.num_frames) {
-    std::ostringstream end_s;
-    end_s.imbue(std::locale::classic());
-    end_s << std::fixed << std::setprecision(2) << static_cast<double>(source.num_frames) / source_fps;
-    fail(EV_ERROR_MEDIA, source.name, ": found a start of ", start_s, " s; the frames end at ", end_s.str(), " s");
+    const double end_s = static_cast<double>(source.num_frames) / source_fps;
+    throw Error(EV_ERROR_MEDIA, "media.start")
+        .found(source.name, ": found a start of ", start_s, " s")
+        .hint("the frames end at ", show_seconds(end_s), " s");
   }
   const std::int64_t count = std::min(num_frames, source.num_frames - begin);
   Clip clip;
@@ -213,39 +144,144 @@ Clip Inputs::take_frames(const Source& source, std::int64_t num_frames, double s
   return clip;
 }
 
-/// Videos of main's own rate go frame by frame, as main does: on a variable frame rate, sampling by time would pair
-/// other frames of a mask with those of its video.
-std::optional<double> Inputs::rate_for(const std::string& name) const {
-  if (name == *main_ || wanted_.fps) return wanted_.fps;
-  const std::optional<double> own = media_.at(name).fps, main = media_.at(*main_).fps;
-  if (own && main && std::abs(*own - *main) <= kSameRate * std::max(std::abs(*own), std::abs(*main))) {
-    return std::nullopt;
-  }
-  return fps_;
+Clip read_source(const ExaminedInputs& examined, const std::string& name, std::int64_t num_frames,
+                 std::optional<double> fps, double start_s, const std::function<void()>& check_stopped) {
+  const Source& source = *examined.sources.at(name);
+  if (!source.is_path()) return take_frames(examined, source, num_frames, start_s);
+  const auto [height, width] = examined.sizes.at(name);
+  return read_clip(*examined.files.at(name), start_s, num_frames, fps, height, width, check_stopped);
 }
 
-std::string Inputs::describe_cut(const std::string& name, std::int64_t kept, double fps) const {
-  const MediaInfo& info = media_.at(name);
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  const auto seconds = [&] {
-    std::ostringstream shown;
-    shown.imbue(std::locale::classic());
-    shown << std::fixed << std::setprecision(2) << static_cast<double>(kept) / fps;
-    return shown.str();
-  };
-  if (wanted_.start_s == 0 && (!wanted_.fps || !sources_.at(name)->is_path())) {
-    text << "took frames 0-" << kept - 1 << " (" << seconds() << " s)";
-    if (info.num_frames.value_or(0) > 0) text << " of " << *info.num_frames;
-  } else {
-    text << "took " << kept << " frames (" << seconds() << " s) from " << wanted_.start_s << " s on";
+/// How many frames a video in memory has from start_s on, at most at_most.
+std::int64_t count_frames(const std::string& name, std::int64_t num_frames, double fps, double start_s,
+                          std::int64_t at_most) {
+  std::int64_t count = 0;
+  TimeSampler sampler(start_s, std::nullopt, fps);
+  for (std::int64_t i = 0; i < num_frames && count < at_most; ++i) {
+    count += sampler.count_slots(static_cast<double>(i + 1) / fps, 1);
   }
-  return join_text(name, ": ", text.str(), " at ", fps, " fps; ", length_rule(),
-                   "; choose otherwise with start_s, num_frames, fps");
+  if (count == 0) {
+    throw Error(EV_ERROR_MEDIA, "media.start")
+        .found(name, ": found a start of ", start_s, " s")
+        .hint("the frames end before");
+  }
+  return count;
 }
 
-std::string Inputs::length_rule() const {
-  return join_text("clips have 1 + ", geometry_.temporal_ratio, " k frames, up to ", geometry_.max_frames);
+/// How many frames of a video are taken, by what it says of itself.
+std::int64_t expect_frames(const ExaminedInputs& examined, const std::string& name, std::int64_t at_most,
+                           double result_fps) {
+  const MediaInfo& info = examined.media.at(name);
+  const Request& request = *examined.request;
+  const double source_fps = info.fps.value_or(examined.geometry->default_fps);
+  if (!examined.sources.at(name)->is_path()) {
+    return count_frames(name, *info.num_frames, source_fps, request.start_s, at_most);
+  }
+  const std::optional<double> fps = examined.rate_for(name, result_fps);
+  if (!fps && request.start_s <= 0) return std::min(at_most, info.num_frames.value_or(at_most));
+  // Sampled by time: the frames that are left, at the rate asked for.
+  const double left_s = static_cast<double>(info.num_frames.value_or(INT32_MAX)) / source_fps - request.start_s;
+  const double count = std::ceil(left_s * fps.value_or(source_fps) - 1e-6);
+  if (count < 1) return 1;
+  return count < static_cast<double>(at_most) ? static_cast<std::int64_t>(count) : at_most;
+}
+
+}  // namespace
+
+std::optional<std::string> ExaminedInputs::main() const {
+  return names.empty() ? std::nullopt : std::optional<std::string>(names.front());
+}
+
+bool ExaminedInputs::has_video() const { return !names.empty() && input_kind(names.front()) == "video"; }
+
+std::optional<double> ExaminedInputs::rate_for(const std::string& name, double result_fps) const {
+  if (name == names.front() || request->fps) return request->fps;
+  const std::optional<double> own = media.at(name).fps, main_fps = media.at(names.front()).fps;
+  const bool same =
+      own && main_fps && std::abs(*own - *main_fps) <= kSameRate * std::max(std::abs(*own), std::abs(*main_fps));
+  return same ? std::nullopt : std::optional<double>(result_fps);
+}
+
+ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry) {
+  ExaminedInputs examined;
+  examined.geometry = &geometry;
+  examined.request = &request;
+  std::map<std::string, Size> pixels;
+  for (const Source& source : request.sources) {
+    if (source.is_path()) examined.files[source.name] = open_file(source.path);
+    const InputFile* const file = source.is_path() ? examined.files[source.name].get() : nullptr;
+    const MediaInfo info = describe_source(source, file, request.fps.value_or(geometry.default_fps));
+    examined.sources[source.name] = &source;
+    examined.media[source.name] = info;
+    pixels[source.name] = Size(info.height_px, info.width_px);
+    examined.names.push_back(source.name);
+  }
+  std::sort(examined.names.begin(), examined.names.end(), comes_before);
+  const bool has_video = examined.has_video();
+  if (request.start_s > 0 && !has_video) {
+    throw Error(EV_ERROR_REQUEST, "request.option", "start_s")
+        .found("start_s is ", request.start_s, ", but there is no video to begin in")
+        .hint("leave it out");
+  }
+  std::tie(examined.size, examined.sizes) = choose_sizes(pixels, examined.main(), geometry, request.size);
+  examined.num_frames = choose_num_frames(request.num_frames, has_video, !examined.names.empty(), geometry);
+  examined.fps = request.fps.value_or(geometry.default_fps);
+  return examined;
+}
+
+Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>& check_stopped) {
+  const Request& request = *examined.request;
+  const Geometry& geometry = *examined.geometry;
+  Footage footage{{}, examined.num_frames, examined.fps, {}};
+  for (const std::string& name : examined.names) {
+    if (input_kind(name) == "image") {
+      const Clip picture = read_source(examined, name, 1, std::nullopt, 0.0, check_stopped);
+      footage.clips[name] = picture.frames;
+      for (const std::string& line : picture.notices) footage.notices.push_back(name + ": " + line);
+      continue;
+    }
+    const bool is_main = name == examined.names.front();
+    const Clip clip = read_source(examined, name, footage.num_frames, examined.rate_for(name, footage.fps),
+                                  request.start_s, check_stopped);
+    const std::int64_t count = clip.frames.shape[0], kept = geometry.round_frames(count);
+    footage.clips[name] = slice_rows(clip.frames, 0, kept);
+    for (const std::string& line : clip.notices) footage.notices.push_back(name + ": " + line);
+    if (clip.num_damaged > 0) {
+      footage.notices.push_back(
+          join_text(name, ": ", clip.num_damaged, " packets or frames are damaged; some were skipped"));
+    }
+    const bool to_its_end = (clip.covers_source || clip.is_short) && kept == count;
+    const std::optional<std::int64_t> asked = is_main ? request.num_frames : footage.num_frames;
+    if (asked ? kept < *asked : !to_its_end) {
+      footage.notices.push_back(describe_cut(examined, name, kept, clip.fps));
+    }
+    if (is_main) {
+      footage.num_frames = kept;
+      footage.fps = clip.fps;
+    }
+  }
+  if (request.num_frames && *request.num_frames != footage.num_frames && !examined.has_video()) {
+    footage.notices.push_back(
+        join_text("num_frames ", *request.num_frames, " became ", footage.num_frames, ": ", length_rule(geometry)));
+  }
+  return footage;
+}
+
+Footage expect_footage(const ExaminedInputs& examined) {
+  Footage footage{{}, examined.num_frames, examined.fps, {}};
+  for (const std::string& name : examined.names) {
+    std::int64_t count = 1;
+    if (input_kind(name) == "video") {
+      count = examined.geometry->round_frames(expect_frames(examined, name, footage.num_frames, footage.fps));
+      if (name == examined.names.front()) {
+        footage.num_frames = count;
+        footage.fps = examined.request->fps.value_or(examined.media.at(name).fps.value_or(footage.fps));
+      }
+    }
+    const auto [height, width] = examined.sizes.at(name);
+    footage.clips[name] = Tensor{"uint8", {count, height, width, 3}};
+  }
+  return footage;
 }
 
 }  // namespace ev

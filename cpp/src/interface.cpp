@@ -6,56 +6,43 @@
 #include <tuple>
 
 #include "error.hpp"
+#include "tables.hpp"
 
 namespace ev {
 
 namespace {
 
-struct Interface {
-  const char* graph;
-  std::vector<const char*> inputs;
-  std::vector<const char*> outputs;
-};
-
-// As "name dtype axes": r, P and Dt stand for the bundle's temporal_ratio, patch_dim and text width, other letters
-// for dynamic axes. "caches" are the VAE's own, as many as it needs.
-const std::vector<Interface>& interfaces() {
-  static const std::vector<Interface> table = {
-      {"text_encoder", {"ids int64 Lt"}, {"text float32 Lt Dt"}},
-      {"vae_encoder_first", {"frames uint8 1 H W 3"}, {"patches float32 1 h w P", "caches"}},
-      {"vae_encoder_next", {"frames uint8 r H W 3", "caches"}, {"patches float32 1 h w P", "caches"}},
-      {"transformer",
-       {"text float32 Lt Dt", "clean float32 Lc P", "noisy float32 Lg P", "layout int64 L", "positions int64 L 4",
-        "timestep float32"},
-       {"velocity float32 Lg P"}},
-      {"solver_step",
-       {"sample float32 Lg P", "velocity_cond float32 Lg P", "velocity_uncond float32 Lg P",
-        "velocity_prev1 float32 Lg P", "velocity_prev2 float32 Lg P", "guidance float32", "coefficients float32 3"},
-       {"sample_next float32 Lg P", "velocity float32 Lg P"}},
-      {"noise", {"seed int64", "shape int64 2"}, {"noise float32 N P"}},
-      {"vae_decoder_first", {"patches float32 1 h w P"}, {"frames uint8 1 H W 3", "caches"}},
-      {"vae_decoder_next", {"patches float32 1 h w P", "caches"}, {"frames uint8 r H W 3", "caches"}},
-  };
-  return table;
-}
+// Far above what any solver keeps; a row of its matrix has two more.
+constexpr std::int64_t kMostHistory = 1 << 16;
 
 using Sizes = std::map<std::string, std::int64_t>;
+
+/// An axis of a line with the numbers of the bundle put in: 3, P -> 64, s*h -> "16*h", Lt -> "Lt".
+std::variant<std::int64_t, std::string> parse_axis(const std::string& axis, const Sizes& sizes) {
+  if (axis.find_first_not_of("0123456789") == std::string::npos) return static_cast<std::int64_t>(std::stoll(axis));
+  const std::size_t star = axis.find('*');
+  if (star != std::string::npos) return join_text(sizes.at(axis.substr(0, star)), axis.substr(star));
+  const auto known = sizes.find(axis);
+  if (known != sizes.end()) return known->second;
+  return axis;
+}
 
 TensorSpec parse_tensor(const char* line, const Sizes& sizes) {
   std::istringstream words(line);
   TensorSpec tensor;
   words >> tensor.name >> tensor.dtype;
-  for (std::string axis; words >> axis;) {
-    const auto known = sizes.find(axis);
-    if (known != sizes.end()) {
-      tensor.shape.emplace_back(known->second);
-    } else if (axis.find_first_not_of("0123456789") == std::string::npos) {
-      tensor.shape.emplace_back(static_cast<std::int64_t>(std::stoll(axis)));
-    } else {
-      tensor.shape.emplace_back(axis);
-    }
-  }
+  for (std::string axis; words >> axis;) tensor.shape.push_back(parse_axis(axis, sizes));
   return tensor;
+}
+
+/// As Python's repr shows a list: `frames uint8 [1, '16*h', '16*w', 3]`.
+std::string show_tensor(const TensorSpec& tensor) {
+  std::string axes;
+  for (const auto& axis : tensor.shape) {
+    const auto* name = std::get_if<std::string>(&axis);
+    axes += join_text(axes.empty() ? "" : ", ", name ? "'" + *name + "'" : join_text(std::get<std::int64_t>(axis)));
+  }
+  return join_text(tensor.name, " ", tensor.dtype, " [", axes, "]");
 }
 
 /// Same names, dtypes and ranks; a size where one is wanted (or left open), a dynamic axis elsewhere.
@@ -97,9 +84,7 @@ void check_side(const std::string& field, const std::string& prefix, const std::
     }
   }
   bool has_caches = false;
-  std::string shown_expected;
   for (const char* line : expected) {
-    shown_expected += (shown_expected.empty() ? "" : ", ") + std::string(line);
     if (std::string(line) == "caches") {
       has_caches = true;
     } else {
@@ -108,9 +93,10 @@ void check_side(const std::string& field, const std::string& prefix, const std::
   }
   if (!match_tensors(others, wanted)) {
     Json shown = Json::array();
-    for (const TensorSpec& tensor : others) shown.push_back(tensor.name + " " + tensor.dtype);
-    for (const auto& [letter, size] : sizes) shown_expected += join_text(", ", letter, " = ", size);
-    fields.refuse(field, shown, shown_expected);
+    for (const TensorSpec& tensor : others) shown.push_back(show_tensor(tensor));
+    std::string asked;
+    for (const TensorSpec& tensor : wanted) asked += (asked.empty() ? "" : ", ") + show_tensor(tensor);
+    fields.refuse(field, shown, asked);
   }
   for (std::size_t i = 0; i < caches.size(); ++i) {
     if (!has_caches) fields.refuse(field, caches, "no caches");
@@ -120,29 +106,89 @@ void check_side(const std::string& field, const std::string& prefix, const std::
   }
 }
 
+/// A whole number that only a graph's input says: the first or the last axis of it.
+std::int64_t axis_of(const BundleSpec& spec, const std::string& graph, const std::string& name, bool last,
+                     const Fields& fields) {
+  for (const TensorSpec& tensor : spec.find_graph(graph)->inputs) {
+    if (tensor.name != name || tensor.shape.empty()) continue;
+    const auto* size = std::get_if<std::int64_t>(last ? &tensor.shape.back() : &tensor.shape.front());
+    if (size != nullptr) return *size;
+  }
+  fields.refuse("graphs." + graph + ".inputs", nullptr,
+                join_text("an input \"", name, "\" whose ", last ? "last" : "first", " axis is a whole number"));
+}
+
+using Interfaces = std::vector<std::pair<std::string, const Interface*>>;
+
+/// The graphs of the bundle's family, and the interface of each of its graphs `schedule_...`.
+Interfaces interfaces_of(const BundleSpec& spec, const Fields& fields) {
+  const FamilyGraphs* family = nullptr;
+  std::string families;
+  for (const FamilyGraphs& one : family_graphs()) {
+    families += join_text(families.empty() ? "" : ", ", one.family);
+    if (spec.family == one.family) family = &one;
+  }
+  if (family == nullptr) fields.refuse("family", spec.family, "one of " + families);
+  Interfaces table;
+  for (const Interface& interface : family->graphs) table.emplace_back(interface.graph, &interface);
+  for (const Interface& interface : family->control) {
+    if (spec.conditioning != "control") break;
+    const auto same = [&](const auto& entry) { return entry.first == interface.graph; };
+    const auto found = std::find_if(table.begin(), table.end(), same);
+    if (found == table.end()) {
+      table.emplace_back(interface.graph, &interface);
+    } else {
+      found->second = &interface;
+    }
+  }
+  for (const GraphSpec& graph : spec.graphs) {
+    if (starts_with(graph.name, "schedule_")) table.emplace_back(graph.name, &schedule_interface());
+  }
+  return table;
+}
+
+/// The graphs that the family needs are there, and no others.
+void check_names(const Interfaces& table, const BundleSpec& spec, const Fields& fields) {
+  Json names = Json::array();
+  for (const GraphSpec& graph : spec.graphs) names.push_back(graph.name);
+  std::string known;
+  for (const auto& [name, interface] : table) {
+    known += (known.empty() ? "" : ", ") + name;
+    if (spec.find_graph(name) == nullptr && !interface->is_optional) {
+      fields.refuse("graphs", names, join_text("a graph \"", name, "\" among them"));
+    }
+  }
+  for (const GraphSpec& graph : spec.graphs) {
+    const auto is_it = [&](const auto& entry) { return entry.first == graph.name; };
+    if (std::any_of(table.begin(), table.end(), is_it)) continue;
+    fields.refuse("graphs", graph.name, join_text("graphs of the family ", spec.family, ": ", known));
+  }
+}
+
 }  // namespace
 
 void check_interfaces(const BundleSpec& spec, const Fields& fields) {
-  for (const Interface& interface : interfaces()) {
-    if (spec.find_graph(interface.graph) == nullptr) {
-      Json names = Json::array();
-      for (const GraphSpec& graph : spec.graphs) names.push_back(graph.name);
-      fields.refuse("graphs", names, join_text("a graph \"", interface.graph, "\" among them"));
-    }
+  const Interfaces table = interfaces_of(spec, fields);
+  check_names(table, spec, fields);
+  const std::int64_t text_dim = axis_of(spec, "transformer", "text", true, fields);
+  const std::int64_t history = axis_of(spec, "solver_step", "history", false, fields);
+  if (history < 0 || history > kMostHistory) {
+    fields.refuse("graphs.solver_step.inputs", history, join_text("a history of 0 to ", kMostHistory, " rows"));
   }
-  const std::int64_t* text_dim = nullptr;
-  for (const TensorSpec& tensor : spec.find_graph("transformer")->inputs) {
-    if (tensor.name == "text" && !tensor.shape.empty()) text_dim = std::get_if<std::int64_t>(&tensor.shape.back());
-  }
-  if (text_dim == nullptr) {
-    fields.refuse("graphs.transformer.inputs", nullptr, "an input \"text\" whose last axis is a whole number");
-  }
-  const Sizes sizes = {{"r", spec.geometry.temporal_ratio}, {"P", spec.geometry.patch_dim}, {"Dt", *text_dim}};
-  for (const Interface& interface : interfaces()) {
-    const GraphSpec& graph = *spec.find_graph(interface.graph);
-    const std::string field = join_text("graphs.", interface.graph);
-    check_side(field + ".inputs", "cache_", interface.inputs, graph.inputs, sizes, fields);
-    check_side(field + ".outputs", "next_cache_", interface.outputs, graph.outputs, sizes, fields);
+  const Geometry& geometry = spec.geometry;
+  const Sizes sizes = {{"r", geometry.temporal_ratio},
+                       {"s", geometry.size_multiple()},
+                       {"P", geometry.patch_dim},
+                       {"Pc", geometry.clean_dim},
+                       {"Dt", text_dim},
+                       {"K", history},
+                       {"S", history + 1},
+                       {"S1", history + 2}};
+  for (const auto& [name, interface] : table) {
+    const GraphSpec* graph = spec.find_graph(name);
+    if (graph == nullptr) continue;
+    check_side("graphs." + name + ".inputs", "cache_", interface->inputs, graph->inputs, sizes, fields);
+    check_side("graphs." + name + ".outputs", "next_cache_", interface->outputs, graph->outputs, sizes, fields);
   }
   for (const std::string vae : {"vae_encoder", "vae_decoder"}) {
     const GraphSpec& first = *spec.find_graph(vae + "_first");

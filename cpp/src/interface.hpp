@@ -1,4 +1,4 @@
-// The graphs that a host calls, and the check that a bundle's graph table has them.
+// The check that a bundle has the graphs that a host calls. The twin of editverse_rt/bundle/interface.py.
 #pragma once
 
 #include "fields.hpp"
@@ -6,8 +6,8 @@
 
 namespace ev {
 
-/// Throws EV_ERROR_BUNDLE, through `fields`, unless the bundle has every graph with the inputs and outputs that the
-/// loop over graphs passes and takes.
+/// Throws EV_ERROR_BUNDLE, through `fields`, unless the bundle has the graphs of its family, each with the inputs and
+/// outputs of the table in tables.hpp, and caches that go from one to the next.
 void check_interfaces(const BundleSpec& spec, const Fields& fields);
 
 }  // namespace ev

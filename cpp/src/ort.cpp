@@ -160,7 +160,8 @@ class OrtRunner : public Runner {
 
   /// Whether the graph gives the same bytes on any number of threads.
   bool takes_threads(const std::string& graph) const {
-    if (kHasBlockedLayout && is_one_of(kFrameByFrameGraphs, graph)) return bundle_.spec.convolutions == "frames";
+    if (kHasBlockedLayout && is_one_of(kFrameByFrameGraphs, graph))
+      return bundle_.spec.capabilities.convolutions == "frames";
     return is_one_of(kThreadedGraphs, graph);
   }
 

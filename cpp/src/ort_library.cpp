@@ -74,13 +74,14 @@ void check(const OrtApi* api, OrtStatus* status, const char* what) {
 
 ONNXTensorElementDataType element_type(const std::string& dtype) {
   if (dtype == "float32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  if (dtype == "float64") return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
   if (dtype == "float16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
   if (dtype == "bfloat16") return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
   if (dtype == "int64") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   if (dtype == "int32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   if (dtype == "uint8") return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   if (dtype == "bool") return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-  fail(EV_ERROR_BUNDLE, "a graph has a tensor of type ", dtype, "; expected float32, float16, int64 or uint8");
+  fail(EV_ERROR_BUNDLE, "a graph has a tensor of type ", dtype, "; expected float32, float64, float16, int64 or uint8");
 }
 
 std::vector<std::string> list_providers(const OrtApi* api) {

@@ -5,19 +5,20 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "bundle.hpp"
+#include "checked.hpp"
+#include "families/base.hpp"
 #include "inputs.hpp"
+#include "laid_out.hpp"
 #include "lifetime.hpp"
 #include "runner.hpp"
-#include "sequence.hpp"
+#include "stages.hpp"
 #include "text.hpp"
 
 namespace ev {
@@ -25,29 +26,10 @@ namespace ev {
 /// Called after a solver step with (step, num_inference_steps, timestep); returns whether to go on.
 using StepCallback = std::function<bool(std::int64_t, std::int64_t, double)>;
 
-struct Request {
-  std::string prompt;
-  std::vector<Source> sources;
-  Wanted wanted;
-  std::optional<std::string> schedule;
-  std::optional<std::int64_t> num_inference_steps;
-  std::optional<double> guidance_scale;
-  std::int64_t seed = 0;
-  StepCallback callback;
-};
-
-/// What a request came to, before any graph ran.
+/// What a request comes to, before any graph of the model runs.
 struct Plan {
-  std::vector<Segment> segments;
-  std::vector<std::int64_t> ids;
-  std::map<std::string, std::vector<std::int64_t>> sources;  // [T, H, W, 3] of each input
-  std::int64_t num_frames = 0;
-  Size size;
-  double fps = 0;
-  Schedule schedule;
-  Grid target;
-  Layout layout;
-  Layout layout_uncond;
+  LaidOutRequest laid_out;
+  std::int64_t num_tokens = 0;
 };
 
 /// frames: uint8 [T, H, W, 3] at fps. notices: lines for the user, about what was cut or rounded.
@@ -63,10 +45,12 @@ class Pipeline {
   /// release_graphs: see ev_options. Throws EV_ERROR_BUNDLE, EV_ERROR_BACKEND.
   Pipeline(const std::string& folder, const BackendOptions& options, bool release_graphs = false);
 
+  /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, and EV_ERROR_BACKEND where the number of steps needs a graph that fails.
   Plan plan(const Request& request);
 
-  /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, and EV_ERROR_CANCELLED when stopped.
-  Result run(const Request& request);
+  /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, and EV_ERROR_CANCELLED when stopped. callback: may be
+  /// empty.
+  Result run(const Request& request, const StepCallback& callback);
 
   /// Stops the request that runs now, if one does. Any thread.
   void cancel();
@@ -82,31 +66,17 @@ class Pipeline {
 
  private:
   class Turn;
-  struct Prepared;
 
-  Prepared prepare(const Request& request);
-  Plan lay_out_request(Prepared& prepared, const std::map<std::string, std::vector<std::int64_t>>& shapes) const;
-  Grid grid(const std::vector<std::int64_t>& shape) const;
-  void run_graph(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs);
-  /// After a graph's last run in a request.
-  void release(const std::string& graph);
+  Graphs graphs();
   /// Throws EV_ERROR_CANCELLED if the pipeline was closed or the process is ending.
   void check_open() const;
   /// Throws EV_ERROR_CANCELLED if the request was stopped.
   void check_cancelled() const;
-
-  Tensor encode_text(const Plan& plan);
-  Tensor encode_clips(const Plan& plan, const std::map<std::string, Tensor>& clips);
-  Tensor draw_noise(const Plan& plan, std::int64_t seed);
-  Tensor solve(const Plan& plan, const Tensor& text, const Tensor& clean, const Tensor& noise,
-               const StepCallback& callback);
-  NamedTensors hold_context(const Layout& layout, const Tensor& text, const Tensor& clean);
-  Tensor evaluate(NamedTensors inputs, const Tensor& noisy, double timestep);
-  Tensor decode_patches(const Plan& plan, const Tensor& patches);
-  NamedTensors cache_outputs(const std::string& graph) const;
+  CheckedRequest check(const Request& request, const Graphs& graphs) const;
 
   bool release_graphs_;
   Bundle bundle_;
+  const Family& family_;
   Tokenizer tokenizer_;
   Selection selection_;
   std::string info_;

@@ -74,10 +74,13 @@ std::string strip(const std::string& text, const std::vector<Character>& charact
 
 void add_text(const std::string& part, std::vector<Segment>& segments) {
   const auto characters = decode_utf8(part);
-  if (!characters) fail(EV_ERROR_REQUEST, "the instruction is not UTF-8; convert it");
+  if (!characters) {
+    throw Error(EV_ERROR_REQUEST, "request.prompt").found("the instruction is not UTF-8").hint("convert it");
+  }
   if (const auto like = find_tag_like(part, *characters)) {
-    fail(EV_ERROR_REQUEST, "the instruction has \"", *like,
-         "\", which is not a tag; tags look like <video1>, <video2>, <image1>; correct it");
+    throw Error(EV_ERROR_REQUEST, "request.tag")
+        .found("the instruction has \"", *like, "\", which is not a tag")
+        .hint("tags look like <video1>, <video2>, <image1>; correct it");
   }
   std::string text = strip(part, *characters);
   if (!text.empty()) segments.emplace_back(TextSegment{std::move(text)});
@@ -94,7 +97,9 @@ bool mentions(const std::vector<Segment>& segments, const std::string& name) {
 
 void check_input_name(const std::string& name) {
   if (name.empty() || match_name(name) != name.size()) {
-    fail(EV_ERROR_REQUEST, "an input is called \"", name, "\"; inputs are video1, video2, image1 ...; rename it");
+    throw Error(EV_ERROR_REQUEST, "request.input_name")
+        .found("an input is called \"", name, "\"")
+        .hint("inputs are video1, video2, image1 ...; rename it");
   }
 }
 
@@ -111,13 +116,16 @@ std::vector<Segment> parse_prompt(const std::string& prompt, const std::vector<s
     add_text(prompt.substr(begin, at - begin), segments);
     const std::string name = prompt.substr(at + 1, length);
     if (std::find(input_names.begin(), input_names.end(), name) == input_names.end()) {
-      fail(EV_ERROR_REQUEST, "the instruction mentions <", name, ">, but no ", name,
-           " is given; add it or remove the tag");
+      throw Error(EV_ERROR_REQUEST, "request.tag")
+          .found("the instruction mentions <", name, ">, but no ", name, " is given")
+          .hint("add it or remove the tag");
     }
     if (mentions(segments, name)) {
-      fail(EV_ERROR_REQUEST, "the instruction mentions <", name,
-           "> twice; a tag stands once, where the input belongs in the sequence; call it \"the video\" or \"the "
-           "image\" elsewhere");
+      throw Error(EV_ERROR_REQUEST, "request.tag")
+          .found("the instruction mentions <", name, "> twice")
+          .hint(
+              "a tag stands once, where the input belongs in the sequence; call it \"the video\" or \"the image\" "
+              "elsewhere");
     }
     segments.emplace_back(VisionSegment{name});
     begin = at + length + 2;
@@ -128,11 +136,15 @@ std::vector<Segment> parse_prompt(const std::string& prompt, const std::vector<s
     return std::holds_alternative<TextSegment>(segment);
   });
   if (!has_words) {
-    fail(EV_ERROR_REQUEST, "the instruction is empty; say what to make or what to change");
+    throw Error(EV_ERROR_REQUEST, "request.prompt")
+        .found("the instruction is empty")
+        .hint("say what to make or what to change");
   }
   for (const std::string& name : input_names) {
     if (!mentions(segments, name)) {
-      fail(EV_ERROR_REQUEST, name, " is given, but the instruction does not mention <", name, ">; put the tag in it");
+      throw Error(EV_ERROR_REQUEST, "request.tag")
+          .found(name, " is given, but the instruction does not mention <", name, ">")
+          .hint("put the tag in it");
     }
   }
   return segments;

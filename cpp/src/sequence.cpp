@@ -53,9 +53,10 @@ void visit_sizes(const Geometry& geometry, const Visit& visit) {
 }
 
 [[noreturn]] void fail_without_sizes(const Geometry& geometry) {
-  fail(EV_ERROR_BUNDLE, "no size has a multiple of ", geometry.size_multiple(), " px a side up to ",
-       geometry.max_side_px, " and ", geometry.min_area_px, " to ", geometry.max_area_px,
-       " px in all; export the bundle again");
+  throw Error(EV_ERROR_BUNDLE)
+      .found("no size has a multiple of ", geometry.size_multiple(), " px a side up to ", geometry.max_side_px, " and ",
+             geometry.min_area_px, " to ", geometry.max_area_px, " px in all")
+      .hint("export the bundle again");
 }
 
 Size check_size(const Size& size, const Geometry& geometry) {
@@ -74,9 +75,11 @@ Size check_size(const Size& size, const Geometry& geometry) {
     if (!nearest || distance(s) < distance(*nearest)) nearest = s;
   });
   if (!nearest) fail_without_sizes(geometry);
-  fail(EV_ERROR_REQUEST, "size is ", width, "x", height, " (width x height); this bundle takes multiples of ", multiple,
-       " up to ", geometry.max_side_px, " px a side, with ", geometry.min_area_px, " to ", geometry.max_area_px,
-       " px in all; the nearest is ", nearest->second, "x", nearest->first);
+  throw Error(EV_ERROR_REQUEST, "request.size")
+      .found("size is ", width, "x", height, " (width x height)")
+      .hint("this bundle takes multiples of ", multiple, " up to ", geometry.max_side_px, " px a side, with ",
+            geometry.min_area_px, " to ", geometry.max_area_px, " px in all; the nearest is ", nearest->second, "x",
+            nearest->first);
 }
 
 void place(std::vector<std::int64_t>& positions, std::int64_t sequential, std::int64_t frame, std::int64_t row,
@@ -86,27 +89,29 @@ void place(std::vector<std::int64_t>& positions, std::int64_t sequential, std::i
 
 }  // namespace
 
-std::pair<Size, std::map<std::string, Size>> plan_sizes(const std::map<std::string, Size>& sources,
-                                                        const std::optional<std::string>& main,
-                                                        const Geometry& geometry, const std::optional<Size>& size) {
+std::pair<Size, std::map<std::string, Size>> choose_sizes(const std::map<std::string, Size>& sources,
+                                                          const std::optional<std::string>& main,
+                                                          const Geometry& geometry, const std::optional<Size>& size) {
   Size target(geometry.default_height_px, geometry.default_width_px);
   if (size) {
     target = check_size(*size, geometry);
   } else if (main) {
-    target = plan_size(*main, sources.at(*main), geometry);
+    target = choose_size(*main, sources.at(*main), geometry);
   }
   std::map<std::string, Size> sizes;
   for (const auto& [name, source] : sources) {
     const bool like_main = main && is_same_aspect(source, sources.at(*main));
-    sizes[name] = like_main ? target : plan_size(name, source, geometry);
+    sizes[name] = like_main ? target : choose_size(name, source, geometry);
   }
   return {target, sizes};
 }
 
-Size plan_size(const std::string& name, const Size& source, const Geometry& geometry) {
+Size choose_size(const std::string& name, const Size& source, const Geometry& geometry) {
   const auto [height, width] = source;
   if (height < 1 || width < 1) {
-    fail(EV_ERROR_REQUEST, name, " is ", width, "x", height, " px (width x height); give one that has pixels");
+    throw Error(EV_ERROR_REQUEST, "request.size")
+        .found(name, " is ", width, "x", height, " px (width x height)")
+        .hint("give one that has pixels");
   }
   std::optional<Size> closest;
   visit_sizes(geometry, [&](const Size& size) {
@@ -115,9 +120,9 @@ Size plan_size(const std::string& name, const Size& source, const Geometry& geom
   if (!closest) fail_without_sizes(geometry);
   const AspectError least(*closest, source);
   if (least.exceeds(kMaxDistortionPercent)) {
-    fail(EV_ERROR_REQUEST, name, " is ", width, "x", height,
-         " px (width x height); the nearest shape that this bundle takes is ", closest->second, "x", closest->first,
-         "; crop it first");
+    throw Error(EV_ERROR_REQUEST, "request.size")
+        .found(name, " is ", width, "x", height, " px (width x height)")
+        .hint("the nearest shape that this bundle takes is ", closest->second, "x", closest->first, "; crop it first");
   }
   const bool has_same = is_same_aspect(*closest, source);
   const std::int64_t area = height * width;
@@ -135,11 +140,13 @@ Size plan_size(const std::string& name, const Size& source, const Geometry& geom
   return *best;
 }
 
-std::int64_t plan_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
-                         const Geometry& geometry) {
+std::int64_t choose_num_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
+                               const Geometry& geometry) {
   if (!num_frames) return has_video ? geometry.max_frames : has_image ? 1 : geometry.default_frames;
   if (*num_frames < 1 || *num_frames > geometry.max_frames) {
-    fail(EV_ERROR_REQUEST, "num_frames is ", *num_frames, "; this bundle takes 1 to ", geometry.max_frames);
+    throw Error(EV_ERROR_REQUEST, "request.option", "num_frames")
+        .found("num_frames is ", *num_frames)
+        .hint("this bundle takes 1 to ", geometry.max_frames);
   }
   return geometry.round_frames(*num_frames);
 }

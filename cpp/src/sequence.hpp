@@ -58,17 +58,17 @@ std::string input_kind(const std::string& name);
 /// that looks like a tag and is none, text that is not UTF-8.
 std::vector<Segment> parse_prompt(const std::string& prompt, const std::vector<std::string>& input_names);
 
-/// The size of the result, and the size that each source (by name) is resized to; see plan_sizes in sequence.py.
-std::pair<Size, std::map<std::string, Size>> plan_sizes(const std::map<std::string, Size>& sources,
-                                                        const std::optional<std::string>& main,
-                                                        const Geometry& geometry, const std::optional<Size>& size);
+/// The size of the result, and the size that each source (by name) is resized to; see choose_sizes in sizes.py.
+std::pair<Size, std::map<std::string, Size>> choose_sizes(const std::map<std::string, Size>& sources,
+                                                          const std::optional<std::string>& main,
+                                                          const Geometry& geometry, const std::optional<Size>& size);
 
-/// The area rule on the bundle's grid; see plan_size in sequence.py.
-Size plan_size(const std::string& name, const Size& source, const Geometry& geometry);
+/// The area rule on the bundle's grid; see choose_size in sizes.py.
+Size choose_size(const std::string& name, const Size& source, const Geometry& geometry);
 
 /// How many frames to ask the main source for, or to generate: 1 + temporal_ratio * k.
-std::int64_t plan_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
-                         const Geometry& geometry);
+std::int64_t choose_num_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
+                               const Geometry& geometry);
 
 /// Lays the sequence out: the segments (a number of text tokens, or a grid) in order, then the target.
 /// with_text = false is guidance's unconditional branch.

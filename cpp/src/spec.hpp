@@ -1,17 +1,16 @@
 // What a bundle is made of: plain data, and the arithmetic on it. The twin of editverse_rt/bundle/spec.py.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
+#include "schedule.hpp"
+
 namespace ev {
 
-constexpr std::int64_t kFormatVersion = 1;
+constexpr std::int64_t kFormatVersion = 2;
 
 /// One input or output of a graph; a string in `shape` names a dynamic axis.
 struct TensorSpec {
@@ -43,7 +42,8 @@ struct Geometry {
   std::int64_t temporal_ratio = 1;
   std::int64_t spatial_ratio = 1;
   std::int64_t patch_size = 1;
-  std::int64_t patch_dim = 1;
+  std::int64_t patch_dim = 1;  // values of a noisy row
+  std::int64_t clean_dim = 1;  // values of a clean row
   std::int64_t min_area_px = 1;
   std::int64_t max_area_px = 1;
   std::int64_t max_side_px = 1;
@@ -62,33 +62,35 @@ struct Geometry {
   std::int64_t count_latent_frames(std::int64_t num_frames) const { return 1 + (num_frames - 1) / temporal_ratio; }
 };
 
-/// One row per solver step; see Schedule in editverse_rt/bundle/spec.py.
-struct Schedule {
-  std::string name;
-  std::string kind;
-  std::vector<double> timesteps;
-  std::vector<std::array<double, 3>> coefficients;
-  std::vector<double> guidance_scale;
-
-  std::int64_t num_inference_steps() const { return static_cast<std::int64_t>(timesteps.size()); }
-
-  /// Throws EV_ERROR_REQUEST for fewer than one step, for more than a table can hold, and for a multistep table.
-  Schedule with_steps(std::int64_t num_inference_steps) const;
-
-  /// Steps that the table leaves unguided stay so, unless all are. Throws EV_ERROR_REQUEST below 0 or not finite.
-  Schedule with_guidance(double guidance_scale) const;
+/// What a bundle can do, which decides how it is called; see Capabilities in spec.py.
+struct Capabilities {
+  bool generates = true;
+  bool edits = true;
+  bool negative_prompt = false;
+  bool strength = false;
+  std::string attention = "fused";
+  std::string convolutions = "frames";  // of the VAE: "frames" gives the same bytes on any number of threads
+  std::string dtype = "float32";
+  std::string weights = "float";
 };
 
+/// Everything that bundle.json says of how a bundle is run. family: which rules lay a request out. conditioning:
+/// "none", "interleaved", "rows", "channels" or "control". unconditional: "drop_text" or "prompt". See BundleSpec in
+/// spec.py.
 struct BundleSpec {
   std::int64_t format_version = kFormatVersion;
   std::string name;
+  std::string family;
+  std::string conditioning;
+  std::string unconditional;
+  std::string default_negative_prompt;
+  Capabilities capabilities;
   Geometry geometry;
   TokenizerSpec tokenizer;
   std::vector<GraphSpec> graphs;
   std::vector<Schedule> schedules;
   std::string default_schedule;
   std::vector<FileSpec> files;
-  std::string convolutions;  // how the VAE's were exported: "frames", or "" where it is not said
 
   const GraphSpec* find_graph(const std::string& graph_name) const;
   const Schedule* find_schedule(const std::string& schedule_name) const;

@@ -36,7 +36,7 @@ struct Tensor {
 /// Bytes of one element, or 0 for a dtype that no graph here has.
 inline std::size_t dtype_bytes(const std::string& dtype) {
   if (dtype == "float32" || dtype == "int32") return 4;
-  if (dtype == "int64") return 8;
+  if (dtype == "int64" || dtype == "float64") return 8;
   if (dtype == "float16" || dtype == "bfloat16") return 2;
   return dtype == "uint8" || dtype == "bool" ? 1 : 0;
 }

@@ -19,6 +19,7 @@ void check_library() {
   CHECK(std::string(ev_error_name(EV_ERROR_BUNDLE)) == "BundleError");
   CHECK(std::string(ev_error_name(-999)) == "unknown");
   CHECK(std::string(ev_last_error()).empty());
+  CHECK(std::string(ev_last_error_json()).empty());
   ev_options_init(nullptr, 0);
   ev_input_init(nullptr, 0);
   ev_request_init(nullptr, 0);
@@ -124,7 +125,7 @@ void check_callbacks() {
     ev_cancel(self->pipeline);
     return 0;
   };
-  CHECK_FAILURE(bench.run(), EV_ERROR_CANCELLED, "stopped by ev_cancel");
+  CHECK_FAILURE(bench.run(), EV_ERROR_CANCELLED, "cancelled by its caller");
   bench.request.callback = [](void*, const ev_step*) -> int { throw std::runtime_error("out of the window"); };
   CHECK_FAILURE(bench.run(), EV_ERROR_CANCELLED, "out of the window");
   bench.request.callback = [](void*, const ev_step*) -> int { throw 3; };

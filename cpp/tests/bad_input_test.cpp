@@ -99,6 +99,19 @@ void check_struct_sizes() {
     CHECK(ev_open(&pipeline, old_options) == EV_OK);
     ev_close(&pipeline);
   }
+  {
+    // A request of a header without negative_prompt: what follows it is not read.
+    alignas(ev_request) unsigned char room[2 * sizeof(ev_request)];
+    std::memset(room, 0x5a, sizeof room);
+    const std::size_t size = offsetof(ev_request, negative_prompt);
+    auto* old_request = reinterpret_cast<ev_request*>(room);
+    ev_request_init(old_request, size);
+    CHECK(std::all_of(room + size, std::end(room), [](unsigned char byte) { return byte == 0x5a; }));
+    const char* prompt = "A red circle";
+    std::memcpy(room + offsetof(ev_request, prompt), &prompt, sizeof prompt);
+    ev_plan_info_init(&info, sizeof info);
+    CHECK(ev_plan(bench.pipeline, old_request, &info, nullptr) == EV_OK);
+  }
   // A newer header's init has its own fields set to zero.
   std::memset(&newer, 0x5a, sizeof newer);
   ev_request_init(&newer.known, sizeof newer);
@@ -131,6 +144,9 @@ void check_requests() {
   refuse("schedule is \"none\"", EV_ERROR_REQUEST, [](ev_request& r) { r.schedule = "none"; });
   refuse("num_inference_steps is 0", EV_ERROR_REQUEST, [](ev_request& r) { r.num_inference_steps = 0; });
   refuse("num_inference_steps is -7", EV_ERROR_REQUEST, [](ev_request& r) { r.num_inference_steps = -7; });
+  refuse("negative_prompt is given", EV_ERROR_REQUEST, [](ev_request& r) { r.negative_prompt = "blurred"; });
+  refuse("ev_request.num_inference_steps is 10001; expected a whole number from 1 to 10000", EV_ERROR_REQUEST,
+         [](ev_request& r) { r.num_inference_steps = 10001; });
   refuse("num_inference_steps is 2", EV_ERROR_REQUEST, [](ev_request& r) { r.num_inference_steps = INT32_MAX; });
   refuse("guidance_scale is -2", EV_ERROR_REQUEST, [](ev_request& r) { r.guidance_scale = -2; });
   refuse("guidance_scale is", EV_ERROR_REQUEST, [=](ev_request& r) { r.guidance_scale = nan; });
@@ -145,6 +161,15 @@ void check_requests() {
   refuse("fps is inf", EV_ERROR_REQUEST, [=](ev_request& r) { r.fps = infinity; });
   refuse("start_s is -1", EV_ERROR_REQUEST, [](ev_request& r) { r.start_s = -1; });
   refuse("start_s is 1", EV_ERROR_REQUEST, [](ev_request& r) { r.start_s = 1; });
+  // As data: names of this interface, each part by itself.
+  bench.request.seed = -1;
+  CHECK(bench.run() == EV_ERROR_REQUEST);
+  CHECK_MSG(std::string(ev_last_error_json()) ==
+                R"({"code":"request.option","field":"ev_request.seed","found":"-1",)"
+                R"("expected":"a whole number from 0 to 9223372036854775807","hint":"",)"
+                R"("message":"ev_request.seed is -1; expected a whole number from 0 to 9223372036854775807"})",
+            ev_last_error_json());
+  bench.request.seed = 0;
   const std::string many(100000, 'x');
   refuse("tokens", EV_ERROR_REQUEST, [&](ev_request& r) { r.prompt = many.c_str(); });
 }

@@ -114,8 +114,13 @@ Json choice_result(const Json& base, const Json& one, const std::vector<std::str
     CHECK(chosen.plans.size() == graphs.size());
     return chosen.engines.folder.lexically_relative(folder.path).generic_string();
   } catch (const ev::Error& error) {
-    throw ev::Error(error.code(), folder.mask(error.what()));
+    throw ev::Error(error.code()).found(folder.mask(error.what()));
   }
+}
+
+void check_host_graphs() {
+  for (const char* name : {"noise", "schedule_euler", "schedule_"}) CHECK(ev::is_host_graph(name));
+  for (const char* name : {"transformer", "solver_step", "noise_next", "schedules"}) CHECK(!ev::is_host_graph(name));
 }
 
 /// What the vectors cannot hold: damaged files.
@@ -174,6 +179,7 @@ int main(int argc, char** argv) {
     for (Json* value : {&found, &one}) value->erase("text");
     vectors::compare(found, one, "shapes", index++);
   }
+  check_host_graphs();
   check_files();
   return check::report();
 }

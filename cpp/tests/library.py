@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ class Request(ctypes.Structure):
         ("start_s", ctypes.c_double),
         ("callback", STEP_CALLBACK),
         ("user_data", ctypes.c_void_p),
+        ("negative_prompt", ctypes.c_char_p),
+        ("strength", ctypes.c_double),
     ]
 
 
@@ -96,16 +99,23 @@ class FramesInfo(ctypes.Structure):
 
 
 class LibraryError(Exception):
-    """What a call returned: its code, and ev_last_error's text."""
+    """What a call returned: its code, ev_last_error's text, and the same as data."""
 
-    def __init__(self, code: int, name: str, text: str) -> None:
+    def __init__(self, code: int, name: str, text: str, facts: Mapping[str, str]) -> None:
         super().__init__(f"{name}: {text}")
-        self.code, self.name, self.text = code, name, text
+        self.code, self.name, self.text, self.facts = code, name, text, facts
 
 
 def load_library() -> Any:
     library = ctypes.CDLL(os.fspath(BUILD / "libeditverse_rt.so"))
-    for name in ("ev_version", "ev_last_error", "ev_error_name", "ev_info", "ev_result_notice"):
+    for name in (
+        "ev_version",
+        "ev_last_error",
+        "ev_last_error_json",
+        "ev_error_name",
+        "ev_info",
+        "ev_result_notice",
+    ):
         getattr(library, name).restype = ctypes.c_char_p
     library.ev_result_notice.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return library
@@ -134,7 +144,8 @@ class NativePipeline:
     def _check(self, code: int) -> None:
         if code != 0:
             name = self.library.ev_error_name(code).decode()
-            raise LibraryError(code, name, self.library.ev_last_error().decode())
+            facts = json.loads(self.library.ev_last_error_json())
+            raise LibraryError(code, name, self.library.ev_last_error().decode(), facts)
 
     def plan(self, prompt: str, **settings: Any) -> tuple[PlanInfo, list[ClipSize]]:
         request, keep = self._request(prompt, settings)
@@ -182,9 +193,18 @@ class NativePipeline:
         keep: list[object] = []
         if callback is not None:
             request.callback = STEP_CALLBACK(lambda *_: 0 if callback() else 1)
-        if "schedule" in given:
-            request.schedule = given.pop("schedule").encode()
-        for name in ("num_inference_steps", "guidance_scale", "seed", "num_frames", "fps", "start_s"):
+        for name in ("schedule", "negative_prompt"):
+            if name in given:
+                setattr(request, name, given.pop(name).encode())
+        for name in (
+            "num_inference_steps",
+            "guidance_scale",
+            "strength",
+            "seed",
+            "num_frames",
+            "fps",
+            "start_s",
+        ):
             if name in given:
                 setattr(request, name, given.pop(name))
         inputs = (Input * max(1, len(given)))()

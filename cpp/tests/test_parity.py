@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cpp.tests import library as native
 from editverse_rt import Pipeline
-from editverse_rt.errors import EditVerseError, RequestCancelled
+from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
 from editverse_rt.request.prompt import TextSegment
 
 STEPS = 2
@@ -44,6 +44,17 @@ def clip(num_frames: int, height: int, width: int, seed: int = 0) -> NDArray[np.
 def count_tokens(pipeline: Pipeline, text: str) -> int:
     """Tokens of one text segment, the end included, however long it is."""
     return len(pipeline._tokenizer._processor.encode(text)) + 1
+
+
+def multistep_schedule(pipeline: Pipeline) -> str:
+    """The name of a schedule whose solver uses its history, else of the default one."""
+    spec = pipeline.bundle.spec
+    names = [
+        name
+        for name, schedule in spec.schedules.items()
+        if any(any(matrix[0][1:-1]) for matrix in schedule.table.matrices)
+    ]
+    return names[0] if names else spec.default_schedule
 
 
 def requests(pipeline: Pipeline) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -114,6 +125,20 @@ def requests(pipeline: Pipeline) -> dict[str, tuple[str, dict[str, Any]]]:
                 "num_inference_steps": 3,
             },
         ),
+        # A number of steps that no table has: the schedule's graph makes one, of a solver with a history.
+        "multistep, other steps": (
+            "A green square",
+            {"num_frames": 1, "schedule": multistep_schedule(pipeline), "num_inference_steps": 7},
+        ),
+        "multistep, other steps and guidance": (
+            "<image1> Make it grayscale",
+            {
+                "image1": video[1],
+                "schedule": multistep_schedule(pipeline),
+                "num_inference_steps": 5,
+                "guidance_scale": 3.5,
+            },
+        ),
     }
 
 
@@ -128,6 +153,8 @@ NAMES = [
     "long text",
     "cut and strided",
     "guidance, rate and schedule",
+    "multistep, other steps",
+    "multistep, other steps and guidance",
 ]
 
 
@@ -145,20 +172,19 @@ def test_the_same_bytes(name: str, host: Pipeline, twin: Any) -> None:
     assert frames.shape == expected.frames.shape
     assert np.array_equal(frames, expected.frames)  # every byte: the same graphs, the same library
     assert fps == expected.fps
-    # The command line's options are named by the Python host only.
-    assert notices == [line.removesuffix(" (--start, --frames, --fps)") for line in expected.notices]
+    assert notices == list(expected.notices)
 
-    plan = expected.plan
+    laid_out = expected.laid_out
     assert (info.result.num_frames, info.result.height_px, info.result.width_px) == frames.shape[:3]
     assert info.fps == expected.fps
-    assert info.num_inference_steps == plan.schedule.num_inference_steps
-    assert info.sequence_length == len(plan.layout.layout)
-    words = [segment.text for segment in plan.segments if isinstance(segment, TextSegment)]
+    assert info.num_inference_steps == laid_out.schedule.num_inference_steps
+    assert info.sequence_length == len(laid_out.cond.layout.layout)
+    words = [segment.text for segment in laid_out.segments if isinstance(segment, TextSegment)]
     assert info.num_tokens == sum(map(len, host._tokenizer.encode_segments(words)))
     named = [n for n in settings if n.startswith(("video", "image"))]
     assert {
         n: (s.num_frames, s.height_px, s.width_px) for n, s in zip(named, sizes, strict=True)
-    } == plan.sources
+    } == laid_out.sources
 
 
 def test_the_same_bytes_on_two_threads(host: Pipeline) -> None:
@@ -173,7 +199,11 @@ def test_the_same_bytes_on_two_threads(host: Pipeline) -> None:
     [
         ("", {}),
         ("<video1> x", {}),
+        ("x", {"negative_prompt": "blurred"}),
+        ("x", {"strength": 0.5}),
+        ("x", {"strength": 1.5}),
         ("x", {"num_inference_steps": 0}),
+        ("x", {"num_inference_steps": 10_001}),
         ("x", {"guidance_scale": -3.0}),
         ("x", {"guidance_scale": float("nan")}),
         ("x", {"seed": -1}),
@@ -195,6 +225,15 @@ def test_the_same_errors(prompt: str, settings: dict[str, Any], host: Pipeline, 
     with pytest.raises(native.LibraryError) as found:
         twin.run(prompt, **settings)
     assert found.value.name == type(expected.value).__name__
+    facts, wanted = found.value.facts, expected.value.to_json()
+    assert facts["message"] == found.value.text
+    assert facts["code"] == wanted["code"]
+    # Each host calls a field by the name that its caller knows.
+    name = facts["field"].removeprefix("ev_request.")
+    assert ("size" if name == "width_px" else name) == wanted["field"]
+    assert facts["expected"] == wanted["expected"]
+    if isinstance(expected.value, RequestError):  # what is said of media names a path, or an array
+        assert (facts["found"], facts["hint"]) == (wanted["found"], wanted["hint"])
 
 
 def test_a_callback_stops_both(host: Pipeline, twin: Any) -> None:

@@ -243,7 +243,7 @@ def test_a_plan_that_needs_the_plugin_is_refused(bundle: Bundle, tmp_path: Path)
     said, _ = run(bundle, tmp_path)
     assert said["error"] == "BackendError"
     assert "its plan of transformer was built with the RopeAttention plugin" in said["text"]
-    assert "give its library in ev_options.plugin" in said["text"]
+    assert "give its library as plugin" in said["text"]
     said, _ = run(bundle, tmp_path, options={"plugin": "/no/such/library.so"})
     assert "/no/such/library.so is not a plugin that TensorRT takes: no plugin creator in it" in said["text"]
     check_all_is_given_back(said)
@@ -312,7 +312,7 @@ def test_another_gpu_is_taken_by_its_number(bundle: Bundle, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"plugin": "plugin.so"}, "none of its plans was built with a plugin; leave ev_options.plugin out"),
+        ({"plugin": "plugin.so"}, "none of its plans was built with a plugin; leave plugin out"),
         ({"device": -2}, "device is -2; give a GPU's number, 0 or more"),
         ({"weight_budget_bytes": -2}, "weight_budget_bytes is -2; give 0 or more"),
     ],
@@ -335,7 +335,7 @@ def test_a_budget_needs_plans_that_stream(bundle: Bundle, tmp_path: Path) -> Non
 def test_a_gpu_option_passes_the_cpu_over(bundle: Bundle, tmp_path: Path) -> None:
     said, _ = run(bundle, tmp_path, backend="ort-cpu", options={"device": 0, "cuda_graphs": True})
     assert said["error"] == "BackendError"
-    assert "ort-cpu takes no ev_options.device and no ev_options.cuda_graphs; leave it out" in said["text"]
+    assert "ort-cpu takes no device and no cuda_graphs; leave it out" in said["text"]
 
 
 def test_a_version_that_is_packed_again_is_the_same(bundle: Bundle, tmp_path: Path) -> None:

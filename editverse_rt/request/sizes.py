@@ -106,6 +106,7 @@ def choose_num_frames(num_frames: int | None, has_video: bool, has_image: bool, 
             f"num_frames is {num_frames}",
             hint=f"this bundle takes 1 to {geometry.max_frames}",
             code="request.option",
+            field="num_frames",
         )
     return geometry.round_frames(num_frames)
 

@@ -81,6 +81,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t num_
   maybe_set(flags, 7, request.struct_size, bytes);
   // No struct is larger in memory than it says it is.
   if (request.struct_size > sizeof request && request.struct_size <= 4096) request.struct_size = sizeof request;
+  std::string negative_prompt;
+  if ((flags >> 9 & 1) != 0) {
+    negative_prompt = bytes.take_text(32);
+    request.negative_prompt = negative_prompt.c_str();
+  }
   std::string schedule;
   if ((flags >> 8 & 1) != 0) {
     schedule = bytes.take_text(32);

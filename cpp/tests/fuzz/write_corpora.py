@@ -75,6 +75,7 @@ def request_inputs() -> list[bytes]:
         head(0, 0b1000) + struct.pack("<ii", 80, 48) + text(b"x"),
         head(0, 0b110000) + struct.pack("<id", 5, 24.0) + text(b"x"),
         head(0, 0b100000000) + text(b"paper") + text(b"x"),
+        head(0, 0b1000000000) + text(b"blurred") + text(b"x"),
         head(0) + text("<V\u0130DEO1> \u3000\u732b".encode()),
         head(0) + text(b"\xff\xfe<video1"),
     ]

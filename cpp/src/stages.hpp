@@ -1,0 +1,68 @@
+// The stages of a request that run graphs: encode, draw noise, solve, decode. They only move bytes. The twin of
+// editverse_rt/stages.py.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "laid_out.hpp"
+#include "runner.hpp"
+#include "spec.hpp"
+
+namespace ev {
+
+/// A bundle's graphs as one request runs them: not after it was cancelled, and given back after their last run where
+/// that is asked for. What is passed in must outlive it.
+class Graphs {
+ public:
+  /// check_cancelled: throws EV_ERROR_CANCELLED once the request was stopped.
+  Graphs(const BundleSpec& spec, Runner& runner, std::function<void()> check_cancelled, bool gives_back)
+      : spec_(spec), runner_(runner), check_cancelled_(std::move(check_cancelled)), gives_back_(gives_back) {}
+
+  /// Throws EV_ERROR_BACKEND, EV_ERROR_CANCELLED.
+  void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) const;
+
+  /// After a graph's last run in a request.
+  void give_back(const std::string& graph) const {
+    if (gives_back_) runner_.release(graph);
+  }
+
+  const BundleSpec& spec() const { return spec_; }
+  Runner& runner() const { return runner_; }
+
+ private:
+  const BundleSpec& spec_;
+  Runner& runner_;
+  std::function<void()> check_cancelled_;
+  bool gives_back_;
+};
+
+/// The table of a schedule for another number of steps, by the bundle's graph for it (float64). first_step: of those
+/// steps the first that is run, for a source that is noised. Throws EV_ERROR_BACKEND for a graph that gives a table of
+/// another form.
+ScheduleTable make_table(const Graphs& graphs, const Schedule& schedule, std::int64_t num_inference_steps,
+                         std::int64_t first_step = 0);
+
+/// Text rows float32 [Lt, Dt] of the token ids of each text, a call each.
+std::vector<Tensor> encode_texts(const Graphs& graphs, const std::vector<std::vector<std::int64_t>>& texts);
+
+/// Patches float32 [latent frames * rows * columns of all clips, P] of clips uint8 [1 + r k, H, W, 3], one after the
+/// other.
+Tensor encode_clips(const Graphs& graphs, const std::vector<Tensor>& clips);
+
+/// Noise float32 [Lg, P] of the request's seed.
+Tensor draw_noise(const Graphs& graphs, const LaidOutRequest& laid_out);
+
+/// From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1). texts: [Lt, Dt] each, which
+/// the branches name by index. clean: [Lc, Pc]. on_step_end(step, timestep) is called after each solver step, and stops
+/// the request by what it throws.
+Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::vector<Tensor>& texts,
+             const Tensor& clean, const Tensor& noise, const std::function<void(std::int64_t, double)>& on_step_end);
+
+/// Frames uint8 [1 + r k, H, W, 3] of patches float32 [Lg, P], one latent frame a call.
+Tensor decode_patches(const Graphs& graphs, const LaidOutRequest& laid_out, const Tensor& patches);
+
+}  // namespace ev

@@ -145,11 +145,13 @@ Clip take_frames(const ExaminedInputs& examined, const Source& source, std::int6
 }
 
 Clip read_source(const ExaminedInputs& examined, const std::string& name, std::int64_t num_frames,
-                 std::optional<double> fps, double start_s, const std::function<void()>& check_stopped) {
+                 std::optional<double> fps, double start_s, const std::function<void()>& check_stopped,
+                 const std::vector<double>& moments_s = {}) {
   const Source& source = *examined.sources.at(name);
   if (!source.is_path()) return take_frames(examined, source, num_frames, start_s);
   const auto [height, width] = examined.sizes.at(name);
-  return read_clip(*examined.files.at(name), start_s, num_frames, fps, height, width, check_stopped);
+  return read_clip(*examined.files.at(name), start_s, num_frames, fps, height, width, check_stopped,
+                   fps ? moments_s : std::vector<double>());
 }
 
 /// How many frames a video in memory has from start_s on, at most at_most.
@@ -233,6 +235,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
   const Request& request = *examined.request;
   const Geometry& geometry = *examined.geometry;
   Footage footage{{}, examined.num_frames, examined.fps, {}};
+  std::vector<double> times_s;  // where main's frames are not evenly spaced, of their beginnings
   for (const std::string& name : examined.names) {
     if (input_kind(name) == "image") {
       const Clip picture = read_source(examined, name, 1, std::nullopt, 0.0, check_stopped);
@@ -242,7 +245,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
     }
     const bool is_main = name == examined.names.front();
     const Clip clip = read_source(examined, name, footage.num_frames, examined.rate_for(name, footage.fps),
-                                  request.start_s, check_stopped);
+                                  request.start_s, check_stopped, times_s);
     const std::int64_t count = clip.frames.shape[0], kept = geometry.round_frames(count);
     footage.clips[name] = slice_rows(clip.frames, 0, kept);
     for (const std::string& line : clip.notices) footage.notices.push_back(name + ": " + line);
@@ -258,6 +261,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
     if (is_main) {
       footage.num_frames = kept;
       footage.fps = clip.fps;
+      times_s = uneven_times_s(clip, kept);
     }
   }
   if (request.num_frames && *request.num_frames != footage.num_frames && !examined.has_video()) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -77,18 +78,18 @@ def test_idle_buffers_make_room_for_others(runner: TrtRunner, cuda: Any, solver_
     check_solver(runner.run("solver_step", solver_inputs(59)), solver_inputs(59))
 
 
-def test_a_tensor_that_got_no_memory_goes_quietly(
-    cuda: Any, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tensor_that_got_no_memory_goes_quietly(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a destructor raises, nobody can catch: Python gives it to this hook."""
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
     cuda.memory_bytes = 0
     with cuda.current(), pytest.raises(BackendError, match="cudaErrorMemoryAllocation"):
         DeviceTensor(Pool(cuda), (1,), "float32", 4)
     gc.collect()
-    assert "DeviceTensor.__del__" not in capsys.readouterr().err
-    assert not recwarn.list
+    assert raised == []
 
 
-@given(sizes=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 6)), max_size=80))
+@given(sizes=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 6)), min_size=30, max_size=80))
 @settings(deadline=None, max_examples=60)
 def test_what_the_pool_holds_is_bounded_by_what_was_in_use(
     host_cuda: Callable[[], Any], sizes: list[tuple[int, int]]
@@ -180,6 +181,7 @@ def test_a_call_whose_first_run_failed_is_not_recorded(
     cuda.failing = [failing]
     with pytest.raises(BackendError, match=f"{failing} failed"):
         recording.run("solver_step", solver_inputs(7))
+    assert not recording._loaded["solver_step"].recorded, "its context and buffers are not kept"
     cuda.log.clear()
     check_solver(recording.run("solver_step", solver_inputs(7)), solver_inputs(7))
     assert "record" not in cuda.log

@@ -217,11 +217,23 @@ def hlg_code(light: np.ndarray) -> np.ndarray:
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
 
 
+LUMA = {1: (0.2126, 0.7152, 0.0722), 9: (0.2627, 0.6780, 0.0593)}
+
+
 def wide_frame(primaries: np.ndarray, code, matrix: int) -> av.VideoFrame:
-    light = np.clip(linear(patchwork() / 255.0) @ primaries.T, 0, 1)
-    deep = (np.clip(code(light), 0, 1) * 65535).round().astype(np.uint16)
-    frame = av.VideoFrame.from_ndarray(deep, format="rgb48le")
-    return frame.reformat(format="yuv444p10le", dst_colorspace=matrix, dst_color_range=1)
+    """The patchwork in those colours, as YUV of limited range in 10 bits, computed here."""
+    red, green, blue = np.moveaxis(code(np.clip(linear(patchwork() / 255.0) @ primaries.T, 0, 1)), -1, 0)
+    weights = LUMA[matrix]
+    luma = weights[0] * red + weights[1] * green + weights[2] * blue
+    planes = [16 + 219 * luma]
+    planes += [
+        128 + 112 * (colour - luma) / (1 - weight)
+        for colour, weight in ((blue, weights[2]), (red, weights[0]))
+    ]
+    deep = (np.stack(planes, axis=-1) * 256).round().astype(np.uint16)
+    frame = av.VideoFrame.from_ndarray(deep, format="yuv444p16le")
+    frame.colorspace, frame.color_range = matrix, 1
+    return frame.reformat(format="yuv444p10le")
 
 
 def gamma_code(light: np.ndarray) -> np.ndarray:

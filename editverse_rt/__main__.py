@@ -21,10 +21,9 @@ def main() -> int:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)
-    from editverse_rt.commands.cli import main as run
+    from editverse_rt.commands.main import main as run
 
-    signal.signal(signal.SIGINT, before)
-    return run()
+    return run(on_loaded=lambda: signal.signal(signal.SIGINT, before))
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

@@ -1,89 +1,53 @@
-"""The command line's words: commands, options, their help, and what is refused before anything is opened."""
+"""The parser of the command line, built from a table of commands, and the options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
+import importlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from editverse_rt.errors import RequestError
-from editverse_rt.planning.targets import PRECISIONS
+from editverse_rt.request import options
 from editverse_rt.request.options import OPTIONS, Option, OptionValue, check_option, parse_size
 
-__all__ = ["parse_arguments", "version_of"]
+__all__ = [
+    "FLAGS",
+    "Command",
+    "CommandEntry",
+    "add_gpu_options",
+    "add_request_options",
+    "add_running_options",
+    "gpu_options",
+    "parse_arguments",
+    "thread_count",
+    "version_of",
+]
 
-EDIT_OPTIONS = tuple(option.name for option in OPTIONS)
-GENERATE_OPTIONS = tuple(name for name in EDIT_OPTIONS if name not in ("start_s", "strength"))
-"""Without those that speak of an input."""
-PLAN_OPTIONS = ("schedule", "num_inference_steps", "guidance_scale", "size", "num_frames")
 MAX_THREADS = 1024
+FLAGS = {
+    **options.FLAGS,
+    "device": "--device",
+    "cuda_graphs": "--cuda-graphs",
+    "weight_budget_bytes": "--weight-budget",
+    "plugin": "--plugin",
+    "kernel_cache": "--kernel-cache",
+    "gpu_memory_limit_bytes": "--gpu-memory-limit",
+}
+"""What errors call the options of a request and of `Pipeline.open` here."""
+
 EXIT_CODES = """\
 exit codes:
   0    done
   2    the request, a file, the bundle or the backend cannot be used; one line says why and what to do
   130  interrupted with Ctrl-C; nothing half-written is left
   1    a bug, with its traceback
-"""
-
-EDIT_HELP = """\
-examples:
-  editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4
-  editverse-rt edit in.mp4 boat.png "<video1> Insert the boat <image1> in the water" -o out.mp4 \\
-      --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
-  editverse-rt edit photo.jpg "Make it grayscale" -o out.png
-
-Videos become <video1>, <video2> ..., images <image1>, <image2> ..., each in the order given. An instruction
-without any tag gets them in front, in that order. An output that exists is replaced, at once and only when
-the new one is complete. The source's audio is carried over when the output keeps its length.
-
-OUT is a video (.mp4 .mov .mkv .webm .gif), a picture of one frame (.png .jpg .jpeg .webp), or PNG frames: a
-name without a suffix is a new folder of them, and a name such as out_%04d.png numbers them.
-"""
-
-GENERATE_HELP = """\
-examples:
-  editverse-rt generate "A red circle moves over a blue gradient" -o out.mp4 --seed 3
-  editverse-rt generate "A yellow square" -o out.png --size 96x64
-"""
-
-INFO_HELP = """\
-examples:
-  editverse-rt info
-  editverse-rt info path/to/bundle --json
-"""
-
-PLAN_HELP = """\
-examples:
-  editverse-rt plan                                       # nano's own default request, on every target
-  editverse-rt plan BUNDLE --input in.mp4 --target h100
-  editverse-rt plan BUNDLE --frames 81 --size 576x320 --target rtx4090 --precision fp16 --json
-
-It reads the bundle's facts and the inputs' headers, and runs nothing. What does not fit the target is refused
-with the largest that does.
-"""
-
-VERIFY_HELP = """\
-examples:
-  editverse-rt verify --backend ort-cuda
-  editverse-rt verify BUNDLE --backend tensorrt-rtx
-  editverse-rt verify nano-plugin --backend tensorrt --plugin LIB --reference nano
-
-The held-out edits that the bundle carries, or a few made-up ones, on the backend and on ort-cpu, from the
-same seed: how many come out right on each, and how near the results are. Plans that pass get a stamp, and are
-used from then on without --allow-unverified.
-"""
-
-DOCTOR_HELP = """\
-examples:
-  editverse-rt doctor
-  editverse-rt doctor --json
-
-Exit code 0 means that the bundle is whole and that a backend is here to run it.
 """
 
 
@@ -94,19 +58,61 @@ class _Parser(argparse.ArgumentParser):
         raise RequestError(f"{message}", hint=f"`{self.prog} --help` shows an example", code="command.usage")
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class Command:
+    """One command: what its file gives to the parser, and what runs.
+
+    examples: shown below its options. usage: the first line of its help where argparse's own would mislead.
+    run: takes the parsed arguments, returns the exit code. late_words: the positional argument whose words may
+    also stand behind options, "" for none.
+    """
+
+    examples: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    usage: str | None = None
+    late_words: str = ""
+
+
+@dataclass(frozen=True)
+class CommandEntry:
+    """A line of the table of commands. module: its file, which has a `Command` called as `name` in capitals."""
+
+    name: str
+    summary: str
+    module: str
+
+    def load(self) -> Command:
+        """Import the file, with the libraries that the command needs."""
+        command = getattr(importlib.import_module(f"editverse_rt.commands.{self.module}"), self.name.upper())
+        assert isinstance(command, Command)  # noqa: S101 - of our own table
+        return command
+
+
+def parse_arguments(
+    argv: Sequence[str] | None, entries: Sequence[CommandEntry]
+) -> tuple[Command, argparse.Namespace]:
     """Parse one command; `argv` without the program's name, or None for sys.argv.
 
-    `--help` and `--version` print and raise SystemExit. Raises RequestError for what is not understood.
+    Only the file of the command that is asked for is imported. `--help` and `--version` print and raise
+    SystemExit. Raises RequestError for what is not understood.
     """
-    args, extra = build_parser().parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # No option before the command takes a value, so the first word is the command.
+    asked = next((word for word in words if not word.startswith("-")), None)
+    command = next((entry.load() for entry in entries if entry.name == asked), None)
+    args, extra = build_parser(entries, asked, command).parse_known_args(words)
+    if command is None:
+        raise RequestError(f"{asked!r} is no command", code="command.usage")  # argparse refused it before
     if extra:
-        take_late_words(args, extra)
-    return args
+        take_late_words(command, args, extra)
+    return command, args
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
+def build_parser(
+    entries: Sequence[CommandEntry], asked: str | None, command: Command | None
+) -> argparse.ArgumentParser:
+    """Build the parser: all commands by name and summary, and the one that is asked for in full."""
     parser = _Parser(
         prog="editverse-rt",
         description="Edit and generate images and videos with an EditVerse bundle.",
@@ -114,67 +120,30 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"editverse-rt {version_of('editverse-rt')}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-
-    def add(name: str, summary: str, examples: str, usage: str | None = None) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"{examples}\n{EXIT_CODES}",
-            usage=usage,
+    for entry in entries:
+        own = command if entry.name == asked else None
+        child = commands.add_parser(
+            entry.name,
+            help=entry.summary,
+            description=entry.summary[0].upper() + entry.summary[1:] + ".",
+            epilog=EXIT_CODES if own is None else f"{own.examples}\n{EXIT_CODES}",
+            usage=None if own is None else own.usage,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-
-    edit = add(
-        "edit",
-        "edit videos and images by an instruction",
-        EDIT_HELP,
-        'editverse-rt edit INPUT [INPUT ...] "INSTRUCTION" -o OUT [options]',
-    )
-    edit.add_argument("words", nargs="+", metavar="INPUT", help="videos and images, then the instruction")
-    add_running_options(edit)
-    add_request_options(edit, EDIT_OPTIONS)
-
-    generate = add("generate", "generate a video or an image from a prompt", GENERATE_HELP)
-    generate.add_argument("prompt", help="what to show")
-    add_running_options(generate)
-    add_request_options(generate, GENERATE_OPTIONS)
-
-    info = add("info", "show what a bundle holds, after checking every file's hash", INFO_HELP)
-    info.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
-    info.add_argument("--json", action="store_true", help="print one JSON object")
-
-    doctor = add("doctor", "say which backends are here, and why another is not", DOCTOR_HELP)
-    doctor.add_argument("--bundle", default="nano", help="name or folder (default: nano)")
-    doctor.add_argument("--plugin", type=Path, metavar="LIB", help="also try libeditverse_plugin.so")
-    doctor.add_argument("--json", action="store_true", help="print one JSON object")
-
-    verify = add("verify", "compare a backend with ort-cpu, and accept its plans", VERIFY_HELP)
-    verify.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
-    verify.add_argument("--backend", required=True, help="a name from `editverse-rt doctor`")
-    add_request_options(verify, ("num_inference_steps",))
-    verify.add_argument(
-        "--reference",
-        metavar="BUNDLE",
-        help="another export of the checkpoint, for ort-cpu where it cannot run this one (plugin, bfloat16)",
-    )
-    add_gpu_options(verify)
-    verify.add_argument("--json", action="store_true", help="print one JSON object")
-
-    plan = add("plan", "say what a request costs, in memory and in time, before it runs", PLAN_HELP)
-    plan.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
-    plan.add_argument("--input", action="append", default=[], metavar="FILE", help="a video or an image")
-    where = plan.add_mutually_exclusive_group()
-    where.add_argument("--target", metavar="GPU", help="rtx4090, h100, sm_89 ... (default: all of them)")
-    where.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe of your own, TOML")
-    plan.add_argument("--precision", choices=PRECISIONS, help="of the transformer (default: the recipe's)")
-    plan.add_argument("--prompt", metavar="TEXT", help="the instruction, to count its tokens")
-    add_request_options(plan, PLAN_OPTIONS)
-    plan.add_argument("--json", action="store_true", help="print one JSON object")
+        if own is not None:
+            own.add_arguments(child)
     return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"editverse-rt {version_of('editverse-rt')}")
+        parser.exit()
 
 
 def add_request_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
@@ -250,17 +219,29 @@ def add_gpu_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def take_late_words(args: argparse.Namespace, extra: list[str]) -> None:
-    """Accept inputs and the instruction on either side of the options, which argparse does not."""
+def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `Pipeline.open` takes of the options for a GPU."""
+    return {
+        "device": args.device,
+        "cuda_graphs": args.cuda_graphs,
+        "weight_budget_bytes": args.weight_budget,
+        "plugin": args.plugin,
+        "kernel_cache": args.kernel_cache,
+        "gpu_memory_limit_bytes": args.gpu_memory_limit,
+    }
+
+
+def take_late_words(command: Command, args: argparse.Namespace, extra: list[str]) -> None:
+    """Accept positional words on either side of the options, which argparse does not."""
     unknown = [word for word in extra if word.startswith("-")]
-    if args.command != "edit" or unknown:
+    if not command.late_words or unknown:
         word = (unknown or extra)[0]
         raise RequestError(
             f"unrecognized argument {word!r}",
             hint=f"`editverse-rt {args.command} --help` lists the options",
             code="command.usage",
         )
-    args.words += extra
+    getattr(args, command.late_words).extend(extra)
 
 
 def thread_count(text: str) -> int:
@@ -287,6 +268,8 @@ def bytes_from_text(text: str) -> int:
 
 def version_of(package: str) -> str | None:
     """Return the version of an installed package, or None."""
+    import importlib.metadata  # a tenth of what `--help` takes
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from pathlib import Path
@@ -10,10 +11,19 @@ from typing import Any
 from editverse_rt.backends import find_obstacle, list_backends
 from editverse_rt.backends.plugin import PLUGIN, probe_plugin
 from editverse_rt.bundle.manifest import Bundle, load_bundle
-from editverse_rt.commands.arguments import version_of
+from editverse_rt.commands.arguments import Command, version_of
+from editverse_rt.commands.terminal import EXIT_BAD_INPUT, EXIT_OK, print_error, print_json
 from editverse_rt.errors import EditVerseError
 
-__all__ = ["describe_machine", "examine_machine"]
+__all__ = ["DOCTOR", "describe_machine", "examine_machine"]
+
+EXAMPLES = """\
+examples:
+  editverse-rt doctor
+  editverse-rt doctor --json
+
+Exit code 0 means that the bundle is whole and that a backend is here to run it.
+"""
 
 PACKAGES = ("editverse-rt", "numpy", "onnxruntime", "onnxruntime-gpu", "av", "sentencepiece")
 
@@ -75,3 +85,24 @@ def describe_machine(facts: dict[str, Any]) -> list[str]:
     state = "whole, every hash is right" if facts["problem"] is None else facts["problem"]
     lines.append(f"bundle {facts['bundle']}: {state}")
     return lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", default="nano", help="name or folder (default: nano)")
+    parser.add_argument("--plugin", type=Path, metavar="LIB", help="also try libeditverse_plugin.so")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    facts = examine_machine(args.bundle, args.plugin)
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(describe_machine(facts)))
+    if facts["problem"] is not None:
+        print_error(facts["problem"])
+        return EXIT_BAD_INPUT
+    return EXIT_OK
+
+
+DOCTOR = Command(EXAMPLES, add_arguments, run)

@@ -1,15 +1,21 @@
-"""Standard streams that may be closed, broken or of a narrow encoding, and the bar of progress on one."""
+"""Exit codes, standard streams that may be closed, broken or of a narrow encoding, and the bar of progress."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 import time
 from typing import Any
 
-__all__ = ["Progress", "discard_output", "prepare_streams", "print_error"]
+__all__ = ["Progress", "discard_output", "prepare_streams", "print_error", "print_json"]
+
+EXIT_OK = 0
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell says of a command whose reader left, as in `info | head -1`
 
 
 def prepare_streams() -> None:
@@ -33,6 +39,11 @@ def print_error(message: str) -> None:
     """Print one line on standard error, if anybody reads it."""
     with contextlib.suppress(OSError, ValueError):
         print(f"editverse-rt: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    print(json.dumps(facts, indent=2, ensure_ascii=False))
 
 
 def discard_output() -> None:

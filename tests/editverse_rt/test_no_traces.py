@@ -33,7 +33,7 @@ assert prctl(SECCOMP, FILTER, header, 0, 0) == 0, "this kernel has no seccomp fi
 """
 EDIT = """
 import os, sys
-from editverse_rt.commands.cli import main
+from editverse_rt.commands.main import main
 options = ["--num-inference-steps", "2", "--quiet"]
 code = main(["edit", sys.argv[1], "Make it night", "-o", sys.argv[2], *options])
 assert "ORT_DISABLE_TELEMETRY" not in os.environ, "what was not set before is not set after"

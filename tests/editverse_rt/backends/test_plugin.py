@@ -10,7 +10,7 @@ import pytest
 
 from editverse_rt.backends import plugin
 from editverse_rt.backends.plugin import probe_plugin
-from editverse_rt.commands.cli import main
+from editverse_rt.commands.main import main
 
 # Any shared library that is there: it can be loaded, and is no plugin.
 ANY_LIBRARY = Path(_ctypes.__file__)

@@ -16,7 +16,7 @@ from editverse_rt.backends.cuda import DeviceTensor
 from editverse_rt.backends.trt import TrtBackend
 from editverse_rt.backends.trt_runner import TensorRtRtxOptions, TrtRunner
 from editverse_rt.bundle.manifest import Bundle
-from editverse_rt.commands.cli import main
+from editverse_rt.commands.main import main
 from editverse_rt.engines.manifest import EngineSet
 from editverse_rt.engines.stamps import write_stamp
 from editverse_rt.errors import BackendError

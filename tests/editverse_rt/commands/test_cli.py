@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from editverse_rt import media
 from editverse_rt.backends import Availability
-from editverse_rt.commands import arguments, cli, descriptions, doctor
+from editverse_rt.commands import doctor, edit, info, terminal
+from editverse_rt.commands.arguments import parse_arguments
+from editverse_rt.commands.main import COMMANDS, main
 from editverse_rt.errors import BackendError, BundleError, RequestCancelled, RequestError
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.options import OPTIONS, Option
@@ -88,7 +90,7 @@ class FakePipeline:
 
 @pytest.fixture(autouse=True)
 def fake_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "Pipeline", FakePipeline)
+    monkeypatch.setattr(edit, "Pipeline", FakePipeline)
     monkeypatch.setattr(FakePipeline, "failure", None)
 
 
@@ -115,14 +117,14 @@ def out(tmp_path: Path) -> str:
 
 
 def test_inputs_are_named_by_kind_and_order(clip: str, picture: str, out: str) -> None:
-    assert cli.main(["edit", picture, clip, picture, clip, "Blend <video2> all", "-o", out]) == 0
+    assert main(["edit", picture, clip, picture, clip, "Blend <video2> all", "-o", out]) == 0
     inputs = {name: path for name, path in FakePipeline.asked.items() if name[-1].isdigit()}
     assert inputs == {"image1": picture, "video1": clip, "image2": picture, "video2": clip}
     assert FakePipeline.prompt == "Blend <video2> all"
 
 
 def test_instruction_without_tags_gets_them_in_front(clip: str, picture: str, out: str) -> None:
-    assert cli.main(["edit", picture, clip, "Insert it", "-o", out]) == 0
+    assert main(["edit", picture, clip, "Insert it", "-o", out]) == 0
     assert FakePipeline.prompt == "<image1> <video1> Insert it"
 
 
@@ -140,14 +142,14 @@ def test_plan_takes_and_refuses_the_instructions_that_edit_does(
     instruction: str, line: str | None, clip: str, picture: str, out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The pipeline is a stand-in here, so what it would refuse is asked of `parse_prompt`."""
-    assert cli.main(["edit", picture, clip, instruction, "-o", out, "--quiet"]) == 0
+    assert main(["edit", picture, clip, instruction, "-o", out, "--quiet"]) == 0
     if line is None:
         parse_prompt(FakePipeline.prompt, ["image1", "video1"])
     else:
         with pytest.raises(RequestError, match=re.escape(line)):
             parse_prompt(FakePipeline.prompt, ["image1", "video1"])
     capsys.readouterr()
-    code = cli.main(["plan", "--input", picture, "--input", clip, "--prompt", instruction])
+    code = main(["plan", "--input", picture, "--input", clip, "--prompt", instruction])
     errors = capsys.readouterr().err
     assert code == (0 if line is None else 2), errors
     assert (line or "") in errors
@@ -156,12 +158,14 @@ def test_plan_takes_and_refuses_the_instructions_that_edit_does(
 def test_options_reach_the_pipeline(clip: str, out: str) -> None:
     options = (
         "--num-inference-steps 12 --guidance-scale 2.5 --seed 7 --frames 9 --size 128x96 --fps 12.5 "
-        "--start 1.5 --negative-prompt blur --bundle my/bundle --backend ort-cpu --schedule fast --threads 2"
+        "--start 1.5 --negative-prompt blur --strength 0.5 --bundle my/bundle --backend ort-cpu "
+        "--schedule fast --threads 2"
     )
-    assert cli.main(["edit", clip, "Invert it", "-o", out, *options.split()]) == 0
+    assert main(["edit", clip, "Invert it", "-o", out, *options.split()]) == 0
     assert FakePipeline.opened == ("my/bundle", "ort-cpu", 2)
     assert FakePipeline.asked == {
         "negative_prompt": "blur",
+        "strength": 0.5,
         "num_inference_steps": 12,
         "guidance_scale": 2.5,
         "seed": 7,
@@ -176,11 +180,9 @@ def test_options_reach_the_pipeline(clip: str, out: str) -> None:
 
 
 def test_what_is_not_given_is_left_to_the_bundle(out: str) -> None:
-    assert cli.main(["generate", "A red circle", "-o", out]) == 0
+    assert main(["generate", "A red circle", "-o", out]) == 0
     assert FakePipeline.opened == ("nano", "auto", None)
-    defaults = dict.fromkeys(
-        ("negative_prompt", "num_inference_steps", "guidance_scale", "schedule", "size", "num_frames", "fps")
-    )
+    defaults = dict.fromkeys(option.name for option in OPTIONS if option.default is None)
     assert FakePipeline.asked == {**defaults, "seed": 0, "start_s": 0.0}
     assert FakePipeline.prompt == "A red circle"
 
@@ -197,7 +199,7 @@ def test_what_is_not_given_is_left_to_the_bundle(out: str) -> None:
 )
 def test_options_may_stand_anywhere(clip: str, out: str, order: str) -> None:
     words = {"CLIP": clip, "TEXT": "Turn the circle green", "OUT": out}
-    assert cli.main([words.get(word, word) for word in order.split()]) == 0
+    assert main([words.get(word, word) for word in order.split()]) == 0
     assert FakePipeline.prompt == "<video1> Turn the circle green"
     assert FakePipeline.asked["seed"] == 3
     assert FakePipeline.asked["video1"] == clip
@@ -209,13 +211,15 @@ def test_options_may_stand_anywhere(clip: str, out: str, order: str) -> None:
 def test_a_picture_as_output_is_one_frame(
     clip: str, tmp_path: Path, name: str, num_frames: int | None
 ) -> None:
-    assert cli.main(["edit", clip, "Invert it", "-o", str(tmp_path / name)]) == 0
+    assert main(["edit", clip, "Invert it", "-o", str(tmp_path / name)]) == 0
     assert FakePipeline.asked["num_frames"] == num_frames
 
 
 @given(width=st.integers(0, 999_999), height=st.integers(0, 999_999), letter=st.sampled_from("xX"))
 def test_size_is_width_by_height(width: int, height: int, letter: str) -> None:
-    args = arguments.parse_arguments(["generate", "x", "-o", "x.mp4", "--size", f"{width}{letter}{height}"])
+    _, args = parse_arguments(
+        ["generate", "x", "-o", "x.mp4", "--size", f"{width}{letter}{height}"], COMMANDS
+    )
     assert args.size == (height, width)
 
 
@@ -226,14 +230,14 @@ def test_an_option_is_refused_by_its_flag(
     """In the library's words with the flag for the name; a text may be anything."""
     if option.kind == "text":
         return
-    assert cli.main(["edit", clip, "x", "-o", out, f"{option.flag}=-x"]) == 2
+    assert main(["edit", clip, "x", "-o", out, f"{option.flag}=-x"]) == 2
     said = f"editverse-rt: error: {option.flag} is '-x'; expected {option.expected}\n"
     assert capsys.readouterr().err == said
 
 
 def test_help_shows_every_option_with_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["edit", "--help"])
+        main(["edit", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for option in OPTIONS:
         assert f"{option.flag} {option.metavar}" in text
@@ -244,7 +248,7 @@ def test_help_shows_every_option_with_its_words(capsys: pytest.CaptureFixture[st
 
 
 def test_result_and_notices_are_told(clip: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["edit", clip, "Invert it", "-o", out]) == 0
+    assert main(["edit", clip, "Invert it", "-o", out]) == 0
     stdout, stderr = capsys.readouterr()
     assert stdout.startswith(f"{out}: 48x32, 5 frames at 8 fps, seed 0, ")
     assert len(stdout.splitlines()) == 1
@@ -255,12 +259,12 @@ def test_result_and_notices_are_told(clip: str, out: str, capsys: pytest.Capture
 
 
 def test_quiet_prints_nothing(clip: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["edit", clip, "Invert it", "-o", out, "--quiet"]) == 0
+    assert main(["edit", clip, "Invert it", "-o", out, "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
 def test_json_is_one_object(clip: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["edit", clip, "Invert it", "-o", out, "--json", "--seed", "5"]) == 0
+    assert main(["edit", clip, "Invert it", "-o", out, "--json", "--seed", "5"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["output"] == out
     assert facts["prompt"] == "<video1> Invert it"
@@ -273,9 +277,9 @@ def test_json_is_one_object(clip: str, out: str, capsys: pytest.CaptureFixture[s
 
 def test_preview_shows_source_over_result(clip: str, out: str, tmp_path: Path) -> None:
     preview = tmp_path / "sheet.png"
-    assert cli.main(["edit", clip, "Invert it", "-o", out, "--preview", str(preview), "--quiet"]) == 0
+    assert main(["edit", clip, "Invert it", "-o", out, "--preview", str(preview), "--quiet"]) == 0
     both = media.probe(preview)
-    assert cli.main(["generate", "Invert it", "-o", out, "--preview", str(preview), "--quiet"]) == 0
+    assert main(["generate", "Invert it", "-o", out, "--preview", str(preview), "--quiet"]) == 0
     assert both.kind == "image"
     assert both.height_px > media.probe(preview).height_px
 
@@ -287,7 +291,7 @@ class Terminal(io.StringIO):
 
 def test_progress_is_redrawn_on_a_terminal() -> None:
     stream = Terminal()
-    progress = cli.Progress(stream)
+    progress = terminal.Progress(stream)
     for step in range(20):
         progress(None, step, step / 20, {"num_inference_steps": 20})
     progress.close()
@@ -299,7 +303,7 @@ def test_progress_is_redrawn_on_a_terminal() -> None:
 
 def test_progress_is_few_lines_elsewhere() -> None:
     stream = io.StringIO()
-    progress = cli.Progress(stream)
+    progress = terminal.Progress(stream)
     for step in range(50):
         progress(None, step, step / 50, {"num_inference_steps": 50})
     progress.close()
@@ -311,7 +315,7 @@ def test_progress_is_few_lines_elsewhere() -> None:
 @pytest.mark.parametrize("command", ["edit", "generate", "info", "doctor"])
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
-        cli.main([command, "--help"])
+        main([command, "--help"])
     assert leaving.value.code == 0
     text = capsys.readouterr().out
     assert f"  editverse-rt {command}" in text
@@ -326,7 +330,7 @@ def test_errors_of_the_tree_are_exit_code_2(
     out: str, error: type[Exception], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakePipeline, "failure", error("one thing was found,\nanother expected"))
-    assert cli.main(["generate", "A red circle", "-o", out, "--quiet"]) == 2
+    assert main(["generate", "A red circle", "-o", out, "--quiet"]) == 2
     assert capsys.readouterr().err == "editverse-rt: error: one thing was found, another expected\n"
     assert FakePipeline.closed
     assert not Path(out).exists()
@@ -337,7 +341,7 @@ def test_interruption_is_exit_code_130(
     out: str, error: BaseException, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakePipeline, "failure", error)
-    assert cli.main(["generate", "A red circle", "-o", out, "--quiet"]) == 128 + signal.SIGINT
+    assert main(["generate", "A red circle", "-o", out, "--quiet"]) == 128 + signal.SIGINT
     assert capsys.readouterr().err.startswith("editverse-rt: error: stopped by Ctrl-C")
     assert not Path(out).exists()
 
@@ -345,14 +349,14 @@ def test_interruption_is_exit_code_130(
 def test_a_bug_is_not_dressed_up(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakePipeline, "failure", ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
-        cli.main(["generate", "A red circle", "-o", out, "--quiet"])
+        main(["generate", "A red circle", "-o", out, "--quiet"])
 
 
 def test_nothing_is_opened_for_an_output_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakePipeline, "opened", ("not opened",))
-    assert cli.main(["generate", "A red circle", "-o", str(tmp_path / "nowhere" / "out.mp4")]) == 2
+    assert main(["generate", "A red circle", "-o", str(tmp_path / "nowhere" / "out.mp4")]) == 2
     assert FakePipeline.opened == ("not opened",)
 
 
@@ -368,7 +372,7 @@ def test_doctor_says_why_a_backend_is_not_here(
         Availability("ort-cpu", None, "1.31"),
     )
     monkeypatch.setattr(doctor, "list_backends", lambda: states)
-    assert cli.main(["doctor", "--bundle", str(fake_bundle.root)]) == 0
+    assert main(["doctor", "--bundle", str(fake_bundle.root)]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert ["tensorrt", "not here: no driver was found; install it"] in lines
     # One that works here, and that the bundle has nothing for, or nothing that was verified.
@@ -381,7 +385,7 @@ def test_doctor_without_any_backend_is_exit_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "list_backends", lambda: (Availability("ort-cpu", "onnxruntime is missing"),))
-    assert cli.main(["doctor", "--json"]) == 2
+    assert main(["doctor", "--json"]) == 2
     stdout, stderr = capsys.readouterr()
     assert json.loads(stdout)["backends"] == [
         {
@@ -396,12 +400,12 @@ def test_doctor_without_any_backend_is_exit_code_2(
 
 
 def test_doctor_names_a_bundle_that_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--bundle", str(tmp_path)]) == 2
+    assert main(["doctor", "--bundle", str(tmp_path)]) == 2
     assert "bundle.json" in capsys.readouterr().err
 
 
 def test_info_tells_a_person_the_success_of_each_task(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "nano"]) == 0
+    assert main(["info", "nano"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("held-out edits right" in line for line in lines)
     assert any(line.strip().startswith("stylize") and line.rstrip()[-1].isdigit() for line in lines)
@@ -412,11 +416,11 @@ def test_info_tells_a_person_the_success_of_each_task(capsys: pytest.CaptureFixt
     "quality", [{"success_rate": 0.5}, {"note": "by eye"}, {"success_rate": "good", "edits": 3}]
 )
 def test_a_quality_report_of_another_form_is_shown_as_it_is(quality: dict[str, object]) -> None:
-    assert descriptions.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
+    assert info.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
 
 
 def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "nano", "--json"]) == 0
+    assert main(["info", "nano", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     written = json.loads((Path(facts["path"]) / "bundle.json").read_text("utf-8"))
     assert {name: facts[name] for name in written} == written
@@ -427,7 +431,7 @@ def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str
 def test_info_for_a_person_names_schedules_and_graphs(
     fake_bundle: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["info", str(fake_bundle.root)]) == 0
+    assert main(["info", str(fake_bundle.root)]) == 0
     text = capsys.readouterr().out
     assert text.startswith("fake (format version 2)")
     for word in ("paper (default): euler, 4 steps", "graphs/transformer.onnx", "noise", "px a frame"):

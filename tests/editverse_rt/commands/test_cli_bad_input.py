@@ -20,7 +20,8 @@ import editverse_rt
 from editverse_rt import media
 from editverse_rt.bundle.description import BUNDLE_JSON
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
-from editverse_rt.commands import cli
+from editverse_rt.commands import edit
+from editverse_rt.commands.main import main
 from editverse_rt.pipeline import Result
 from editverse_rt.request.edit_request import EditRequest
 
@@ -41,7 +42,7 @@ def refuse(tmp_path: Path, bundle: Path, capfd: pytest.CaptureFixture[str]) -> R
             argv = (argv[0], "--bundle", bundle, *argv[1:])
         before = sorted(tmp_path.rglob("*"))
         capfd.readouterr()
-        code = cli.main([str(word) for word in argv])
+        code = main([str(word) for word in argv])
         out, err = capfd.readouterr()
         assert code == 2, err
         assert "Traceback" not in err
@@ -272,7 +273,7 @@ class PipelineOfNoise:
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif", "out.png", "out_%03d.png", "out"])
 def test_full_disk(refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A limit on the size of files stands in for a disk that fills up while the result is written."""
-    monkeypatch.setattr(cli, "Pipeline", PipelineOfNoise)
+    monkeypatch.setattr(edit, "Pipeline", PipelineOfNoise)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from editverse_rt import media
-from editverse_rt.commands import cli
+from editverse_rt.commands.main import main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shells close standard streams on POSIX alone")
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_done_is_one_line_before_any_work(
     found: str,
 ) -> None:
     monkeypatch.chdir(folder)
-    assert cli.main(words) == 2
+    assert main(words) == 2
     out, err = capfd.readouterr()
     assert (len(err.splitlines()), out) == (1, "")
     assert found in err
@@ -112,7 +112,7 @@ def test_ctrl_c_while_libraries_load() -> None:
 import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "editverse_rt.commands.cli":
+        if name == "editverse_rt.commands.main":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 from editverse_rt.__main__ import main

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from editverse_rt import media
 from editverse_rt.bundle.manifest import load_bundle, load_spec
 from editverse_rt.bundle.spec import BundleSpec
-from editverse_rt.commands.cli import main
+from editverse_rt.commands.main import main
 from editverse_rt.errors import BundleError, EditVerseError, RequestError
 from editverse_rt.planning.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
 from editverse_rt.planning.planner import RESERVED_BYTES, Work, check_fit, estimate_work, find_largest

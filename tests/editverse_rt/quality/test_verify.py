@@ -15,7 +15,7 @@ import pytest
 
 from editverse_rt.backends import RunnerTraits
 from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
-from editverse_rt.commands.cli import main
+from editverse_rt.commands.main import main
 from editverse_rt.engines.manifest import EngineSet, PlanSpec
 from editverse_rt.engines.stamps import is_verified
 from editverse_rt.errors import BackendError, RequestError

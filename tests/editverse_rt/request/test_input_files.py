@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from editverse_rt import EditRequest, MediaError, Pipeline, media
-from editverse_rt.commands import cli
+from editverse_rt.commands.main import main
 
 TIMES_S = [0.0, 0.04, 0.08, 1.16, 1.2, 1.24, 2.28, 2.32, 2.36]
 
@@ -123,5 +123,5 @@ def test_the_command_line_opens_each_input_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         os, "open", lambda name, *a, **k: (opened.append(os.fspath(name)), original(name, *a, **k))[1]
     )
-    assert cli.main(["edit", str(write), "night", "-o", str(tmp_path / "out.png"), "--schedule", "fast"]) == 0
+    assert main(["edit", str(write), "night", "-o", str(tmp_path / "out.png"), "--schedule", "fast"]) == 0
     assert opened.count(str(write)) == 1

@@ -1,11 +1,24 @@
-"""What `info` prints for a person: facts in, lines out."""
+"""The command `info`: what a bundle holds, as facts or as lines for a person."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 from typing import Any
 
-__all__ = ["describe_bundle", "describe_quality"]
+from editverse_rt.bundle.description import json_from_spec
+from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.commands.arguments import Command
+from editverse_rt.commands.terminal import EXIT_OK, print_json
+
+__all__ = ["INFO", "describe_bundle", "describe_quality"]
+
+EXAMPLES = """\
+examples:
+  editverse-rt info
+  editverse-rt info path/to/bundle --json
+"""
 
 
 def describe_bundle(facts: dict[str, Any]) -> list[str]:
@@ -53,3 +66,25 @@ def describe_quality(quality: dict[str, Any]) -> list[str]:
     except (AttributeError, KeyError, TypeError, ValueError):
         return [f"  quality      {json.dumps(quality)}"]
     return lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle)
+    facts = {
+        "path": os.fspath(bundle.root),
+        "num_bytes": sum(file.num_bytes for file in bundle.spec.files),
+        **json_from_spec(bundle.spec),
+    }
+    if args.json:
+        print_json(facts)
+        return EXIT_OK
+    print("\n".join(describe_bundle(facts)))
+    return EXIT_OK
+
+
+INFO = Command(EXAMPLES, add_arguments, run)

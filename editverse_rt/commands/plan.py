@@ -6,11 +6,15 @@ import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from editverse_rt.bundle.manifest import load_spec, tokenizer_file
 from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import BundleSpec
+from editverse_rt.commands.arguments import Command, add_request_options
+from editverse_rt.commands.inputs import name_inputs
+from editverse_rt.commands.terminal import EXIT_OK, print_json
 from editverse_rt.errors import RequestError
 from editverse_rt.planning.planner import (
     BANDWIDTH_SHARE,
@@ -22,6 +26,7 @@ from editverse_rt.planning.planner import (
     estimate_work,
 )
 from editverse_rt.planning.targets import (
+    PRECISIONS,
     Target,
     check_build,
     default_precisions,
@@ -35,8 +40,19 @@ from editverse_rt.request.inputs import examine_inputs
 from editverse_rt.request.prompt import TextSegment, parse_prompt, with_tags
 from editverse_rt.request.tokenizer import Tokenizer
 
-__all__ = ["describe_estimate", "describe_targets", "estimate_facts", "plan_work", "report_plan"]
+__all__ = ["PLAN", "describe_estimate", "describe_targets", "estimate_facts", "plan_work", "report_plan"]
 
+EXAMPLES = """\
+examples:
+  editverse-rt plan                                       # nano's own default request, on every target
+  editverse-rt plan BUNDLE --input in.mp4 --target h100
+  editverse-rt plan BUNDLE --frames 81 --size 576x320 --target rtx4090 --precision fp16 --json
+
+It reads the bundle's facts and the inputs' headers, and runs nothing. What does not fit the target is refused
+with the largest that does.
+"""
+
+PLAN_OPTIONS = ("schedule", "num_inference_steps", "guidance_scale", "size", "num_frames")
 _ANY_PROMPT = "any words"
 ASSUMED = (
     f"times assume {COMPUTE_SHARE:.0%} of the dense peak and {BANDWIDTH_SHARE:.0%} of the bandwidth; memory "
@@ -184,3 +200,27 @@ def _describe_target(target: Target) -> str:
 
 def _gb(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2f} GB"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", default="nano", help="name or folder (default: nano)")
+    parser.add_argument("--input", action="append", default=[], metavar="FILE", help="a video or an image")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--target", metavar="GPU", help="rtx4090, h100, sm_89 ... (default: all of them)")
+    where.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe of your own, TOML")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the transformer (default: the recipe's)")
+    parser.add_argument("--prompt", metavar="TEXT", help="the instruction, to count its tokens")
+    add_request_options(parser, PLAN_OPTIONS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    facts, lines = report_plan(args, name_inputs(args.input))
+    if args.json:
+        print_json(facts)
+    else:
+        print("\n".join(lines))
+    return EXIT_OK
+
+
+PLAN = Command(EXAMPLES, add_arguments, run)

@@ -1,0 +1,172 @@
+"""The commands `edit` and `generate`: one request, its output, and what is said about it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from editverse_rt import media
+from editverse_rt.commands.arguments import Command, add_request_options, add_running_options, gpu_options
+from editverse_rt.commands.inputs import name_inputs
+from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
+from editverse_rt.errors import RequestError
+from editverse_rt.media.frames import contact_sheet
+from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.request.edit_request import EditRequest, Source
+from editverse_rt.request.options import OPTIONS
+from editverse_rt.request.prompt import with_tags
+
+__all__ = ["EDIT", "GENERATE"]
+
+EDIT_OPTIONS = tuple(option.name for option in OPTIONS)
+GENERATE_OPTIONS = tuple(name for name in EDIT_OPTIONS if name not in ("start_s", "strength"))
+"""Without those that speak of an input."""
+
+EDIT_EXAMPLES = """\
+examples:
+  editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4
+  editverse-rt edit in.mp4 boat.png "<video1> Insert the boat <image1> in the water" -o out.mp4 \\
+      --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
+  editverse-rt edit photo.jpg "Make it grayscale" -o out.png
+
+Videos become <video1>, <video2> ..., images <image1>, <image2> ..., each in the order given. An instruction
+without any tag gets them in front, in that order. An output that exists is replaced, at once and only when
+the new one is complete. The source's audio is carried over when the output keeps its length.
+
+OUT is a video (.mp4 .mov .mkv .webm .gif), a picture of one frame (.png .jpg .jpeg .webp), or PNG frames: a
+name without a suffix is a new folder of them, and a name such as out_%04d.png numbers them.
+"""
+
+GENERATE_EXAMPLES = """\
+examples:
+  editverse-rt generate "A red circle moves over a blue gradient" -o out.mp4 --seed 3
+  editverse-rt generate "A yellow square" -o out.png --size 96x64
+"""
+
+
+def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="INPUT", help="videos and images, then the instruction")
+    add_running_options(parser)
+    add_request_options(parser, EDIT_OPTIONS)
+
+
+def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="what to show")
+    add_running_options(parser)
+    add_request_options(parser, GENERATE_OPTIONS)
+
+
+def run_edit(args: argparse.Namespace) -> int:
+    *paths, instruction = args.words
+    if not paths:
+        raise RequestError(
+            "one argument was given, inputs and then an instruction are expected, as in "
+            '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
+        )
+    inputs = name_inputs(paths)
+    return run_request(args, request_from(args, with_tags(instruction, inputs), inputs))
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    return run_request(args, request_from(args, args.prompt, {}))
+
+
+def request_from(args: argparse.Namespace, prompt: str, inputs: Mapping[str, Source]) -> EditRequest:
+    """The request of a command's options; a picture as output is one frame. Raises RequestError."""
+    chosen: dict[str, Any] = {option.name: getattr(args, option.name, option.default) for option in OPTIONS}
+    if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
+        if chosen["num_frames"] not in (None, 1):
+            raise RequestError(
+                f"{chosen['num_frames']} for the picture {args.output}, which holds 1 frame",
+                hint=f"leave it out, or name a video, a folder or {args.output.stem}_%04d.png",
+                code="request.option",
+                field="num_frames",
+                is_value=True,
+            )
+        chosen["num_frames"] = 1
+    return EditRequest(prompt, dict(inputs), **chosen)
+
+
+def run_request(args: argparse.Namespace, request: EditRequest) -> int:
+    media.check_target(args.output, fps=request.fps)
+    if args.preview is not None:
+        media.check_target(args.preview, is_picture=True)
+        if os.path.realpath(args.preview) == os.path.realpath(args.output):
+            raise RequestError(
+                f"--preview and --output are both {args.output}",
+                hint="give the preview another name",
+                code="command.usage",
+            )
+
+    begin = time.perf_counter()
+    progress = None if args.quiet else Progress(sys.stderr)
+    with open_pipeline(args) as pipeline:
+        result = pipeline(request, callback_on_step_end=progress)
+        info = pipeline.info()
+    if progress is not None:
+        progress.close()
+    notices = [*result.notices, *result.save(args.output)]
+    if args.preview is not None:
+        media.write_image(args.preview, contact_sheet([*result.sources, result.frames]))
+    if not args.quiet:
+        with contextlib.suppress(OSError):
+            for notice in notices:
+                print(f"editverse-rt: {notice}", file=sys.stderr)
+    report(args, request, result, info, notices, time.perf_counter() - begin)
+    return EXIT_OK
+
+
+def open_pipeline(args: argparse.Namespace) -> Pipeline:
+    return Pipeline.open(
+        args.bundle,
+        args.backend,
+        num_threads=args.threads,
+        allow_unverified=args.allow_unverified,
+        **gpu_options(args),
+    )
+
+
+def report(
+    args: argparse.Namespace,
+    request: EditRequest,
+    result: Result,
+    info: dict[str, Any],
+    notices: list[str],
+    total_s: float,
+) -> None:
+    num_frames, height, width = result.frames.shape[:3]
+    if args.json:
+        print_json(
+            {
+                "output": os.fspath(args.output),
+                "preview": None if args.preview is None else os.fspath(args.preview),
+                "prompt": request.prompt,
+                "seed": request.seed,
+                "frames": num_frames,
+                "height": height,
+                "width": width,
+                "fps": result.fps,
+                "total_s": total_s,
+                "timings": result.timings,
+                "notices": notices,
+                "pipeline": info,
+            }
+        )
+    elif not args.quiet:
+        length = "1 frame" if num_frames == 1 else f"{num_frames} frames at {result.fps:g} fps"
+        print(f"{args.output}: {width}x{height}, {length}, seed {request.seed}, {total_s:.1f} s")
+
+
+EDIT = Command(
+    EDIT_EXAMPLES,
+    add_edit_arguments,
+    run_edit,
+    usage='editverse-rt edit INPUT [INPUT ...] "INSTRUCTION" -o OUT [options]',
+    late_words="words",
+)
+GENERATE = Command(GENERATE_EXAMPLES, add_generate_arguments, run_generate)

@@ -54,7 +54,12 @@ class Tokens:
 def weight_bytes(spec: BundleSpec, precision: Mapping[str, str]) -> dict[str, int]:
     """Bytes of the weights of each part. Raises BundleError for a bundle that does not count them."""
     counts = _facts(spec, "parameters")
-    return {part: counts.integer(part, 0) * BYTES[wanted] for part, wanted in precision.items()}
+    second = counts.integer("transformer_2", 0) if "transformer_2" in counts else 0
+    extra = {"transformer": second}
+    return {
+        part: (counts.integer(part, 0) + extra.get(part, 0)) * BYTES[wanted]
+        for part, wanted in precision.items()
+    }
 
 
 def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_scores: bool) -> Cost:
@@ -63,6 +68,8 @@ def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_
     holds_scores: attention writes its L x L scores to memory, as the inline lowering does without a fused
     kernel. Raises BundleError for a bundle that does not say how its transformer is built.
     """
+    if spec.family == "wan":
+        return _cost_wan_transformer(spec, tokens, precision, holds_scores=holds_scores)
     facts = _facts(spec, "transformer")
     C, M, blocks = (facts.integer(name, 1) for name in ("width", "mlp_width", "num_blocks"))
     heads, inner = facts.integer("num_heads", 1), facts.integer("num_heads", 1) * facts.integer("head_dim", 1)
@@ -86,6 +93,31 @@ def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_
     # Of the last block only the noisy rows are read.
     flops = (blocks - 1) * count_block(L) + count_block(tokens.noisy)
     return Cost(flops + embedding + edges, moved + weights, held)
+
+
+def _cost_wan_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_scores: bool) -> Cost:
+    """One evaluation of Wan's transformer: self-attention, attention to a padded text, feed-forward.
+
+    VACE's control blocks are blocks like the others.
+    """
+    facts = _facts(spec, "transformer")
+    heads, M, text_rows = (facts.integer(name, 1) for name in ("num_heads", "mlp_width", "max_text"))
+    C = heads * facts.integer("head_dim", 1)
+    blocks = facts.integer("num_blocks", 1) + len(facts.array("control_blocks"))
+    L, P, Pc, size = tokens.total, spec.geometry.patch_dim, spec.geometry.clean_dim, BYTES[precision]
+    own = 4 * 2 * L * C * C + 4 * L * L * C
+    crossed = 2 * 2 * L * C * C + 2 * 2 * text_rows * C * C + 4 * L * text_rows * C
+    flops = blocks * (own + crossed + 2 * 2 * L * C * M)
+    edges = (
+        2 * C * (text_rows * (facts.integer("text_dim", 1) + C) + 2 * tokens.noisy * P + tokens.clean * Pc)
+    )
+    scores = heads * L * L * size
+    moved = blocks * 2 * L * (9 * C + 9 * C + 2 * M) * size + (blocks * 4 * scores if holds_scores else 0)
+    held = L * (_LIVE_WIDTHS * C + max(_LIVE_HEADS * C, 2 * M)) * size + (
+        _LIVE_SCORES * scores if holds_scores else 0
+    )
+    weights = _facts(spec, "parameters").integer("transformer", 0) * size
+    return Cost(flops + edges, moved + weights, held)
 
 
 def cost_text_encoder(spec: BundleSpec, num_text: int, precision: str) -> Cost:
@@ -186,6 +218,8 @@ def _decoder_layers(facts: Fields, first: bool, frames: int) -> Iterator[_Layer]
     widths = _numbers(facts, "dim_mult")[::-1]
     doubles = _numbers(facts, "temperal_downsample")[::-1]
     shrink, frames, channels = 2.0 ** (len(widths) - 1), 1, int(base * widths[0])
+    # The upsampling of Wan 2.2's residual layout keeps its channels; that of Wan 2.1 halves them.
+    narrowing = 1 if "is_residual" in facts and facts.boolean("is_residual") else 2
     yield _Layer(1, z, z, frames, shrink)
     yield _Layer(27, z, channels, frames, shrink)
     yield from _middle(channels, frames, shrink)
@@ -198,8 +232,8 @@ def _decoder_layers(facts: Fields, first: bool, frames: int) -> Iterator[_Layer]
                 yield _Layer(3, channels, 2 * channels, frames, shrink)
                 frames *= 2
             shrink /= 2
-            yield _Layer(9, channels, channels // 2, frames, shrink)
-            channels //= 2
+            yield _Layer(9, channels, channels // narrowing, frames, shrink)
+            channels //= narrowing
     yield _Layer(27, channels, facts.integer("out_channels", 1), frames, shrink)
 
 

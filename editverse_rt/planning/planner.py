@@ -128,7 +128,9 @@ def estimate_work(
         holds_scores = chosen["transformer"] == "fp32"
         check_build(target, target.backend, chosen)
     tokens = _count_tokens(spec, work)
-    uncond = replace(tokens, text=0, total=tokens.total - tokens.text)
+    uncond = tokens
+    if spec.unconditional == "drop_text":
+        uncond = replace(tokens, text=0, total=tokens.total - tokens.text)
     steps, guided = work.num_steps, work.num_guided
 
     def transformer(rows: Tokens) -> Cost:
@@ -137,7 +139,13 @@ def estimate_work(
     rows_bytes = 4 * spec.geometry.patch_dim
     solver = Cost(0, 7 * tokens.noisy * rows_bytes, 7 * tokens.noisy * rows_bytes)
     text = cost_text_encoder(spec, work.num_text, chosen["text_encoder"])
-    encoder = [run for clip in work.clips for run in _cost_clip(spec, "encoder", clip, chosen["vae"])]
+    # A control video goes through the encoder twice, for what is kept and for what is made anew.
+    passes = 2 if spec.conditioning == "control" else 1
+    encoder = [
+        (passes * count, cost)
+        for clip in work.clips
+        for count, cost in _cost_clip(spec, "encoder", clip, chosen["vae"])
+    ]
     runs: list[tuple[str, str, list[tuple[int, Cost]]]] = [
         ("text_encoder", "text_encoder", [(1, text)]),
         ("vae_encoder", "vae", encoder),
@@ -202,8 +210,17 @@ def _count_tokens(spec: BundleSpec, work: Work) -> Tokens:
         return spec.geometry.count_latent_frames(frames) * (height // multiple) * (width // multiple)
 
     clean, noisy = sum(map(patches, work.clips)), patches(work.result)
-    marks = 2 * (len(work.clips) + 1)
-    return Tokens(work.num_text, clean, noisy, work.num_text + clean + noisy + marks)
+    if spec.conditioning == "interleaved":
+        marks = 2 * (len(work.clips) + 1)
+        return Tokens(work.num_text, clean, noisy, work.num_text + clean + noisy + marks)
+    # The text stands beside the sequence, and clean rows beside the noisy ones; a first frame takes their place.
+    if spec.conditioning == "rows":
+        clean = min(clean, noisy // spec.geometry.count_latent_frames(work.result[0]))
+        return Tokens(work.num_text, clean, noisy - clean, noisy)
+    if spec.conditioning == "control":
+        pictures = sum(patches(clip) for clip in work.clips if clip[0] == 1)
+        noisy += pictures
+    return Tokens(work.num_text, 0 if spec.conditioning == "none" else noisy, noisy, noisy)
 
 
 def _cost_clip(spec: BundleSpec, half: str, shape: Shape, precision: str) -> list[tuple[int, Cost]]:

@@ -315,3 +315,50 @@ def test_the_tokenizer_is_verified_before_it_counts(
     assert "tokenizer" in err
     with pytest.raises(EditVerseError):
         load_bundle(tmp_path)
+
+
+def wan(nano: BundleSpec, conditioning: str = "none") -> BundleSpec:
+    """Wan 2.1 T2V of 1.3 B, as its bundle says it is built."""
+    transformer = {
+        "num_blocks": 30, "num_heads": 12, "head_dim": 128, "mlp_width": 8960, "text_dim": 4096, "max_text": 512,
+        "control_blocks": [],
+    }  # fmt: skip
+    model = {**nano.model, "transformer": transformer}
+    model["parameters"] = {"transformer": 1_420_000_000, "text_encoder": 5_680_000_000, "vae": 127_000_000}
+    geometry = replace(
+        nano.geometry,
+        spatial_ratio=8,
+        patch_size=2,
+        patch_dim=64,
+        clean_dim=64,
+        max_frames=81,
+        max_side_px=1280,
+    )
+    return replace(
+        nano, family="wan", conditioning=conditioning, unconditional="prompt", model=model, geometry=geometry
+    )
+
+
+def test_wan_costs_what_its_authors_published(nano: BundleSpec) -> None:
+    """81 frames at 832x480: 32,760 tokens, and 283 TFLOP an evaluation."""
+    spec = wan(nano)
+    estimate = estimate_work(spec, Work(512, (), (81, 480, 832), 50, 50))
+    assert (estimate.tokens.total, estimate.tokens.noisy) == (32_760, 32_760)
+    (one,) = (stage for stage in estimate.stages if stage.name == "transformer")
+    assert one.flops / 50 == pytest.approx(283e12, rel=0.02)
+    assert estimate.tokens_uncond == estimate.tokens, "the negative prompt has rows too"
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "clips", "clean", "noisy"),
+    [
+        ("channels", ((9, 64, 64),), 48, 48),
+        ("rows", ((1, 64, 64),), 16, 32),
+        ("control", ((9, 64, 64), (9, 64, 64), (1, 64, 64)), 64, 64),
+    ],
+)
+def test_clean_rows_stand_where_the_conditioning_puts_them(
+    nano: BundleSpec, conditioning: str, clips: tuple[Any, ...], clean: int, noisy: int
+) -> None:
+    tokens = estimate_work(wan(nano, conditioning), Work(8, clips, (9, 64, 64), 4, 4)).tokens
+    assert (tokens.clean, tokens.noisy) == (clean, noisy)

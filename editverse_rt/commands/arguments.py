@@ -147,7 +147,7 @@ class _ShowVersion(argparse.Action):
 
 
 def add_request_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Add these options of a request as the table has them: flag, type and range, default, help."""
+    """Add these options of a request as the table has them: flag, type and range, help; None if not given."""
     for option in OPTIONS:
         if option.name in names:
             parser.add_argument(
@@ -155,7 +155,6 @@ def add_request_options(parser: argparse.ArgumentParser, names: Sequence[str]) -
                 dest=option.name,
                 type=partial(option_from_text, option),
                 metavar=option.metavar,
-                default=option.default,
                 help=option.help,
             )
 

@@ -8,11 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from editverse_rt import media
 from editverse_rt.commands.arguments import Command, add_request_options, add_running_options, gpu_options
-from editverse_rt.commands.inputs import name_inputs
+from editverse_rt.commands.inputs import name_inputs, read_request
 from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
 from editverse_rt.errors import RequestError
 from editverse_rt.media.frames import contact_sheet
@@ -33,10 +35,14 @@ examples:
   editverse-rt edit in.mp4 boat.png "<video1> Insert the boat <image1> in the water" -o out.mp4 \\
       --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
   editverse-rt edit photo.jpg "Make it grayscale" -o out.png
+  editverse-rt edit --request request.json -o out.mp4 --seed 8
 
 Videos become <video1>, <video2> ..., images <image1>, <image2> ..., each in the order given. An instruction
 without any tag gets them in front, in that order. An output that exists is replaced, at once and only when
 the new one is complete. The source's audio is carried over when the output keeps its length.
+
+A request file is a JSON object, {"prompt": ..., "inputs": {"video1": PATH}, "seed": 7}; paths are relative to the
+file, and the other names are those of the options in Python, such as num_inference_steps.
 
 OUT is a video (.mp4 .mov .mkv .webm .gif), a picture of one frame (.png .jpg .jpeg .webp), or PNG frames: a
 name without a suffix is a new folder of them, and a name such as out_%04d.png numbers them.
@@ -50,46 +56,81 @@ examples:
 
 
 def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="INPUT", help="videos and images, then the instruction")
+    parser.add_argument("words", nargs="*", metavar="INPUT", help="videos and images, then the instruction")
+    add_request_file(parser)
     add_running_options(parser)
     add_request_options(parser, EDIT_OPTIONS)
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="what to show")
+    parser.add_argument("prompt", nargs="?", help="what to show")
+    add_request_file(parser)
     add_running_options(parser)
     add_request_options(parser, GENERATE_OPTIONS)
 
 
+def add_request_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--request",
+        type=Path,
+        metavar="JSON",
+        help="a file with the request; what the command line says besides wins",
+    )
+
+
 def run_edit(args: argparse.Namespace) -> int:
-    *paths, instruction = args.words
-    if not paths:
-        raise RequestError(
-            "one argument was given, inputs and then an instruction are expected, as in "
-            '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`'
-        )
-    inputs = name_inputs(paths)
-    return run_request(args, request_from(args, with_tags(instruction, inputs), inputs))
+    *paths, instruction = args.words or [None]
+    if args.request is None:
+        if not paths:
+            raise RequestError(
+                f"{'one argument was' if args.words else 'no argument was'} given",
+                expected="inputs and then an instruction, as in "
+                '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`, or --request',
+                code="command.usage",
+            )
+        request = EditRequest("")
+    else:
+        request = read_request(args.request)
+    inputs = name_inputs(paths) or request.inputs
+    prompt = request.prompt if instruction is None else instruction
+    return run_request(args, request_from(args, request, with_tags(prompt, inputs), inputs))
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    return run_request(args, request_from(args, args.prompt, {}))
+    if args.request is None and args.prompt is None:
+        raise RequestError("no prompt was given", expected="a prompt or --request", code="command.usage")
+    request = EditRequest("") if args.request is None else read_request(args.request)
+    if request.inputs:
+        raise RequestError(
+            f"{args.request} has inputs",
+            expected="a request without any",
+            hint="use `editverse-rt edit`",
+            code="command.usage",
+        )
+    return run_request(args, request_from(args, request, args.prompt or request.prompt, {}))
 
 
-def request_from(args: argparse.Namespace, prompt: str, inputs: Mapping[str, Source]) -> EditRequest:
-    """The request of a command's options; a picture as output is one frame. Raises RequestError."""
-    chosen: dict[str, Any] = {option.name: getattr(args, option.name, option.default) for option in OPTIONS}
+def request_from(
+    args: argparse.Namespace, request: EditRequest, prompt: str, inputs: Mapping[str, Source]
+) -> EditRequest:
+    """A request with the command's words and options in place of its own; a picture as output is one frame.
+
+    Raises RequestError.
+    """
+    given = {option.name: getattr(args, option.name, None) for option in OPTIONS}
+    chosen = {name: value for name, value in given.items() if value is not None}
     if args.output.suffix.lower() in media.IMAGE_SUFFIXES and not media.is_pattern(args.output.name):
-        if chosen["num_frames"] not in (None, 1):
+        num_frames = chosen.get("num_frames", request.num_frames)
+        if num_frames not in (None, 1):
             raise RequestError(
-                f"{chosen['num_frames']} for the picture {args.output}, which holds 1 frame",
+                f"{num_frames} for the picture {args.output}, which holds 1 frame",
                 hint=f"leave it out, or name a video, a folder or {args.output.stem}_%04d.png",
                 code="request.option",
                 field="num_frames",
                 is_value=True,
             )
         chosen["num_frames"] = 1
-    return EditRequest(prompt, dict(inputs), **chosen)
+    return replace(request, prompt=prompt, inputs=dict(inputs), **chosen)
 
 
 def run_request(args: argparse.Namespace, request: EditRequest) -> int:
@@ -104,12 +145,11 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
             )
 
     begin = time.perf_counter()
-    progress = None if args.quiet else Progress(sys.stderr)
-    with open_pipeline(args) as pipeline:
+    with contextlib.ExitStack() as stack:
+        progress = None if args.quiet else stack.enter_context(contextlib.closing(Progress(sys.stderr)))
+        pipeline = stack.enter_context(open_pipeline(args))
         result = pipeline(request, callback_on_step_end=progress)
         info = pipeline.info()
-    if progress is not None:
-        progress.close()
     notices = [*result.notices, *result.save(args.output)]
     if args.preview is not None:
         media.write_image(args.preview, contact_sheet([*result.sources, result.frames]))

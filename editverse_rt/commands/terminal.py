@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -52,39 +53,75 @@ def discard_output() -> None:
 
 
 class Progress:
-    """A bar, redrawn in place on a terminal; elsewhere a line for the first step and for each tenth."""
+    """tqdm's bar, in place on a terminal; elsewhere tqdm's line for the first of all and for each tenth.
 
-    WIDTH = 30
+    A stream that is closed or whose reader left is no reason to stop the work: what it refuses is dropped.
+    """
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._in_place = bool(stream.isatty())
+    def __init__(self, stream: Any, *, unit: str = "step", initial: int = 0) -> None:
+        """unit: what is counted. initial: how many were done before, which are not counted in the rate."""
+        from tqdm import tqdm  # here, because `--version` and `info` show no progress
+
+        self._stream = _Lenient(stream)
+        self._unit, self._initial = unit, initial
         self._begin = time.perf_counter()
-        self._last_tenth = 0
-        self._open = False
+        self._last_tenth = -1
+        self._line = tqdm.format_meter
+        self._bar: Any = None
+        if stream.isatty():
+            self._bar = _bar_class()(file=self._stream, unit=unit, initial=initial, dynamic_ncols=True)
 
     def __call__(self, pipeline: object, step: int, timestep: float, facts: dict[str, Any]) -> None:
-        """Show that solver step `step`, counted from 0, is done."""
-        done, total = step + 1, int(facts["num_inference_steps"])
-        tenth = done * 10 // total
-        if not self._in_place and step > 0 and tenth == self._last_tenth:
+        """Show that solver step `step`, counted from 0, is done: a pipeline's `callback_on_step_end`."""
+        self.show(step + 1, int(facts["num_inference_steps"]))
+
+    def show(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+            return
+        tenth = done * 10 // max(total, 1)
+        if tenth == self._last_tenth:
             return
         self._last_tenth = tenth
         elapsed_s = time.perf_counter() - self._begin
-        left_s = elapsed_s / done * (total - done)
-        filled = self.WIDTH * done // total
-        line = f"[{'#' * filled}{'.' * (self.WIDTH - filled)}] step {done}/{total}, {left_s:.0f} s left"
-        self._write(f"\r\033[K{line}" if self._in_place else f"{line}\n")
-        self._open = self._in_place
+        self._stream.write(
+            self._line(done, total, elapsed_s, unit=self._unit, initial=self._initial, ascii=True) + "\n"
+        )
+        self._stream.flush()
 
     def close(self) -> None:
-        """End the line that was redrawn, so that what follows has its own."""
-        if self._open:
-            self._write("\n")
-            self._open = False
+        """End the bar, so that what follows has its own line; safe to call twice."""
+        if self._bar is not None:
+            self._bar.close()
 
-    def _write(self, text: str) -> None:
-        # A reader that left is no reason to stop the work.
+
+def _bar_class() -> Any:
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        """tqdm without its thread, which redraws a bar that stands still."""
+
+        monitor_interval = 0
+
+    Bar.set_lock(threading.RLock())  # tqdm's own also takes a semaphore of the system
+    return Bar
+
+
+class _Lenient:
+    """A stream that drops what it cannot write."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,15 @@ class EditRequest:
             options[option.name] = given
         reader.finish()
         return cls(prompt, inputs, **options)
+
+    def with_paths_from(self, folder: Path) -> EditRequest:
+        """The same request whose inputs' relative paths begin in `folder`; arrays stay as they are."""
+        return self.with_inputs(
+            {
+                name: os.path.join(folder, source) if isinstance(source, (str, os.PathLike)) else source
+                for name, source in self.inputs.items()
+            }
+        )
 
     def with_inputs(self, inputs: Mapping[str, Source]) -> EditRequest:
         """The same request with other inputs, such as files in place of the names that JSON gave."""

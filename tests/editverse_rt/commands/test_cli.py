@@ -244,6 +244,72 @@ def test_help_shows_every_option_with_its_words(capsys: pytest.CaptureFixture[st
         assert option.help.split(" (")[0] in text.replace("- ", "-")
 
 
+# --- a request from a file ------------------------------------------------------------------------------
+
+
+def write_request(folder: Path, **fields: Any) -> str:
+    path = folder / "request.json"
+    path.write_text(json.dumps(fields), "utf-8")
+    return str(path)
+
+
+def test_a_request_file_is_relative_to_itself_and_the_command_line_wins(
+    clip: str, picture: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_request(
+        tmp_path, prompt="Insert it", inputs={"video1": "clip.mp4"}, seed=3, strength=0.25, fps=12
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["edit", "--request", file, "-o", out, "--seed", "0", "--negative-prompt", "blur"]) == 0
+    assert FakePipeline.prompt == "<video1> Insert it"
+    wanted = {"seed": 0, "strength": 0.25, "fps": 12.0, "negative_prompt": "blur", "video1": clip}
+    assert wanted.items() <= FakePipeline.asked.items()
+    assert main(["edit", "--request", file, "-o", out, "Make it night"]) == 0
+    assert (FakePipeline.prompt, FakePipeline.asked["video1"]) == ("<video1> Make it night", clip)
+    assert main(["edit", picture, "Make it night", "--request", file, "-o", out]) == 0
+    assert FakePipeline.prompt == "<image1> Make it night"
+    assert "video1" not in FakePipeline.asked
+    assert FakePipeline.asked["seed"] == 3
+
+
+def test_a_request_file_generates(out: str, tmp_path: Path) -> None:
+    file = write_request(tmp_path, prompt="A red circle", size="64x48")
+    assert main(["generate", "--request", file, "-o", out]) == 0
+    assert (FakePipeline.prompt, FakePipeline.asked["size"]) == ("A red circle", (48, 64))
+
+
+@pytest.mark.parametrize(
+    ("command", "fields", "line"),
+    [
+        ("edit", {"prompt": "x", "sed": 1}, 'field "sed" is 1; expected no field of this name'),
+        ("edit", {"inputs": {}}, 'field "prompt" is missing'),
+        ("edit", {"prompt": "x", "seed": "1"}, "--seed is '1'; expected a whole number"),
+        ("edit", {"prompt": "x", "inputs": {"video": "clip.mp4"}}, 'an input is called "video"'),
+        (
+            "generate",
+            {"prompt": "x", "inputs": {"video1": "clip.mp4"}},
+            "has inputs; expected a request without",
+        ),
+    ],
+)
+def test_a_request_file_is_refused_by_field(
+    command: str, fields: Any, line: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--request", write_request(tmp_path, **fields), "-o", out]) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["edit", "-o", "x.mp4"], ["generate", "-o", "x.mp4"], ["edit", "x", "-o", "x.mp4"]]
+)
+def test_words_or_a_request_file_are_needed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "--request" in capsys.readouterr().err
+
+
 # --- what is printed --------------------------------------------------------------------------------------
 
 
@@ -254,7 +320,7 @@ def test_result_and_notices_are_told(clip: str, out: str, capsys: pytest.Capture
     assert len(stdout.splitlines()) == 1
     notices = [line for line in stderr.splitlines() if line.startswith("editverse-rt: ")]
     assert [line.split()[1] for line in notices] == ["took", "the"]
-    assert "step 4/4" in stderr
+    assert "100%|##########| 4/4 [" in stderr
     assert Path(out).read_bytes() == b"saved"
 
 
@@ -296,9 +362,10 @@ def test_progress_is_redrawn_on_a_terminal() -> None:
         progress(None, step, step / 20, {"num_inference_steps": 20})
     progress.close()
     progress.close()
-    assert stream.getvalue().count("\r") == 20
+    assert stream.getvalue().count("\r") >= 2
     assert stream.getvalue().count("\n") == 1
-    assert f"[{'#' * 30}] step 20/20, 0 s left\n" in stream.getvalue()
+    last = stream.getvalue().rstrip("\n").split("\r")[-1]
+    assert re.match(r"100%\|[^|]*\| 20/20 \[00:0\d<00:00, +[^]]*step/s", last)
 
 
 def test_progress_is_few_lines_elsewhere() -> None:
@@ -308,8 +375,29 @@ def test_progress_is_few_lines_elsewhere() -> None:
         progress(None, step, step / 50, {"num_inference_steps": 50})
     progress.close()
     assert "\r" not in stream.getvalue()
-    steps = [line.split()[2] for line in stream.getvalue().splitlines()]
-    assert steps == ["1/50,", *(f"{n}/50," for n in range(5, 51, 5))]
+    steps = [line.split("| ")[1].split()[0] for line in stream.getvalue().splitlines()]
+    assert steps == ["1/50", *(f"{n}/50" for n in range(5, 51, 5))]
+
+
+@given(total=st.integers(1, 300), initial=st.integers(0, 300))
+def test_progress_elsewhere_ends_with_the_last_and_has_eleven_lines_at_most(total: int, initial: int) -> None:
+    stream = io.StringIO()
+    progress = terminal.Progress(stream, unit="edit", initial=min(initial, total - 1))
+    for done in range(min(initial, total - 1) + 1, total + 1):
+        progress.show(done, total)
+    lines = stream.getvalue().splitlines()
+    assert 1 <= len(lines) <= 11
+    assert f"| {total}/{total} [" in lines[-1]
+
+
+def test_progress_outlives_its_stream() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        progress = terminal.Progress(stream)
+        stream.isatty()
+        stream.close()
+        for step in range(3):
+            progress(None, step, 0.0, {"num_inference_steps": 3})
+        progress.close()
 
 
 @pytest.mark.parametrize("command", ["edit", "generate", "info", "doctor"])

@@ -41,7 +41,7 @@ def test_edit_end_to_end(clip: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "step 2/2" in done.stderr
+    assert "| 2/2 [" in done.stderr
     facts = json.loads(done.stdout)
     assert facts["prompt"] == "<video1> Make it grayscale"
     assert (facts["frames"], facts["fps"], facts["seed"]) == (5, 12.0, 4)
@@ -66,7 +66,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     ) as process:
         try:
             assert process.stderr is not None
-            assert "step 1/5000" in process.stderr.readline()
+            assert "| 1/5000 [" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=120)
         finally:

@@ -14,13 +14,15 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
+.PHONY: help demo docs test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native test-cpus    its parts;  make format, wheel, clean"
+	@echo "make docs    the pages and the Python API as a site, in build/site"
+	@echo "make test-pins PYTHON=... PINS=oldest|newest    the wheel's tests with another Python, or the oldest dependencies"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 	@echo "make test-ort-cuda-shim    node placement on CUDA without a GPU; downloads 255 MB"
 	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media    altered videos and pictures"
@@ -91,6 +93,34 @@ test-wheel: wheel .venv-wheel/ready
 	@printf '[pytest]\naddopts = --import-mode=importlib -m "not slow"\nmarkers = slow: left out\n' \
 	    > build/wheel-tests/pytest.ini
 	cd build/wheel-tests && EDITVERSE_TEST_INSTALLED=1 ../../.venv-wheel/bin/pytest $(PYTEST) tests
+
+# The wheel's tests with another Python (PYTHON=python3.13) or with the oldest versions that pyproject.toml allows
+# (PINS=oldest). Needs neither PyTorch nor the environment of `make test`.
+PINS ?= newest
+PINS_VENV = build/venv-$(notdir $(PYTHON))-$(PINS)
+
+test-pins:
+	rm -rf $(PINS_VENV) build/pins-tests && $(PYTHON) -m venv $(PINS_VENV) && mkdir -p build/pins-tests/tests build/pins-dist
+	rm -f build/pins-dist/*.whl && $(PINS_VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/pins-dist .
+	$(PINS_VENV)/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
+	    "$$(ls build/pins-dist/editverse_rt-*.whl)[evaluate,serve]" \
+	    $(if $(filter oldest,$(PINS)),$$($(PYTHON) tests/oldest_pins.py))
+	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/pins-tests/tests/
+	@printf '[pytest]\naddopts = --import-mode=importlib -m "not slow"\nmarkers = slow: left out\n' \
+	    > build/pins-tests/pytest.ini
+	cd build/pins-tests && EDITVERSE_TEST_INSTALLED=1 $(CURDIR)/$(PINS_VENV)/bin/pytest $(PYTEST) tests
+
+# --- the site ---------------------------------------------------------------------------------------------
+
+# The pages of docs/ and the docstrings as a site, in build/site. A broken link fails.
+.venv-docs/ready: pyproject.toml
+	@test -x .venv-docs/bin/python && .venv-docs/bin/python -m pip --version >/dev/null 2>&1 \
+	    || { rm -rf .venv-docs; $(PYTHON) -m venv .venv-docs; }
+	.venv-docs/bin/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict --site-dir build/site
 
 # --- other processors ------------------------------------------------------------------------------------
 
@@ -216,4 +246,4 @@ format: .venv/ready
 	.venv/bin/clang-format -i $(NATIVE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-demo .venv-ort-cuda .venv-wheel build dist demo-out
+	rm -rf .venv .venv-demo .venv-docs .venv-ort-cuda .venv-wheel build dist demo-out

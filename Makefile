@@ -14,11 +14,12 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
+.PHONY: help demo docs serve test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
+	@echo "make serve   the HTTP server and its page, in an environment of its own, SERVE=options"
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native test-cpus    its parts;  make format, wheel, clean"
 	@echo "make docs    the pages and the Python API as a site, in build/site"
@@ -42,13 +43,25 @@ demo: .venv-demo/ready
 	@echo "The result:              $(OUT)/edited.mp4"
 	@echo "Side by side, as a PNG:  $(OUT)/side-by-side.png"
 
+# --- serve --------------------------------------------------------------------------------------------
+
+.venv-serve/ready: $(RUNTIME)
+	@test -x .venv-serve/bin/python && .venv-serve/bin/python -m pip --version >/dev/null 2>&1 \
+	    || { rm -rf .venv-serve; $(PYTHON) -m venv .venv-serve; }
+	.venv-serve/bin/python -m pip install --quiet '.[serve]'
+	@touch $@
+
+# SERVE="--bundle DIR --port 8080" is passed on.
+serve: .venv-serve/ready
+	.venv-serve/bin/editverse-rt serve $(SERVE)
+
 # --- test ---------------------------------------------------------------------------------------------
 
 .venv/ready: pyproject.toml
 	@test -x .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1 \
 	    || { rm -rf .venv; $(PYTHON) -m venv .venv; }
 	.venv/bin/python -m pip install --quiet $(TORCH)
-	.venv/bin/python -m pip install --quiet --editable '.[evaluate,export,test]'
+	.venv/bin/python -m pip install --quiet --editable '.[evaluate,export,serve,test]'
 	@touch $@
 
 test: lint typecheck test-source test-wheel test-native test-cpus
@@ -81,12 +94,13 @@ endif
 	@test -x .venv-wheel/bin/python && .venv-wheel/bin/python -m pip --version >/dev/null 2>&1 \
 	    || { rm -rf .venv-wheel; $(PYTHON) -m venv .venv-wheel; }
 	.venv-wheel/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
+	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.32,<5' \
 	    $(CUDA_BINDINGS)
 	@touch $@
 
 # The tests are copied away, so that nothing can import the source tree in place of the wheel.
 test-wheel: wheel .venv-wheel/ready
-	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/editverse_rt-*.whl)[evaluate]"
+	.venv-wheel/bin/python -m pip install --quiet "$$(ls dist/editverse_rt-*.whl)[evaluate,serve]"
 	.venv-wheel/bin/python -m pip install --quiet --force-reinstall --no-deps dist/editverse_rt-*.whl
 	@rm -rf build/wheel-tests && mkdir -p build/wheel-tests/tests
 	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/wheel-tests/tests/
@@ -103,6 +117,7 @@ test-pins:
 	rm -rf $(PINS_VENV) build/pins-tests && $(PYTHON) -m venv $(PINS_VENV) && mkdir -p build/pins-tests/tests build/pins-dist
 	rm -f build/pins-dist/*.whl && $(PINS_VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/pins-dist .
 	$(PINS_VENV)/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
+	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.32,<5' \
 	    "$$(ls build/pins-dist/editverse_rt-*.whl)[evaluate,serve]" \
 	    $(if $(filter oldest,$(PINS)),$$($(PYTHON) tests/oldest_pins.py))
 	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/pins-tests/tests/
@@ -246,4 +261,4 @@ format: .venv/ready
 	.venv/bin/clang-format -i $(NATIVE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-demo .venv-docs .venv-ort-cuda .venv-wheel build dist demo-out
+	rm -rf .venv .venv-demo .venv-docs .venv-serve .venv-ort-cuda .venv-wheel build dist demo-out

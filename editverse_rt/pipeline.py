@@ -263,18 +263,26 @@ class Pipeline:
         *,
         callback_on_step_end: StepCallback | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
+        on_graph: Callable[[str], None] = lambda graph: None,
     ) -> Result:
-        """Run what `prepare` gave. is_cancelled: asked before each call of a graph, from this thread.
+        """Run what `prepare` gave.
+
+        is_cancelled: asked before each frame of an input is read and before each call of a graph, from this
+        thread. on_graph: told the name of each graph before it is called.
 
         Raises MediaError, BackendError, RequestCancelled.
         """
         spec, family, clock = self._bundle.spec, self._family, stages.StageClock()
 
-        def run(graph: str, **inputs: Any) -> Mapping[str, Array]:
+        def check() -> None:
             if is_cancelled():
                 raise RequestCancelled(
                     "cancelled by its caller", hint="nothing was written", code="cancelled"
                 )
+
+        def run(graph: str, **inputs: Any) -> Mapping[str, Array]:
+            check()
+            on_graph(graph)
             return self.run_graph(graph, **inputs)
 
         def on_step_end(step: int, timestep: float) -> None:
@@ -290,7 +298,7 @@ class Pipeline:
 
         with self._turn, clock("total"):
             with clock("read"):
-                footage = read_inputs(checked.inputs)
+                footage = read_inputs(checked.inputs, check)
             laid_out = family.lay_out(spec, checked, footage)
             with clock("text_encoder"):
                 texts = [stages.encode_text(run, ids) for ids in family.texts(checked)]

@@ -18,7 +18,7 @@ from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, Reque
 from editverse_rt.native_calls import at_exit
 from editverse_rt.pipeline import Pipeline, Result, StepCallback
 from editverse_rt.planning.costs import weight_bytes
-from editverse_rt.planning.planner import CPU_PRECISION, Work, estimate_work, find_largest
+from editverse_rt.planning.planner import CPU_PRECISION, Work, check_budget
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.prompt import INPUT_NAME
 
@@ -239,27 +239,8 @@ class RequestQueue:
         """Bytes that the work holds beside the weights. Raises RequestError where that never fits."""
         if self._budget_bytes is None:
             return 0
-        budget, spec = self._budget_bytes, self._pipeline.bundle.spec
-        estimate = estimate_work(spec, work)
-        if estimate.peak_bytes <= budget:
-            return estimate.peak_bytes - estimate.weight_bytes
-        frames, height, width = work.result
-        need = (
-            f"{width}x{height} with {frames} frames needs {estimate.peak_bytes / 1e6:.1f} MB with the "
-            f"weights, memory_budget_bytes gives {budget / 1e6:.1f} MB"
-        )
-        largest = find_largest(lambda w: estimate_work(spec, w).peak_bytes <= budget, spec, work)
-        if largest is None:
-            raise RequestError(
-                f"{need}",
-                hint="not even one frame fits: take a smaller size or a larger budget",
-                code="request.too_large",
-            )
-        raise RequestError(
-            f"{need}",
-            hint=f"the largest that fits at this size is {largest} frames",
-            code="request.too_large",
-        )
+        estimate = check_budget(self._pipeline.bundle.spec, work, self._budget_bytes)
+        return estimate.peak_bytes - estimate.weight_bytes
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:

@@ -24,6 +24,8 @@ __all__ = [
     "add_gpu_options",
     "add_request_options",
     "add_running_options",
+    "bytes_from_text",
+    "device_number",
     "gpu_options",
     "parse_arguments",
     "thread_count",

@@ -30,6 +30,7 @@ COMMANDS = (
     CommandEntry("doctor", "say which backends are here, and why another is not", "doctor"),
     CommandEntry("verify", "compare a backend with ort-cpu, and accept its plans", "verify"),
     CommandEntry("plan", "say what a request costs, in memory and in time, before it runs", "plan"),
+    CommandEntry("serve", "serve an HTTP API and a page", "serve"),
 )  # fmt: skip
 """Every command, in the order of `--help`. A new one is a file with a `Command` and a line here."""
 

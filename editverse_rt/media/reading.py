@@ -7,10 +7,9 @@ with the source. docs/media.md has a table of the formats and of the properties 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain
 from typing import Any, Protocol, cast
 
 import av
@@ -111,15 +110,19 @@ class MediaFile:
         height_px: int,
         width_px: int,
         moments_s: Sequence[float] | None = None,
+        on_frame: Callable[[], None] = lambda: None,
     ) -> Clip:
-        """As the function `read_clip`. moments_s: see `sample_by_time`; taken only with `fps`."""
+        """As the function `read_clip`. moments_s: see `sample_by_time`; taken only with `fps`.
+
+        on_frame: called before each frame is decoded; what it raises stops the reading.
+        """
         check_sampling(start_s, num_frames, fps, height_px, width_px)
         with self._decoding() as decoding:
             source = decoding.source
             if source.is_image:
                 start_s, fps = 0.0, fps or 1.0
             frames = source.decode_from(start_s) if start_s > 0 else None
-            options = (start_s, num_frames, fps, height_px, width_px, moments_s)
+            options = (start_s, num_frames, fps, height_px, width_px, moments_s, on_frame)
             if frames is not None:
                 clip = _clip_from_frames(frames, source, *options)
                 if clip is not None and not clip.num_damaged:
@@ -216,9 +219,11 @@ def _clip_from_frames(
     height_px: int,
     width_px: int,
     moments_s: Sequence[float] | None,
+    on_frame: Callable[[], None],
 ) -> Clip | None:
     """Sample frames of a source; None where nothing was left."""
     notices: list[str] = []
+    on_frame()
     # The rate of an elementary stream is known when its first frame is.
     first = next(frames, None)
     if first is None:
@@ -230,8 +235,15 @@ def _clip_from_frames(
         placement = source.placement(frame)
         return picture_from_frame(frame, placement, height_px, width_px, is_image=source.is_image)
 
+    def announced() -> Iterator[TimedFrame]:
+        yield first
+        on_frame()
+        for frame in frames:
+            yield frame
+            on_frame()
+
     clip = take_clip(
-        chain([first], frames),
+        announced(),
         render,
         start_s=start_s,
         num_frames=1 if source.is_image else num_frames,

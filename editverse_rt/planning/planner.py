@@ -28,6 +28,7 @@ __all__ = [
     "Estimate",
     "Stage",
     "Work",
+    "check_budget",
     "check_fit",
     "estimate_work",
     "find_largest",
@@ -185,6 +186,38 @@ def check_fit(spec: BundleSpec, work: Work, target: Target, precision: str | Non
         )
     raise RequestError(
         f"{need}, {has}",
+        hint=f"the largest that fits at this size is {largest} frames",
+        code="request.too_large",
+    )
+
+
+def check_budget(spec: BundleSpec, work: Work, budget_bytes: int, beside_bytes: int = 0) -> Estimate:
+    """The estimate on a CPU of work that fits a budget for the weights and all else.
+
+    beside_bytes: what is held beside the planner's estimate, such as decoded inputs. Raises RequestError with the
+    largest that fits.
+    """
+
+    def peak_bytes(work: Work) -> int:
+        return estimate_work(spec, work).peak_bytes + beside_bytes
+
+    estimate = estimate_work(spec, work)
+    if estimate.peak_bytes + beside_bytes <= budget_bytes:
+        return estimate
+    frames, height, width = work.result
+    need = (
+        f"{width}x{height} with {frames} frames needs {peak_bytes(work) / 1e6:.1f} MB with the weights, "
+        f"memory_budget_bytes gives {budget_bytes / 1e6:.1f} MB"
+    )
+    largest = find_largest(lambda w: peak_bytes(w) <= budget_bytes, spec, work)
+    if largest is None:
+        raise RequestError(
+            f"{need}",
+            hint="not even one frame fits: take a smaller size or a larger budget",
+            code="request.too_large",
+        )
+    raise RequestError(
+        f"{need}",
         hint=f"the largest that fits at this size is {largest} frames",
         code="request.too_large",
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,8 +154,12 @@ def examine_inputs(
     )
 
 
-def read_inputs(examined: ExaminedInputs) -> Footage:
-    """Decode the frames of each input, once: the files are closed afterwards. Raises MediaError."""
+def read_inputs(examined: ExaminedInputs, on_frame: Callable[[], None] = lambda: None) -> Footage:
+    """Decode the frames of each input, once: the files are closed afterwards.
+
+    on_frame: called before each frame of a file is decoded; what it raises stops the reading.
+    Raises MediaError.
+    """
     request, geometry, main = examined.request, examined.geometry, examined.main
     num_frames, fps = examined.num_frames, examined.fps
     clips: dict[str, Frames] = {}
@@ -164,13 +168,14 @@ def read_inputs(examined: ExaminedInputs) -> Footage:
     sound: Sound | None = None
     for name in examined.names:
         if _kind(name) == "image":
-            clip = _read(examined, name, 1, None, 0.0)
+            clip = _read(examined, name, 1, None, 0.0, on_frame=on_frame)
             clips[name] = clip.frames
             notices.extend(f"{name}: {line}" for line in clip.notices)
             continue
         # Where main's frames are not evenly spaced, a video of another rate is sampled at their times.
         moments_s = times_s[:-1] if times_s is not None else None
-        clip = _read(examined, name, num_frames, examined.rate_for(name, fps), request.start_s, moments_s)
+        rate = examined.rate_for(name, fps)
+        clip = _read(examined, name, num_frames, rate, request.start_s, moments_s, on_frame=on_frame)
         kept = geometry.round_frames(len(clip.frames))
         clips[name] = clip.frames[:kept]
         notices.extend(f"{name}: {line}" for line in clip.notices)
@@ -209,6 +214,8 @@ def _read(
     fps: float | None,
     start_s: float,
     moments_s: tuple[float, ...] | None = None,
+    *,
+    on_frame: Callable[[], None],
 ) -> Clip:
     source, (height_px, width_px) = examined.request.inputs[name], examined.sizes[name]
     if isinstance(source, np.ndarray):
@@ -228,6 +235,7 @@ def _read(
         height_px=height_px,
         width_px=width_px,
         moments_s=None if fps is None else moments_s,
+        on_frame=on_frame,
     )
 
 

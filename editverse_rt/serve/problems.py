@@ -13,7 +13,7 @@ from editverse_rt.errors import (
     RequestError,
 )
 
-__all__ = ["HttpError", "error_json", "status_of"]
+__all__ = ["HttpError", "RefusedError", "error_json", "status_of"]
 
 
 class HttpError(EditVerseError):
@@ -49,3 +49,18 @@ def error_json(facts: dict[str, Any], status: int) -> dict[str, Any]:
     }
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {**facts, "type": kind, "param": facts.get("field") or None}}
+
+
+class RefusedError(HttpError):
+    """A worker's error, as it told it. Its status is 400 where the request is to blame."""
+
+    def __init__(self, facts: dict[str, str]) -> None:
+        code = facts["code"]
+        is_theirs = code.startswith(("request", "media", "serve", "queue"))
+        super().__init__(400 if is_theirs else 500, facts["found"])
+        for part in ("code", "field", "found", "expected", "hint"):
+            setattr(self, part, facts[part])
+        self._facts = dict(facts)
+
+    def to_json(self) -> dict[str, str]:
+        return dict(self._facts)

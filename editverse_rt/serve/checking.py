@@ -1,0 +1,163 @@
+"""What a worker does with a request before it is queued: inputs get names, limits hold, the cost is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from editverse_rt import media
+from editverse_rt.errors import EditVerseError, RequestError
+from editverse_rt.media.frames import MediaInfo
+from editverse_rt.pipeline import Pipeline
+from editverse_rt.planning.planner import Work, check_budget, estimate_work
+from editverse_rt.request.checked import CheckedRequest
+from editverse_rt.request.edit_request import EditRequest
+from editverse_rt.request.prompt import INPUT_NAME, with_tags
+
+__all__ = ["Limits", "Prepared", "error_without_paths", "prepare_request"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an input may be, and what a request may hold. memory_budget_bytes: None for no limit."""
+
+    max_picture_px: int = 40_000_000
+    max_side_px: int = 4096
+    max_video_s: float = 600.0
+    max_inputs: int = 16
+    memory_budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A checked request, its JSON with the tags that were put in, its file type, and what it will cost."""
+
+    checked: CheckedRequest
+    request: dict[str, Any]
+    inputs: dict[str, Path]
+    format: str
+    plan: dict[str, Any]
+
+    def close(self) -> None:
+        """Close the files of the inputs."""
+        for file in self.checked.inputs.files.values():
+            file.close()
+
+
+def prepare_request(
+    pipeline: Pipeline,
+    request: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    unnamed: Sequence[Path],
+    file_format: str | None,
+    limits: Limits,
+) -> Prepared:
+    """Check a request and look at its inputs.
+
+    request: JSON of an edit request without inputs. unnamed: inputs that get the next free name of their kind.
+    file_format: the result's suffix without the dot; None for a picture of one frame, else a video.
+    Raises RequestError, MediaError, BackendError.
+    """
+    if len(inputs) + len(unnamed) > limits.max_inputs:
+        raise RequestError(
+            f"{len(inputs) + len(unnamed)} inputs are given",
+            expected=f"{limits.max_inputs} or fewer",
+            code="request.too_large",
+            field="inputs",
+        )
+    named = dict(inputs)
+    for path in unnamed:
+        kind = media.probe(path).kind
+        taken = [int(name[len(kind) :]) for name in named if name.startswith(kind)]
+        named[f"{kind}{max(taken, default=0) + 1}"] = path
+    edit = EditRequest.from_json(dict(request)).with_inputs(dict(named))
+    edit = replace(edit, prompt=with_tags(edit.prompt, named))
+    is_picture = f".{file_format}" in media.IMAGE_SUFFIXES
+    if is_picture:
+        if edit.num_frames not in (None, 1):
+            raise RequestError(
+                f"{edit.num_frames} for a {file_format}, which holds 1 frame",
+                hint="leave it out, or take a video's format",
+                code="request.option",
+                field="num_frames",
+                is_value=True,
+            )
+        edit = replace(edit, num_frames=1)
+    with ExitStack() as stack:
+        checked = pipeline.prepare(edit)
+        for file in checked.inputs.files.values():
+            stack.callback(file.close)
+        for name, info in checked.inputs.media.items():
+            _check_input(name, info, limits)
+        work = checked.expected_work
+        spec = pipeline.bundle.spec
+        decoded = sum(3 * frames * height * width for frames, height, width in work.clips)
+        if limits.memory_budget_bytes is not None:
+            check_budget(spec, work, limits.memory_budget_bytes, decoded)
+        plan = _plan_from(pipeline, checked, work, decoded)
+        stack.pop_all()
+    chosen = file_format or ("png" if work.result[0] == 1 else "mp4")
+    facts = edit.to_json()
+    facts.pop("inputs", None)
+    return Prepared(checked, facts, named, chosen, plan)
+
+
+def error_without_paths(error: EditVerseError, inputs: Mapping[str, Path]) -> dict[str, str]:
+    """The error as JSON, with the names of inputs in place of the server's paths."""
+    facts = error.to_json()
+    for name, path in inputs.items():
+        facts = {part: text.replace(str(path), name) for part, text in facts.items()}
+    return facts
+
+
+def _check_input(name: str, info: MediaInfo, limits: Limits) -> None:
+    found = f"{name} is {info.width_px}x{info.height_px} px"
+    expected = ""
+    if info.kind == "image":
+        if info.width_px * info.height_px > limits.max_picture_px:
+            expected = f"a picture of {limits.max_picture_px} px or fewer"
+    elif max(info.width_px, info.height_px) > limits.max_side_px:
+        expected = f"a video of {limits.max_side_px} px a side or fewer"
+    elif info.duration_s is not None and info.duration_s > limits.max_video_s:
+        found = f"{name} is {info.duration_s:.1f} s long"
+        expected = f"{limits.max_video_s:g} s or fewer"
+    if expected:
+        raise RequestError(
+            found, expected=expected, hint="make it smaller first", code="request.too_large", field=name
+        )
+
+
+def _plan_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded: int) -> dict[str, Any]:
+    spec = pipeline.bundle.spec
+    estimate = estimate_work(spec, work)
+    request, (frames, height, width) = checked.request, work.result
+    flops = {"encode": 0, "denoise": 0, "decode": 0}
+    for stage in estimate.stages:
+        phase = "encode"
+        if stage.name.startswith(("transformer", "solver")):
+            phase = "denoise"
+        elif stage.name == "vae_decoder":
+            phase = "decode"
+        flops[phase] += stage.flops
+    return {
+        "width": width,
+        "height": height,
+        "num_frames": frames,
+        "fps": _expected_fps(checked),
+        "schedule": spec.default_schedule if request.schedule is None else request.schedule,
+        "num_inference_steps": work.num_steps,
+        "memory_bytes": estimate.peak_bytes - estimate.weight_bytes + decoded,
+        "flops": flops,
+        "main": checked.inputs.main,
+    }
+
+
+def _expected_fps(checked: CheckedRequest) -> float:
+    inputs = checked.inputs
+    main = inputs.main
+    if checked.request.fps is None and main is not None and INPUT_NAME.fullmatch(main):
+        return inputs.media[main].fps or inputs.fps
+    return inputs.fps

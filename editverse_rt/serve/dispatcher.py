@@ -1,0 +1,357 @@
+"""The server's heart: jobs from the store go to workers, and what workers tell goes to the store.
+
+One event loop runs all of it; what touches the disk is done in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from editverse_rt.serve.choosing import choose_next, shape_of
+from editverse_rt.serve.job import FINISHED, Job
+from editverse_rt.serve.live import LiveRun, Speeds
+from editverse_rt.serve.logs import Log
+from editverse_rt.serve.meters import Meters
+from editverse_rt.serve.process import Message, WorkerOptions, WorkerProcess
+from editverse_rt.serve.store import JobStore
+
+__all__ = ["Dispatcher"]
+
+Answer = TypeVar("Answer")
+SWEEP_S = 30.0
+_WATCH_S = 1.0
+
+
+class Dispatcher:
+    """Runs the store's jobs on workers. Use start() and stop() inside one event loop."""
+
+    def __init__(self, store: JobStore, workers: Iterable[WorkerOptions], log: Log, meters: Meters) -> None:
+        self.store, self.log, self.meters = store, log, meters
+        self.workers = [WorkerProcess(options, self._on_event, self._on_end) for options in workers]
+        self.live: dict[str, LiveRun] = {}
+        self.speeds = Speeds(store.speeds())
+        self.is_draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._wake = asyncio.Event()
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._last_shapes: dict[str, tuple[object, ...]] = {}
+
+    # --- for the routes -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the workers, and wait until each is up. Raises what one of them cannot open with."""
+        loop = asyncio.get_running_loop()
+        up = []
+        for worker in self.workers:
+            up.append(loop.create_future())
+            self._spawn(worker.keep_running(up[-1]))
+        await asyncio.gather(*up)
+        for work in (self._pump, self._watch, self._sweep):
+            self._spawn(work())
+
+    async def stop(self, drain_s: float) -> None:
+        """Let what runs end for a while, then put it back into the queue, and end the workers."""
+        self.begin_draining()
+        end = time.monotonic() + drain_s
+        while self.live and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        for run in list(self.live.values()):
+            run.worker.send({"do": "cancel", "job": run.job.id})
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for run in list(self.live.values()):
+            self.store.give_back(run.job.id, run.job.runs, died=False)
+            self.log.write("job_given_back", job_id=run.job.id)
+
+    def begin_draining(self) -> None:
+        """Take nothing more, and wake all who wait for events, so that they leave."""
+        self.is_draining = True
+        for events in self._watchers.values():
+            for event in events:
+                event.set()
+        self._wake.set()
+
+    async def do(self, act: Callable[[], Answer]) -> Answer:
+        """Do in a thread what touches the disk."""
+        return await asyncio.to_thread(act)
+
+    @property
+    def is_up(self) -> bool:
+        return any(worker.is_up for worker in self.workers)
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models, with the devices that serve each; the first is the default."""
+        found: dict[str, dict[str, Any]] = {}
+        for worker in self.workers:
+            for model in worker.models:
+                found.setdefault(model["id"], {**model, "devices": []})["devices"].append(worker.name)
+        return [{**model, "default": i == 0} for i, model in enumerate(found.values())]
+
+    async def prepare(
+        self,
+        model: str,
+        request: dict[str, Any],
+        inputs: dict[str, Path],
+        unnamed: Sequence[Path],
+        file_format: str | None,
+        timeout_s: float,
+    ) -> Message:
+        """Have a worker check a request. Returns its answer, "prepared" or "refused"."""
+        up = [worker for worker in self.workers if worker.is_up] or self.workers
+        worker = min(up, key=lambda worker: sum(run.worker is worker for run in self.live.values()))
+        return await worker.ask(
+            {
+                "do": "prepare",
+                "model": model,
+                "request": request,
+                "inputs": {name: str(path) for name, path in inputs.items()},
+                "unnamed": [str(path) for path in unnamed],
+                "format": file_format,
+            },
+            timeout_s,
+        )
+
+    def submitted(self, job: Job) -> None:
+        """A job was added to the store."""
+        self.log.write("job_queued", job_id=job.id)
+        self._wake.set()
+
+    async def cancel(self, job: str, patience_s: float = 120.0) -> Job | None:
+        """Cancel a job, and return when its device is free; it may have ended otherwise just before."""
+        with self.watch(job) as event:
+            state = await self.do(lambda: self.store.cancel(job))
+            run = self.live.get(job)
+            if state == "in_progress" and run is not None:
+                self._stop_run(run)
+            elif state is not None:
+                self._changed(job)
+            end = time.monotonic() + patience_s
+            while job in self.live and (left := end - time.monotonic()) > 0:
+                event.clear()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(event.wait(), min(left, 1.0))
+        return await self.do(lambda: self.store.get(job))
+
+    async def delete(self, job: str) -> None:
+        """Delete a job for good; returns when its device is free and its files are gone."""
+        run = self.live.get(job)
+        await self.do(lambda: self.store.delete(job))
+        if run is not None:
+            with self.watch(job) as event:
+                self._stop_run(run)
+                while job in self.live:
+                    event.clear()
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(event.wait(), 1.0)
+            await self.do(lambda: self.store.discard(job))
+        self._changed(job)
+
+    def watch(self, job: str) -> _Watch:
+        """A context whose event is set whenever something about the job changes."""
+        return _Watch(self._watchers, job)
+
+    async def wait_for_end(self, job: str) -> Job | None:
+        """The job once it is over; None if it was deleted."""
+        with self.watch(job) as event:
+            while True:
+                event.clear()
+                found = await self.do(lambda: self.store.get(job))
+                if found is None or found.state in FINISHED:
+                    return found
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(event.wait(), 5.0)
+
+    async def wait_seconds(self, ahead_of: Job | None = None) -> float | None:
+        """How long what waits and runs will take; None before a speed was learnt. ahead_of: only up to that job."""
+        slots = max(1, sum(worker.slots for worker in self.workers))
+        total = 0.0
+        for run in self.live.values():
+            left = run.left_s(self.speeds)
+            if left is None:
+                return None
+            total += left
+        for job in await self.do(self.store.queued):
+            if ahead_of is not None and job.id == ahead_of.id:
+                break
+            seconds = self.expected_seconds(job.model, job.plan)
+            if seconds is None:
+                return None
+            total += seconds
+        return total / slots
+
+    def expected_seconds(self, model: str, plan: dict[str, Any]) -> float | None:
+        """How long a job takes once it runs."""
+        flops = float(sum(plan["flops"].values()))
+        found = [self.speeds.seconds(worker.name, model, flops) for worker in self.workers]
+        return min((seconds for seconds in found if seconds is not None), default=None)
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _changed(self, job: str) -> None:
+        for event in self._watchers.get(job, ()):
+            event.set()
+
+    def _stop_run(self, run: LiveRun) -> None:
+        run.cancelled_s = run.cancelled_s or time.monotonic()
+        run.worker.send({"do": "cancel", "job": run.job.id})
+
+    async def _pump(self) -> None:
+        """Give free workers their next jobs, whenever something has changed."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self.is_draining:
+                continue
+            queued = await self.do(self.store.queued)
+            for worker in self.workers:
+                while (
+                    job := choose_next(queued, worker, self.live, self._last_shapes.get(worker.name))
+                ) is not None:
+                    queued = [other for other in queued if other.id != job.id]
+                    await self._begin(job, worker)
+
+    async def _begin(self, queued: Job, worker: WorkerProcess) -> None:
+        job = await self.do(lambda: self.store.begin(queued.id))
+        if job is None:  # cancelled or deleted meanwhile
+            return
+        self.live[job.id] = LiveRun(job, worker)
+        self._last_shapes[worker.name] = shape_of(job)
+        self.meters.queue_wait_s.observe(max(0.0, time.time() - job.queued_at))
+        self.log.write("job_begun", job_id=job.id, device=worker.name, attempt=job.runs)
+        if not worker.is_up:
+            self._spawn(self._give_back(self.live[job.id], died=False))
+            return
+        worker.send(
+            {
+                "do": "run",
+                "job": job.id,
+                "run": job.runs,
+                "model": job.model,
+                "request": job.request,
+                "inputs": {name: str(self.store.input_path(job, name)) for name in job.inputs},
+                "folder": str(self.store.output_folder(job.id)),
+                "format": job.format,
+                "deadline_s": job.deadline_s,
+            }
+        )
+        self._changed(job.id)
+
+    def _on_event(self, worker: WorkerProcess, message: Message) -> None:
+        event = message["event"]
+        if event == "ready":
+            self.log.write("worker_up", device=worker.name, slots=worker.slots)
+            self._wake.set()
+            return
+        if event == "log":
+            self.log.write("worker_error", level=message["level"], device=worker.name, text=message["text"])
+            return
+        run = self.live.get(message["job"])
+        if run is None or run.job.runs != message["run"] or run.worker is not worker:
+            return
+        if event == "progress":
+            run.hear(message["phase"], message["step"])
+            self._changed(run.job.id)
+        else:
+            self._spawn(self._finish(run, message))
+
+    async def _finish(self, run: LiveRun, message: Message) -> None:
+        job, store, event = run.job, self.store, message["event"]
+        run.hear(run.phase, run.step)
+        if event == "done":
+            result = message["result"]
+            folder = store.output_folder(job.id)
+            parts = {variant: folder / name for variant, name in result.pop("parts").items()}
+            await self.do(lambda: store.finish(job.id, job.runs, parts, result))
+            self._learn(run)
+        elif event == "failed":
+            await self.do(lambda: store.fail(job.id, job.runs, message["error"]))
+        elif self.is_draining and run.cancelled_s is None:
+            await self.do(lambda: store.give_back(job.id, job.runs, died=False))
+        else:
+            await self.do(lambda: store.end_cancelled(job.id, job.runs))
+        outcome = "completed" if event == "done" else str(event)
+        self._over(run, outcome, message.get("error", {}).get("code"))
+
+    def _learn(self, run: LiveRun) -> None:
+        seconds = sum(run.stage_s.get(phase, 0.0) for phase in ("encode", "denoise", "decode"))
+        learnt = self.speeds.learn(
+            run.worker.name, run.job.model, float(sum(run.job.plan["flops"].values())), seconds
+        )
+        if learnt is not None:
+            self._spawn(self.do(lambda: self.store.keep_speed(*learnt)))
+
+    def _over(self, run: LiveRun, outcome: str, code: str | None = None) -> None:
+        job, now = run.job, time.monotonic()
+        self.live.pop(job.id, None)
+        run.stage_s[run.phase] = run.stage_s.get(run.phase, 0.0) + now - run.phase_begun_s
+        self.meters.job_over(run, outcome, now)
+        self.log.write(
+            f"job_{outcome}",
+            job_id=job.id,
+            device=run.worker.name,
+            attempt=job.runs,
+            code=code,
+            ms=round(1000 * (now - run.begun_s)),
+        )
+        self._changed(job.id)
+        self._wake.set()
+
+    def _on_end(self, worker: WorkerProcess, reason: str, was_asked: bool) -> None:
+        """A worker's process has ended: its jobs go back. Where it looked at an upload then, that is to blame."""
+        self.log.write("worker_ended", level="error", device=worker.name, reason=reason)
+        self.meters.worker_ended(worker.name, reason)
+        for run in [run for run in self.live.values() if run.worker is worker]:
+            blamed = not was_asked and not self.is_draining
+            if reason == "silent":
+                blamed = run.is_silent(None)
+            self._spawn(self._give_back(run, died=blamed))
+
+    async def _give_back(self, run: LiveRun, *, died: bool) -> None:
+        job = run.job
+        state = await self.do(lambda: self.store.give_back(job.id, job.runs, died=died))
+        # None: deleted meanwhile.
+        self._over(run, "given_back" if state in ("queued", None) else str(state))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            for run in list(self.live.values()):
+                seconds = self.expected_seconds(run.job.model, run.job.plan)
+                if run.is_silent(None if seconds is None else seconds / max(1, run.num_steps)):
+                    self.log.write("worker_silent", level="error", device=run.worker.name, job_id=run.job.id)
+                    run.worker.kill("silent")
+
+    async def _sweep(self) -> None:
+        while True:
+            for job in await self.do(self.store.sweep):
+                self.log.write("job_expired", job_id=job)
+            await asyncio.sleep(SWEEP_S)
+
+
+class _Watch:
+    def __init__(self, watchers: dict[str, set[asyncio.Event]], job: str) -> None:
+        self._watchers, self._job, self._event = watchers, job, asyncio.Event()
+
+    def __enter__(self) -> asyncio.Event:
+        self._watchers.setdefault(self._job, set()).add(self._event)
+        return self._event
+
+    def __exit__(self, *exception: object) -> None:
+        events = self._watchers[self._job]
+        events.discard(self._event)
+        if not events:
+            del self._watchers[self._job]

@@ -1,0 +1,95 @@
+"""What is known of jobs that run: phase, step, time left; and the speeds that devices were seen to reach."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from editverse_rt.serve.job import PHASES, Job
+from editverse_rt.serve.process import WorkerProcess
+
+__all__ = ["LiveRun", "Speeds"]
+
+_NEWEST_SHARE = 0.3
+LEAST_SILENCE_S = 60.0
+SILENT_STEPS = 10
+
+
+@dataclass(eq=False)
+class LiveRun:
+    """A run: where it is, and what its process has told last. Times are of the monotonic clock."""
+
+    job: Job
+    worker: WorkerProcess
+    phase: str = "read"
+    step: int = 0
+    begun_s: float = field(default_factory=time.monotonic)
+    heard_s: float = field(default_factory=time.monotonic)
+    phase_begun_s: float = field(default_factory=time.monotonic)
+    stage_s: dict[str, float] = field(default_factory=dict)
+    step_s: float | None = None
+    cancelled_s: float | None = None
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.job.plan["num_inference_steps"])
+
+    def hear(self, phase: str, step: int) -> None:
+        """Take what the process tells."""
+        now = time.monotonic()
+        if phase != self.phase:
+            self.stage_s[self.phase] = self.stage_s.get(self.phase, 0.0) + now - self.phase_begun_s
+            self.phase, self.phase_begun_s = phase, now
+        if step > self.step and self.phase == "denoise":
+            self.step_s = (now - self.phase_begun_s) / step
+        self.step, self.heard_s = step, now
+
+    def is_silent(self, expected_step_s: float | None) -> bool:
+        """Whether its process has told nothing for so long that it must hang."""
+        step_s = self.step_s or expected_step_s or 0.0
+        return time.monotonic() - self.heard_s > max(LEAST_SILENCE_S, SILENT_STEPS * step_s)
+
+    @property
+    def done_flops(self) -> float:
+        """Operations that are done, by the plan: those of earlier phases, and the steps' share of this one."""
+        flops, at = self.job.plan["flops"], PHASES.index(self.phase)
+        done = sum(flops.get(phase, 0) for phase in PHASES[:at])
+        if self.phase == "denoise":
+            done += flops["denoise"] * self.step / max(1, self.num_steps)
+        return float(done)
+
+    @property
+    def progress(self) -> float:
+        """The share of the job's operations that is done; 1 only when its files are in place."""
+        total = sum(self.job.plan["flops"].values())
+        return min(0.99, self.done_flops / total) if total else 0.0
+
+    def left_s(self, speeds: Speeds) -> float | None:
+        """Seconds to its end: by its own speed once it has made a step, before that by the learnt one."""
+        total = float(sum(self.job.plan["flops"].values()))
+        left = total - self.done_flops
+        if self.step_s is not None and self.num_steps:
+            own = self.job.plan["flops"]["denoise"] / self.num_steps / self.step_s
+            return left / own if own else None
+        return speeds.seconds(self.worker.name, self.job.model, left)
+
+
+class Speeds:
+    """Operations a second by device and model, a moving average of what finished jobs reached."""
+
+    def __init__(self, known: dict[str, float]) -> None:
+        self._known = dict(known)
+
+    def learn(self, device: str, model: str, flops: float, seconds: float) -> tuple[str, float] | None:
+        """Take in a finished job; the name and the average that are to be kept."""
+        if flops <= 0 or seconds <= 0:
+            return None
+        name, speed = f"{device}/{model}", flops / seconds
+        before = self._known.get(name, speed)
+        self._known[name] = (1 - _NEWEST_SHARE) * before + _NEWEST_SHARE * speed
+        return name, self._known[name]
+
+    def seconds(self, device: str, model: str, flops: float) -> float | None:
+        """How long operations take there; None before anything was learnt."""
+        speed = self._known.get(f"{device}/{model}")
+        return None if not speed else flops / speed

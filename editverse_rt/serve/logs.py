@@ -1,0 +1,32 @@
+"""The server's log: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any, TextIO
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Writes lines to a stream, None for nowhere; a reader that left is no reason to stop."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream, self._turn = stream, threading.Lock()
+
+    def write(self, event: str, *, level: str = "info", **facts: Any) -> None:
+        """Write one line. Facts that are None are left out."""
+        if self._stream is None:
+            return
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        known = {name: value for name, value in facts.items() if value is not None}
+        line = json.dumps({"ts": stamp, "level": level, "event": event, **known}, default=str)
+        try:
+            with self._turn:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = None

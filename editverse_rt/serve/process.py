@@ -1,0 +1,229 @@
+"""A worker's process as the server sees it: started, spoken to, and started again when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from editverse_rt.errors import EditVerseError, RequestError
+from editverse_rt.serve.checking import Limits
+from editverse_rt.serve.problems import HttpError
+
+__all__ = ["Message", "WorkerOptions", "WorkerProcess"]
+
+Message = dict[str, Any]
+_MAX_LINE_BYTES = 1 << 22
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker opens. slots: jobs at once, 0 for one a core where the backend can; bytes: RLIMIT_AS."""
+
+    bundles: tuple[str, ...]
+    backend: str = "auto"
+    device: int | None = None
+    slots: int = 0
+    address_space_bytes: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def name(self) -> str:
+        return "cpu" if self.device is None else f"gpu{self.device}"
+
+
+class WorkerProcess:
+    """One process and the link to it.
+
+    on_event(worker, message): told of each message that is no answer to `ask`. on_end(worker, reason,
+    was_asked): told when the process has ended; was_asked: whether a question to it was open then.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        on_event: Callable[[WorkerProcess, Message], None],
+        on_end: Callable[[WorkerProcess, str, bool], None],
+    ) -> None:
+        self.options = options
+        self.is_up = False
+        self.slots = 0
+        self.models: list[dict[str, Any]] = []
+        self.num_restarts = 0
+        self._on_event, self._on_end = on_event, on_end
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._asked: dict[int, asyncio.Future[Message]] = {}
+        self._num_asked = 0
+        self._reason = ""
+
+    @property
+    def name(self) -> str:
+        return self.options.name
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def keep_running(self, is_first_up: asyncio.Future[None]) -> None:
+        """Start the process, and again whenever it ends, after a pause that grows; runs until cancelled.
+
+        is_first_up: set when it is ready for the first time, or to the error that it cannot open with.
+        """
+        num_failed = 0
+        try:
+            while True:
+                try:
+                    reader = await self._start()
+                    ready = json.loads(await reader.readline() or b'{"event": "ended"}')
+                    if ready["event"] == "failed_to_open" and not is_first_up.done():
+                        is_first_up.set_exception(_opening_error(ready["error"]))
+                        return
+                    if ready["event"] == "ready":
+                        num_failed = 0
+                        self.models, self.slots, self.is_up = ready["models"], ready["slots"], True
+                        if not is_first_up.done():
+                            is_first_up.set_result(None)
+                        self._on_event(self, ready)
+                        await self._listen(reader)
+                finally:
+                    await self._end()
+                num_failed += 1
+                self.num_restarts += 1
+                await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**num_failed) if num_failed > 1 else 0)
+        except asyncio.CancelledError:
+            await self._end()
+            raise
+
+    def send(self, message: Message) -> None:
+        """Send a message; lost where the process ends, which is told by on_end."""
+        if self._writer is not None:
+            with suppress(OSError, RuntimeError):
+                self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def ask(self, message: Message, timeout_s: float) -> Message:
+        """Send a question and wait for its answer; a process that does not answer in time is ended.
+
+        Raises HttpError where there is no process, or it ends meanwhile.
+        """
+        if not self.is_up:
+            raise HttpError(
+                503,
+                f"the worker of {self.name} is being started",
+                hint="try again",
+                code="serve.starting",
+                retry_after_s=2,
+            )
+        self._num_asked += 1
+        number = self._num_asked
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            self.send({**message, "id": number})
+            return await asyncio.wait_for(answer, timeout_s)
+        except asyncio.TimeoutError as error:
+            self.kill("silent")
+            raise HttpError(
+                400,
+                f"the inputs could not be looked at within {timeout_s:g} s",
+                hint="convert them to another type",
+                code="serve.input_crash",
+            ) from error
+        finally:
+            self._asked.pop(number, None)
+
+    def kill(self, reason: str) -> None:
+        """End the process at once; it is started again."""
+        self._reason = self._reason or reason
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _start(self) -> asyncio.StreamReader:
+        self._reason = ""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "editverse_rt.serve.worker",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        options = self.options
+        self.send(
+            {
+                "do": "open",
+                "bundles": [os.fspath(bundle) for bundle in options.bundles],
+                "backend": options.backend,
+                "device": options.device,
+                "slots": options.slots,
+                "address_space_bytes": options.address_space_bytes,
+                "limits": asdict(options.limits),
+            }
+        )
+        return reader
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError, ValueError):
+            while line := await reader.readline():
+                message = json.loads(line)
+                if "id" in message:
+                    answer = self._asked.get(message["id"])
+                    if answer is not None and not answer.done():
+                        answer.set_result(message)
+                else:
+                    self._on_event(self, message)
+
+    async def _end(self) -> None:
+        """See to it that the process is gone, and tell."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        was_up, self.is_up = self.is_up, False
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        code = await process.wait()
+        was_asked = bool(self._asked)
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(
+                    HttpError(
+                        400,
+                        "the process that looked at the inputs ended",
+                        expected="files that can be decoded",
+                        hint="convert them to another type, or try again",
+                        code="serve.input_crash",
+                    )
+                )
+        if was_up:
+            self._on_end(self, self._reason or f"exit {code}", was_asked)
+
+
+def _opening_error(facts: dict[str, str]) -> EditVerseError:
+    return RequestError(
+        facts["found"],
+        expected=facts["expected"],
+        hint=facts["hint"],
+        code=facts["code"],
+        field=facts["field"],
+    )

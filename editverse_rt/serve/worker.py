@@ -1,0 +1,276 @@
+"""The process that runs jobs on one device: `python -m editverse_rt.serve.worker HANDLE`.
+
+Only here are uploads opened, so that a file which breaks a decoder ends this process and not the server. It
+speaks JSON, one object a line, over the socket whose handle it is given, and ends when the other side closes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from editverse_rt import media
+from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled
+from editverse_rt.files import hash_file
+from editverse_rt.media.frames import Frames
+from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.serve.bundles import describe_model, open_pipelines
+from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request
+from editverse_rt.serve.problems import HttpError
+
+__all__ = ["main"]
+
+BEAT_S = 1.0
+"""How often a run that goes on says so at most."""
+TYPES = {
+    "mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska", "webm": "video/webm",
+    "gif": "image/gif", "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp",
+}  # fmt: skip
+Message = dict[str, Any]
+
+
+class Worker:
+    """The pipelines of one device, and the runs on them; each message is answered from a thread of its own."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._turn = threading.Lock()
+        self._pipelines: dict[str, Pipeline] = {}
+        self._limits = Limits()
+        self._stops: dict[str, threading.Event] = {}
+
+    def serve(self) -> None:
+        """Read messages until the server is gone."""
+        with self._link.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if message["do"] == "open":
+                    self._open(message)
+                elif message["do"] == "cancel":
+                    if (stop := self._stops.get(message["job"])) is not None:
+                        stop.set()
+                else:
+                    if message["do"] == "run":
+                        self._stops[message["job"]] = threading.Event()
+                    act = {"prepare": self._prepare, "run": self._run}[message["do"]]
+                    threading.Thread(target=act, args=(message,), daemon=True).start()
+
+    def _send(self, **message: Any) -> None:
+        line = json.dumps(message).encode() + b"\n"
+        with self._turn:
+            try:
+                self._link.sendall(line)
+            except OSError:  # the server is gone, and nobody waits for this run
+                os._exit(0)
+
+    def _open(self, message: Message) -> None:
+        self._limits = Limits(**message["limits"])
+        try:
+            if message["address_space_bytes"] is not None:
+                limit = int(message["address_space_bytes"])
+                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            self._pipelines = open_pipelines(message["bundles"], message["backend"], message["device"])
+            models = [describe_model(pipeline) for pipeline in self._pipelines.values()]
+            runs_concurrently = all(p.traits.runs_concurrently for p in self._pipelines.values())
+        except EditVerseError as error:
+            self._send(event="failed_to_open", error=error.to_json())
+            return
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        slots = message["slots"] or (cores if runs_concurrently else 1)
+        self._send(event="ready", models=models, slots=slots if runs_concurrently else 1)
+
+    def _prepare(self, message: Message) -> None:
+        inputs = {name: Path(path) for name, path in message["inputs"].items()}
+        unnamed = [Path(path) for path in message["unnamed"]]
+        try:
+            prepared = prepare_request(
+                self._pipelines[message["model"]],
+                message["request"],
+                inputs,
+                unnamed,
+                message["format"],
+                self._limits,
+            )
+            prepared.close()
+        except BaseException as error:
+            shown = {**inputs, **{f"input {i + 1}": path for i, path in enumerate(unnamed)}}
+            self._send(event="refused", id=message["id"], error=self._error(error, shown))
+            return
+        self._send(
+            event="prepared",
+            id=message["id"],
+            request=prepared.request,
+            inputs={name: path.name for name, path in prepared.inputs.items()},
+            format=prepared.format,
+            plan=prepared.plan,
+        )
+
+    def _run(self, message: Message) -> None:
+        job = message["job"]
+        run = _Run(self, message, self._stops[job])
+        try:
+            result = run.make(self._pipelines[message["model"]], self._limits)
+        except BaseException as error:
+            if isinstance(error, RequestCancelled) and not run.is_late:
+                event: Message = {"event": "cancelled"}
+            else:
+                event = {"event": "failed", "error": self._error(run.late_error() or error, run.inputs)}
+        else:
+            event = {"event": "done", "result": result}
+        # Before it is told, so that a cancel that comes later finds nothing, and the memory is free.
+        del self._stops[job], run
+        self._send(job=job, run=message["run"], **event)
+
+    def _error(self, error: BaseException, inputs: dict[str, Path]) -> dict[str, str]:
+        if isinstance(error, MemoryError):
+            error = BackendError(
+                "the worker has no memory left",
+                hint="make the request smaller, or allow the worker more",
+                code="backend.memory",
+            )
+        if isinstance(error, EditVerseError):
+            return error_without_paths(error, inputs)
+        self._send(event="log", level="error", text="".join(traceback.format_exception(error)))
+        return HttpError(
+            500,
+            f"an error inside the server ({type(error).__name__})",
+            hint="its log says more",
+            code="error",
+        ).to_json()
+
+
+class _Run:
+    """One run of a job: what it tells on its way, and what makes it stop."""
+
+    def __init__(self, worker: Worker, message: Message, stop: threading.Event) -> None:
+        self._worker, self._message, self._stop = worker, message, stop
+        self._last_told, self._phase, self._step = 0.0, "", 0
+        self._end = time.monotonic() + message["deadline_s"]
+        self.inputs = {name: Path(path) for name, path in message["inputs"].items()}
+        self.is_late = False
+
+    def make(self, pipeline: Pipeline, limits: Limits) -> Message:
+        """Run the job and write its files; what is to be told of them."""
+        message = self._message
+        self._tell("read")
+        prepared = prepare_request(pipeline, message["request"], self.inputs, (), message["format"], limits)
+        try:
+            result = pipeline.run(
+                prepared.checked,
+                callback_on_step_end=self._on_step_end,
+                is_cancelled=self._must_stop,
+                on_graph=self._on_graph,
+            )
+        finally:
+            prepared.close()
+        self._tell("write")
+        return self._write(result, prepared.plan["main"])
+
+    def late_error(self) -> EditVerseError | None:
+        """What a run that its deadline has stopped failed with."""
+        if not self.is_late:
+            return None
+        return HttpError(
+            500,
+            f"the job has run for {self._message['deadline_s']:g} s",
+            hint="make the request smaller, or give a larger deadline_s",
+            code="serve.deadline",
+            field="deadline_s",
+        )
+
+    def _must_stop(self) -> bool:
+        if time.monotonic() > self._end:
+            self.is_late = True
+        return self.is_late or self._stop.is_set()
+
+    def _on_graph(self, graph: str) -> None:
+        phase = "encode"
+        if graph.startswith(("transformer", "solver_step")):
+            phase = "denoise"
+        elif graph.startswith("vae_decoder"):
+            phase = "decode"
+        self._tell(phase)
+
+    def _on_step_end(self, pipeline: Pipeline, step: int, timestep: float, facts: Message) -> None:
+        self._step = step + 1
+        self._last_told = 0.0
+        self._tell("denoise")
+
+    def _tell(self, phase: str) -> None:
+        now = time.monotonic()
+        if phase == self._phase and now - self._last_told < BEAT_S:
+            return
+        self._phase, self._last_told = phase, now
+        message = self._message
+        self._worker._send(
+            event="progress", job=message["job"], run=message["run"], phase=phase, step=self._step
+        )
+
+    def _write(self, result: Result, main: str | None) -> Message:
+        message = self._message
+        folder = Path(message["folder"])
+        folder.mkdir(mode=0o700, exist_ok=True)
+        written = {"result": folder / f"part-{message['run']}-result.{message['format']}"}
+        report = media.write_clip(
+            written["result"],
+            self._pictures(result.frames),
+            result.fps,
+            times_s=result.times_s,
+            audio_from=result.sound,
+        )
+        if main is not None:
+            suffix = "png" if len(result.sources[0]) == 1 else "mp4"
+            written["source"] = folder / f"part-{message['run']}-source.{suffix}"
+            times_s = result.times_s if len(result.sources[0]) == len(result.frames) else None
+            media.write_clip(
+                written["source"], self._pictures(result.sources[0]), result.fps, times_s=times_s
+            )
+        if self._must_stop():
+            raise RequestCancelled("cancelled by its caller", hint="nothing was written", code="cancelled")
+        frames, height, width = result.frames.shape[:3]
+        return {
+            "parts": {variant: path.name for variant, path in written.items()},
+            "type": TYPES[message["format"]],
+            "bytes": written["result"].stat().st_size,
+            "sha256": hash_file(written["result"]),
+            "width": width,
+            "height": height,
+            "num_frames": frames,
+            "fps": result.fps,
+            "seconds": result.times_s[-1] if result.times_s is not None else frames / result.fps,
+            "notices": [*result.notices, *report.notices],
+            "timings": result.timings,
+        }
+
+    def _pictures(self, frames: Frames) -> Iterator[Frames]:
+        """The frames one by one, so that writing stops where the job is cancelled."""
+        for picture in frames:
+            if self._must_stop():
+                raise RequestCancelled(
+                    "cancelled by its caller", hint="nothing was written", code="cancelled"
+                )
+            self._tell("write")
+            yield picture
+
+
+def main() -> None:
+    """Serve the socket whose handle is the one argument."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the server says when to end
+    Worker(socket.socket(fileno=int(sys.argv[1]))).serve()
+    # Threads may be inside a graph, and nothing that they could still do is wanted.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from editverse_rt.errors import BundleError, EditVerseError
 
-__all__ = ["EXPORT_AGAIN", "LARGEST", "Fields", "read_json"]
+__all__ = ["EXPORT_AGAIN", "LARGEST", "Fields", "json_from_text", "read_json"]
 
 EXPORT_AGAIN = "export the bundle again"
 LARGEST = 2**63 - 1  # what a host in another language can hold
@@ -22,6 +22,17 @@ def read_json(path: Path, *, error: type[EditVerseError] = BundleError, fix: str
 
     error, fix: what is raised, and what its message tells to do. Raises it for a file that cannot be read.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as cause:
+        raise _unreadable(str(path), cause, error, fix) from cause
+    return json_from_text(text, str(path), error=error, fix=fix)
+
+
+def json_from_text(
+    text: str, where: str, *, error: type[EditVerseError] = BundleError, fix: str = EXPORT_AGAIN
+) -> object:
+    """The value of a JSON text, as strict as `read_json`. where: stands at the head of errors."""
 
     def refuse_constant(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
@@ -33,13 +44,15 @@ def read_json(path: Path, *, error: type[EditVerseError] = BundleError, fix: str
         return dict(pairs)
 
     try:
-        value: object = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique
-        )
-    except (OSError, ValueError, RecursionError) as cause:
-        line = str(cause).splitlines()[0]
-        raise error(f"{path} cannot be read as UTF-8 JSON: {line}", hint=f"fetch or {fix}") from cause
+        value: object = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as cause:
+        raise _unreadable(where, cause, error, fix) from cause
     return value
+
+
+def _unreadable(where: str, cause: Exception, error: type[EditVerseError], fix: str) -> EditVerseError:
+    line = str(cause).splitlines()[0]
+    return error(f"{where} cannot be read as UTF-8 JSON: {line}", hint=f"fetch or {fix}")
 
 
 class Fields:

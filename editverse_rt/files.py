@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from editverse_rt.errors import MediaError
 
 __all__ = [
+    "FolderLock",
     "OpenFile",
     "check_input_file",
     "hash_file",
@@ -66,6 +68,41 @@ def check_input_file(name: str) -> None:
             hint="make it again",
             code="media.empty",
         )
+
+
+class FolderLock:
+    """A file that one process at a time holds open as its own; the system gives it back when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BlockingIOError if another process holds it, OSError where the file cannot be opened."""
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            _lock(self._handle)
+        except OSError:
+            os.close(self._handle)
+            raise
+
+    def close(self) -> None:
+        """Give it back; safe to call twice."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(handle: int) -> None:
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+
+else:
+    import fcntl
+
+    def _lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class OpenFile:

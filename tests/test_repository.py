@@ -147,12 +147,12 @@ def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
     assert entries[0] == version
 
 
-def test_the_runtime_depends_on_four_libraries() -> None:
+def test_the_runtime_depends_on_five_libraries() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     # tomli is Python's own tomllib from 3.11 on.
     needed = [line for line in project["dependencies"] if "python_version <" not in line]
     names = [re.split(r"[<>=~!\[; ]", line)[0] for line in needed]
-    assert sorted(names) == ["av", "numpy", "onnxruntime", "sentencepiece"]
+    assert sorted(names) == ["av", "numpy", "onnxruntime", "sentencepiece", "tqdm"]
     assert all("<" in line and ">=" in line for line in project["dependencies"]), "a range has two ends"
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Command",
     "CommandEntry",
     "add_gpu_options",
+    "add_pipeline_options",
     "add_request_options",
     "add_running_options",
     "bytes_from_text",
@@ -41,6 +42,10 @@ FLAGS = {
     "plugin": "--plugin",
     "kernel_cache": "--kernel-cache",
     "gpu_memory_limit_bytes": "--gpu-memory-limit",
+    "num_threads": "--threads",
+    "num_workers": "--workers",
+    "memory_budget_bytes": "--memory",
+    "allow_unverified": "--allow-unverified",
 }
 """What errors call the options of a request and of `Pipeline.open` here."""
 
@@ -185,14 +190,20 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="file to write; its suffix says the type",
     )
-    add("--bundle", default="nano", help="name or folder (default: nano)")
-    add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
-    add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
+    add_pipeline_options(parser)
     add_gpu_options(parser)
-    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one a core)")
     add("--preview", type=Path, metavar="PNG", help="also write a contact sheet, source over result")
     add("--json", action="store_true", help="print one JSON object about the result")
     add("--quiet", action="store_true", help="print nothing but errors (and the JSON object)")
+
+
+def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which bundle runs where, besides the options for a GPU."""
+    add = parser.add_argument
+    add("--bundle", default="nano", help="name or folder (default: nano)")
+    add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
+    add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
+    add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one a core)")
 
 
 def add_gpu_options(parser: argparse.ArgumentParser) -> None:

@@ -98,7 +98,12 @@ def run_edit(args: argparse.Namespace) -> int:
 
 def run_generate(args: argparse.Namespace) -> int:
     if args.request is None and args.prompt is None:
-        raise RequestError("no prompt was given", expected="a prompt or --request", code="command.usage")
+        raise RequestError(
+            "no prompt was given",
+            expected="a prompt or --request",
+            hint="`editverse-rt generate --help` shows an example",
+            code="command.usage",
+        )
     request = EditRequest("") if args.request is None else read_request(args.request)
     if request.inputs:
         raise RequestError(

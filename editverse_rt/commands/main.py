@@ -26,6 +26,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = (
     CommandEntry("edit", "edit videos and images by an instruction", "edit"),
     CommandEntry("generate", "generate a video or an image from a prompt", "edit"),
+    CommandEntry("batch", "run many requests into one folder, each exactly once", "batch"),
     CommandEntry("info", "show what a bundle holds, after checking every file's hash", "info"),
     CommandEntry("doctor", "say which backends are here, and why another is not", "doctor"),
     CommandEntry("verify", "compare a backend with ort-cpu, and accept its plans", "verify"),

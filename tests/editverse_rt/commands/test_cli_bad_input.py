@@ -261,10 +261,7 @@ class PipelineOfNoise:
     def info(self) -> dict[str, Any]:
         return {}
 
-    def prepare(self, request: EditRequest) -> EditRequest:
-        return request
-
-    def run(self, request: EditRequest, **_: Any) -> Result:
+    def __call__(self, request: EditRequest, **_: Any) -> Result:
         shape = (request.num_frames or 5, 64, 64, 3)
         frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         return Result(frames, 8.0, laid_out=None, timings={})  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""The folder of a batch's results: its lock, its files, and the two lists beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from editverse_rt.batch.rows import BatchRow, Failure
+from editverse_rt.errors import MediaError, RequestError
+from editverse_rt.files import FolderLock
+from editverse_rt.pipeline import Result
+
+__all__ = ["BatchFolder", "save_result"]
+
+_PARTIAL = ".partial"
+
+
+def save_result(folder: Path, row: BatchRow, result: Result) -> Path:
+    """Write a row's result; its name appears when the file is whole and on the disk. Raises MediaError."""
+    path = folder / (row.stem + BatchFolder.SUFFIXES[len(result.frames) == 1])
+    partial = folder / _PARTIAL / path.name
+    try:
+        partial.parent.mkdir(exist_ok=True)
+        result.save(partial)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written ({error.strerror})", code="media.unwritable") from error
+    return path
+
+
+class BatchFolder:
+    """The folder that a batch writes to, held by one process; a context manager."""
+
+    RESULTS, FAILED = "results.jsonl", "failed.jsonl"
+    SUFFIXES = (".mp4", ".png")
+    """Of a video, and of a result of one frame."""
+
+    def __init__(self, path: Path) -> None:
+        """Create it where it is missing, and remove what a killed run left half-written.
+
+        Raises MediaError (`media.place`) where it cannot be used, RequestError (`batch.locked`) where another
+        batch writes to it.
+        """
+        self.path = path
+        self._partial = path / _PARTIAL
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(path / ".lock")
+        except BlockingIOError as error:
+            raise RequestError(
+                f"another batch writes to {path}",
+                hint="wait for it, or choose another folder",
+                code="batch.locked",
+            ) from error
+        except OSError as error:
+            raise MediaError(
+                f"{path}: cannot be used as a folder ({error.strerror})",
+                hint="choose another",
+                code="media.place",
+            ) from error
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def __enter__(self) -> BatchFolder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._lock.close()
+
+    def find(self, row: BatchRow) -> Path | None:
+        """The row's result, None if it is not there."""
+        paths = (self.path / (row.stem + suffix) for suffix in self.SUFFIXES)
+        return next((path for path in paths if path.is_file()), None)
+
+    def write_results(self, rows: Iterable[BatchRow]) -> int:
+        """Write `results.jsonl` anew, from the files that are there: id, line, file and bytes of each."""
+        found = [(row, path) for row in rows if row.key and (path := self.find(row)) is not None]
+        self._write_lines(
+            self.RESULTS,
+            (
+                {"id": row.id, "line": row.line, "file": path.name, "num_bytes": path.stat().st_size}
+                for row, path in found
+            ),
+        )
+        return len(found)
+
+    def write_failures(self, failures: Iterable[Failure]) -> None:
+        """Write `failed.jsonl` anew; without any failure it is removed."""
+        lines = [failure.to_json() for failure in failures]
+        if lines:
+            self._write_lines(self.FAILED, lines)
+        else:
+            (self.path / self.FAILED).unlink(missing_ok=True)
+
+    def _write_lines(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
+        self._partial.mkdir(exist_ok=True)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (self._partial / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(self._partial / name, self.path / name)

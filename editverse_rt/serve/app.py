@@ -12,9 +12,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.fields import Fields
@@ -26,13 +25,12 @@ from editverse_rt.serve.jobs import JobRoutes
 from editverse_rt.serve.openai_images import ImageRoutes
 from editverse_rt.serve.openai_videos import VideoRoutes
 from editverse_rt.serve.openapi import describe_api
+from editverse_rt.serve.page import PageFiles
 from editverse_rt.serve.problems import HttpError
 from editverse_rt.serve.settings import ServerSettings
 from editverse_rt.serve.submitting import Submitter
 
 __all__ = ["make_app"]
-
-STATIC = Path(__file__).parent / "static"
 
 
 def make_app(settings: ServerSettings, dispatcher: Dispatcher, keys: Keys) -> Starlette:
@@ -45,7 +43,7 @@ def make_app(settings: ServerSettings, dispatcher: Dispatcher, keys: Keys) -> St
         *jobs.routes(),
         *VideoRoutes(settings, dispatcher, submitter, jobs).routes(),
         *ImageRoutes(settings, dispatcher, submitter).routes(),
-        Mount("/static", StaticFiles(directory=STATIC), name="static"),
+        Mount("/static", pages.files, name="static"),
     ]
     gate = Middleware(
         Gate,
@@ -100,6 +98,7 @@ class _Pages:
 
     def __init__(self, settings: ServerSettings, dispatcher: Dispatcher, keys: Keys) -> None:
         self._settings, self._dispatcher, self._keys = settings, dispatcher, keys
+        self.files = PageFiles()
 
     def routes(self) -> list[Route]:
         return [
@@ -115,7 +114,7 @@ class _Pages:
         ]
 
     async def page(self, request: Request) -> Response:
-        return FileResponse(STATIC / "index.html", media_type="text/html")
+        return await self.files.get_response("index.html", request.scope)
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

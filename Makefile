@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs serve test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
+.PHONY: help demo docs serve test-serve-kills test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,6 +54,12 @@ demo: .venv-demo/ready
 # SERVE="--bundle DIR --port 8080" is passed on.
 serve: .venv-serve/ready
 	.venv-serve/bin/editverse-rt serve $(SERVE)
+
+# Slow, so not a part of `make test`, which kills a dozen times: no accepted job may be lost.
+KILLS ?= 200
+KILLS_SEED ?= 0
+test-serve-kills: .venv/ready
+	.venv/bin/python tests/editverse_rt/serve/kills.py --kills $(KILLS) --seed $(KILLS_SEED) --video examples/sample.mp4
 
 # --- test ---------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 if not __package__:  # run as a file: `python export/build_engine.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
@@ -46,6 +48,8 @@ from export.profiles import profiles_of
 from export.standard import check_source, keeps_plugin, load_standard
 
 __all__ = ["Heldout", "build_engines", "main"]
+
+FLAGS = {"max_tokens": "--max-tokens", "num_inference_steps": "--heldout-steps"}
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def _write_typed(bundle: Bundle, order: Order, graph: str, file: Path) -> dict[s
         set_precision(model, precision)
     elif graph != "solver_step" and precision != "bf16":
         raise RequestError(
-            f"the bundle's {graph} is bfloat16, {precision} is asked for; export it with --dtype float32"
+            f"the bundle's {graph} is bfloat16, {precision} is asked for; export it in float32"
         )
     types = count_types(model)
     save_typed(model, file)
@@ -343,8 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         orders = plan_orders(args)
         if args.plugin is not None and not keeps_plugin(bundle, "transformer"):
             raise RequestError(
-                f'bundle "{bundle.spec.name}" does not need a plugin; export it with --attention plugin, or '
-                "leave --plugin out"
+                f'bundle "{bundle.spec.name}" does not need a plugin; export it with the attention as a plugin, '
+                "or leave --plugin out"
             )
         if args.dry_run:
             for order in orders:
@@ -359,14 +363,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         builder = Builder(orders[0].backend, known)
         output = args.output or engines_folder(bundle)
         heldout = Heldout(_count_heldout(bundle, args.heldout_edits), args.heldout_steps)
-        in_place = sys.stderr.isatty()
+        # disable=None: nothing where standard error is no terminal; what is built is said line by line.
+        bar = tqdm(file=sys.stderr, disable=None, leave=False, unit="step")
 
         def say(line: str) -> None:
-            print(("\r\033[K" if in_place else "") + line, flush=True)
+            tqdm.write(line)
+            sys.stdout.flush()
 
         def show(phase: str, step: int, total: int) -> bool:
-            if in_place:
-                print(f"\r\033[K{phase} {step}/{total}", end="", file=sys.stderr, flush=True)
+            bar.set_description(phase, refresh=False)
+            bar.n, bar.total = step, total
+            bar.refresh()
             return not interrupt.asked
 
         given = {} if quality is None else {"quality": quality}
@@ -376,13 +383,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for order, noted in zip(orders, notes, strict=True):
             engines = build_engines(bundle, order, output, builder, notes=noted, report=say, progress=show)
             print(engines.folder)
+        bar.close()
         if cache is not None and builder.timing_cache:
             cache.write_bytes(builder.timing_cache)
     except RequestCancelled as error:
         print(f"error: {error}", file=sys.stderr)
         return 130
     except (BackendError, EditVerseError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = error.describe(FLAGS) if isinstance(error, EditVerseError) else str(error)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2
     return 0
 

@@ -42,7 +42,7 @@ def emulate_bundle(bundle: Bundle, precisions: Mapping[str, str], folder: Path) 
     """
     dtype = bundle.spec.capabilities.dtype
     if dtype != "float32":
-        raise RequestError(f'bundle "{bundle.spec.name}" is {dtype}; export it with --dtype float32')
+        raise RequestError(f'bundle "{bundle.spec.name}" is {dtype}; export it in float32')
     if folder.exists() and any(folder.iterdir()):
         raise RequestError(f"{folder} is a folder that is not empty; name a new one")
     folder.mkdir(parents=True, exist_ok=True)

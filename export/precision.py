@@ -132,8 +132,7 @@ def _refuse_other_types(model: ir.Model) -> None:
     for value in [*model.graph.initializers.values(), *(v for n in model.graph for v in n.outputs)]:
         if value.dtype is not None and value.dtype.is_floating_point() and value.dtype != ir.DataType.FLOAT:
             raise ValueError(
-                f"{value.name} is {value.dtype.name}; expected float32 throughout: export it with "
-                "--dtype float32"
+                f"{value.name} is {value.dtype.name}; expected float32 throughout: export it in float32"
             )
 
 

@@ -55,8 +55,7 @@ def measure_error(bundle: Bundle, graph: str, precision: str) -> dict[str, float
         if not math.isfinite(error):
             raise RequestError(
                 f"{graph} in {precision}: {name} is no number on a drawn request, since values inside "
-                f"go beyond what {precision} holds; give it another type under [precision] of a recipe "
-                "(--recipe)"
+                f"go beyond what {precision} holds; give it another type under [precision] of a recipe"
             )
     return errors
 

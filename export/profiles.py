@@ -103,7 +103,13 @@ def _clip_profiles(spec: BundleSpec, target: Target, max_tokens: int | None) -> 
     """The target's profiles up to the first that holds the bundle's longest sequence."""
     end = min(most_tokens(spec), max_tokens or target.profiles[-1].max_tokens)
     if end < 3:
-        raise RequestError(f"--max-tokens is {end}; a sequence has at least a patch and its two marks")
+        raise RequestError(
+            f"{end}",
+            expected="3 or more, because a sequence has at least a patch and its two marks",
+            code="request.option",
+            field="max_tokens",
+            is_value=True,
+        )
     kept = [p for p in target.profiles if p.max_tokens < end]
     last = next((p for p in target.profiles if p.max_tokens >= end), target.profiles[-1])
     return [*kept, Profile(last.name, min(last.opt_tokens, max(3, end // 2)), end)]

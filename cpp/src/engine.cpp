@@ -307,7 +307,7 @@ std::size_t choose_profile(const PlanSpec& plan, const Shapes& shapes) {
   }
   throw Error(EV_ERROR_BACKEND, "backend.engine_range")
       .found("graph \"", plan.graph, "\" was asked for ", join(found, ", "), ", its plan reaches ", join(reach, ", "))
-      .hint("ask for less, or build with a larger --max-tokens or --maxShapes");
+      .hint("ask for less, or build the engines again for larger shapes");
 }
 
 Shapes output_shapes(const GraphSpec& graph, const Shapes& shapes) {
@@ -367,7 +367,7 @@ std::optional<std::string> refuse_options(const std::map<std::string, PlanSpec>&
     return "none of its plans was built with a plugin; leave plugin out";
   }
   if (has_budget && !streams) {
-    return "its plans hold all weights on the GPU; build the engines again with --weight-streaming";
+    return "its plans hold all weights on the GPU; build the engines again with weight streaming";
   }
   return std::nullopt;
 }

@@ -399,7 +399,8 @@ def test_a_request_beyond_the_profiles(bundle: Bundle, tmp_path: Path) -> None:
     said, _ = run(bundle, tmp_path)
     assert said["error"] == "BackendError"
     assert (
-        "its plan reaches ids [1] to [1]; ask for less, or build with a larger --max-tokens" in said["text"]
+        "its plan reaches ids [1] to [1]; ask for less, or build the engines again for larger shapes"
+        in said["text"]
     )
 
 

@@ -215,7 +215,7 @@ class OrtRunner:
             if _UNKNOWN_OPERATOR.search(str(error)):
                 raise BackendError(
                     f'graph "{graph}" needs an operator that onnxruntime {ort.__version__} does not have: '
-                    f"{first_line(error)}; pip install -U onnxruntime, or export with --attention inline"
+                    f"{first_line(error)}; pip install -U onnxruntime, or export with the attention inline"
                 ) from error
             raise BackendError(
                 f'onnxruntime {ort.__version__} cannot load graph "{graph}" ({path}): {first_line(error)}; '

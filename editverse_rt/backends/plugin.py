@@ -45,7 +45,7 @@ def probe_plugin(library: Path | None, cudnn: str = CUDNN) -> Availability:
     """
     if library is None:
         reason = (
-            "none is named; only bundles exported with --attention plugin need it: build cpp/plugin, and "
+            "none is named; only bundles whose attention was exported as a plugin need it: build cpp/plugin, and "
             "name build/plugin/libeditverse_plugin.so"
         )
         return Availability(PLUGIN, reason)

@@ -112,7 +112,7 @@ def choose_profile(plan: PlanSpec, shapes: Mapping[str, Shape]) -> int:
     reach = ", ".join(f"{name} {list(largest[name][0])} to {list(largest[name][2])}" for name in misfits)
     raise BackendError(
         f'graph "{plan.graph}" was asked for {found}, its plan reaches {reach}',
-        hint="ask for less, or build with a larger --max-tokens or --maxShapes",
+        hint="ask for less, or build the engines again for larger shapes",
         code="backend.engine_range",
     )
 
@@ -128,7 +128,7 @@ def refuse_options(plans: Mapping[str, PlanSpec], *, has_plugin: bool, has_budge
     if has_plugin and not with_plugin:
         return "none of its plans was built with a plugin; leave plugin out"
     if has_budget and not any(plan.facts.get("weight_streaming") for plan in plans.values()):
-        return "its plans hold all weights on the GPU; build the engines again with --weight-streaming"
+        return "its plans hold all weights on the GPU; build the engines again with weight streaming"
     return None
 
 

@@ -211,7 +211,7 @@ def _check_standard(bundle: Bundle, standard: Bundle) -> None:
             f'ort-cpu cannot run bundle "{standard.spec.name}", exported with attention '
             f"{can.attention} in {can.dtype}",
             hint=(
-                "export the same checkpoint with --attention fused in float32, and name that bundle "
+                "export the same checkpoint with the attention fused, in float32, and name that bundle "
                 "as the reference"
             ),
             code="backend.cannot_run",

@@ -12,7 +12,7 @@ import pytest
 
 from editverse_rt.bundle.manifest import Bundle, file_specs, load_bundle, write_bundle_json
 from export.export_onnx import export_bundle, export_graph
-from export.families import build_graphs
+from export.families import build_graphs, family_export
 from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint
 
 TRANSFORMER = {
@@ -53,7 +53,9 @@ def plugin_bundle(
     """The same bundle with its attention left to TensorRT's plugin; only the transformer is exported anew."""
     folder = tmp_path_factory.mktemp("plugin") / "tiny"
     shutil.copytree(bundle_folder, folder)
-    transformer = export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "plugin")
+    transformer = export_graph(
+        build_graphs(checkpoint)["transformer"], family_export(checkpoint).rope, "plugin"
+    )
     ir.save(transformer, folder / "transformer.onnx")
     spec = load_bundle(bundle_folder).spec
     can = replace(spec.capabilities, attention="plugin")

@@ -329,7 +329,7 @@ def test_a_dry_run_says_what_and_builds_nothing(
         (["--target", "l4", "--plugin", "absent.so"], "TensorRT for RTX loads no plugins"),
         (["--target", "a100", "--plugin", "absent.so"], "absent.so is not there; build it"),
         (["--target", "a100", "--plugin", "absent.so", "--precision", "fp32"], "computes in fp16 and bf16"),
-        (["--target", "a100", "--plugin", __file__], "export it with --attention plugin"),
+        (["--target", "a100", "--plugin", __file__], "export it with the attention as a plugin"),
     ],
 )
 def test_bad_input_is_one_line(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,7 +377,7 @@ def test_a_bfloat16_bundle_is_built_in_bfloat16_alone(nano: Bundle, order: Order
     can = replace(nano.spec.capabilities, dtype="bfloat16")
     narrow = Bundle(nano.root, replace(nano.spec, capabilities=can))
     wanted = replace(order, graphs=("transformer",), precision={**order.precision, "transformer": "fp16"})
-    with pytest.raises(Exception, match="--dtype float32"):
+    with pytest.raises(Exception, match="export it in float32"):
         build_engines(narrow, wanted, tmp_path, Builder("tensorrt-rtx"))
 
 

@@ -75,7 +75,7 @@ def test_a_bundle_for_the_plugin_is_emulated_too(
 def test_what_cannot_be_emulated_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     can = replace(bundle.spec.capabilities, dtype="bfloat16")
     narrow = Bundle(bundle.root, replace(bundle.spec, capabilities=can))
-    with pytest.raises(RequestError, match="is bfloat16; export it with --dtype float32"):
+    with pytest.raises(RequestError, match="is bfloat16; export it in float32"):
         emulate_bundle(narrow, ROUNDED, tmp_path / "new")
     (tmp_path / "file").write_text("here")
     with pytest.raises(RequestError, match="is a folder that is not empty"):

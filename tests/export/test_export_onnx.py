@@ -15,7 +15,7 @@ from editverse_rt.bundle.manifest import load_bundle
 from export import export_onnx, lower
 from export.attention_nodes import DOMAIN, OP_TYPE
 from export.export_onnx import export_bundle, export_graph
-from export.families import build_graphs
+from export.families import build_graphs, family_export
 from export.weights import MIN_MOVED_BYTES
 from reference.checkpoint import Checkpoint, load_checkpoint
 
@@ -63,7 +63,8 @@ def test_a_graph_is_valid_and_keeps_to_the_table(bundle_folder: Path, name: str)
         for value, tensor in zip(values, tensors, strict=True):
             kind = value.type.tensor_type
             shape = tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim)
-            assert shape == tensor.shape
+            # The file of the noise is the same for every bundle, so it leaves the size of a row open.
+            assert shape == (("N", "P") if tensor.name == "noise" else tensor.shape)
             assert kind.elem_type == ELEMENT_TYPES[tensor.dtype]
 
 
@@ -116,15 +117,18 @@ def test_the_same_weights_give_the_same_bytes(
     checkpoint_folder: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(checkpoint_folder)
+    rope = family_export(checkpoint).rope
     for name in ("transformer", "noise"):
         graph = build_graphs(checkpoint)[name]
-        ir.save(export_graph(graph, checkpoint, "fused"), tmp_path / graph.spec.file)
+        ir.save(export_graph(graph, rope, "fused"), tmp_path / graph.spec.file)
         again, before = tmp_path / graph.spec.file, bundle_folder / graph.spec.file
         assert again.read_bytes() == before.read_bytes(), name
 
 
 def test_the_plugin_lowering_leaves_the_node_without_a_body(checkpoint: Checkpoint) -> None:
-    model = ir.to_proto(export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "plugin"))
+    model = ir.to_proto(
+        export_graph(build_graphs(checkpoint)["transformer"], family_export(checkpoint).rope, "plugin")
+    )
     assert not model.functions
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     assert len(nodes) == checkpoint.transformer.config.num_blocks
@@ -137,7 +141,9 @@ def test_the_plugin_lowering_leaves_the_node_without_a_body(checkpoint: Checkpoi
 
 def test_a_bfloat16_transformer_has_float32_at_its_edges(checkpoint_folder: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_folder, dtype=torch.bfloat16)
-    model = ir.to_proto(export_graph(build_graphs(checkpoint)["transformer"], checkpoint, "inline"))
+    model = ir.to_proto(
+        export_graph(build_graphs(checkpoint)["transformer"], family_export(checkpoint).rope, "inline")
+    )
     onnx.save(model, tmp_path / "transformer.onnx")
     onnx.checker.check_model(tmp_path / "transformer.onnx")
     edges = {value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]}
@@ -207,7 +213,7 @@ def test_large_weights_stand_beside_the_graph(
     monkeypatch.undo()
     transformer = {"transformer": build_graphs(checkpoint)["transformer"]}
     monkeypatch.setattr(export_onnx, "MAX_INLINE_BYTES", 10_000)
-    export_onnx._write_graphs(transformer, checkpoint, "inline", tmp_path, progress=False)
+    export_onnx._write_graphs(transformer, family_export(checkpoint).rope, "inline", tmp_path, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"transformer.onnx", "transformer.weights"}
     onnx.checker.check_model(tmp_path / "transformer.onnx")
     # What float16 holds exactly takes half the bytes; what is then small stays in the graph.

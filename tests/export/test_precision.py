@@ -162,7 +162,7 @@ def test_what_cannot_be_typed_is_refused(nano: Bundle) -> None:
     with pytest.raises(ValueError, match="fp32, bf16, fp16"):
         set_precision(ir.load(nano.graph_path("solver_step")), "fp8")
     narrow = typed(nano, "transformer", "fp16")
-    with pytest.raises(ValueError, match="--dtype float32"):
+    with pytest.raises(ValueError, match="export it in float32"):
         set_precision(narrow, "bf16")
 
 

@@ -95,7 +95,7 @@ def test_tokens_can_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
     graph, target = LARGE.graphs["transformer"], load_target("h100")
     (only,) = profiles_of(LARGE, graph, target, 4000, {})
     assert only.shapes["layout"][2] == (4000,)
-    with pytest.raises(RequestError, match="--max-tokens is 2"):
+    with pytest.raises(RequestError, match="max_tokens is 2; expected 3 or more"):
         profiles_of(LARGE, graph, target, 2, {})
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export import lower
 from export.attention_nodes import OP_TYPE
 from export.export_onnx import export_graph
-from export.families import build_graphs
+from export.families import build_graphs, family_export
 from export.rows import cut_rows_early
 from reference.checkpoint import Checkpoint
 
@@ -146,7 +146,7 @@ def test_the_last_block_of_a_transformer_has_the_noisy_rows_alone(
     checkpoint: Checkpoint, lowering: lower.Lowering
 ):
     """Of seven products of the last block, k and v see all rows; with the plugin q, too."""
-    model = export_graph(build_graphs(checkpoint)["transformer"], checkpoint, lowering)
+    model = export_graph(build_graphs(checkpoint)["transformer"], family_export(checkpoint).rope, lowering)
     last = f".blocks.{checkpoint.transformer.config.num_blocks - 1}."
     products = {
         n.inputs[1].name.rsplit(".", 2)[-2]: n.inputs[0].name

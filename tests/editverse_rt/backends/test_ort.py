@@ -205,7 +205,7 @@ def test_an_operator_that_is_not_there(bundle: Bundle, content: bytes) -> None:
         runner.run("product", matrices(1, 1, 1))
     message = str(error.value)
     assert message.startswith('graph "product" needs an operator that onnxruntime ')
-    assert "pip install -U onnxruntime, or export with --attention inline" in message
+    assert "pip install -U onnxruntime, or export with the attention inline" in message
     assert "\n" not in message
 
 

@@ -59,4 +59,4 @@ def test_doctor_speaks_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["plugin"]["available"] is False
-    assert "--attention plugin" in facts["plugin"]["reason"]
+    assert "exported as a plugin" in facts["plugin"]["reason"]

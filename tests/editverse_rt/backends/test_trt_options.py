@@ -159,7 +159,7 @@ def test_options_that_the_plans_do_not_take_are_refused(
     write_manifest(replace(engines, backend="tensorrt"))
     assert backend.with_options({"device": 3}).refuse(bundle) is None
     assert asked == [3]
-    assert "--weight-streaming" in str(backend.with_options({"weight_budget_bytes": 1}).refuse(bundle))
+    assert "with weight streaming" in str(backend.with_options({"weight_budget_bytes": 1}).refuse(bundle))
     with_library = backend.with_options({"plugin": Path("lib.so")})
     assert "leave plugin out" in str(with_library.refuse(bundle))
     first, *rest = engines.plans

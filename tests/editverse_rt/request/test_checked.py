@@ -39,15 +39,15 @@ def test_the_bundles_own_table_needs_no_graph(spec: BundleSpec) -> None:
 
 
 def test_another_number_of_steps_is_asked_for_with_the_schedules_settings(spec: BundleSpec) -> None:
-    asked: list[tuple[Schedule, int]] = []
+    asked: list[tuple[Schedule, int, int]] = []
     table = spec.schedules["interval"].table
 
-    def make_table(schedule: Schedule, num_inference_steps: int) -> ScheduleTable:
-        asked.append((schedule, num_inference_steps))
+    def make_table(schedule: Schedule, num_inference_steps: int, first_step: int) -> ScheduleTable:
+        asked.append((schedule, num_inference_steps, first_step))
         return table
 
     chosen = choose_schedule(spec, "paper", 3, 2.0, make_table)
-    assert asked == [(spec.schedules["paper"], 3)]
+    assert asked == [(spec.schedules["paper"], 3, 0)]
     assert chosen.name == "paper"
     assert chosen.table.timesteps == table.timesteps
     # The caller's guidance applies where the table guides.

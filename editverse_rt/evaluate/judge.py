@@ -122,6 +122,16 @@ class ServerJudge:
     def identity(self) -> str:
         return f"{self._options.model} by profile {self._profile.name}"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a score depends on: model, profile, address, and the sha256 of the question."""
+        return {
+            "model": self._options.model,
+            "profile": self._profile.name,
+            "url": self._options.base_url,
+            "prompt_sha256": hashlib.sha256(self._prompt.encode()).hexdigest(),
+        }
+
     def judge(self, edit: EditToJudge) -> ClipVerdict:
         """Judge one edit. Raises BackendError where the server refuses the request itself (a wrong key)."""
         verdicts = [self._ask(index, question) for index, question in self._questions(edit)]

@@ -104,6 +104,11 @@ class Judge(Protocol):
         """The judge's name with its version, and the protocol: printed beside every score."""
         ...
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a score depends on, as data: "model", "profile", "prompt_sha256" and what else there is."""
+        ...
+
     def judge(self, edit: EditToJudge) -> ClipVerdict: ...
 
 

@@ -42,6 +42,10 @@ class OfflineJudge:
     def identity(self) -> str:
         return "rules beside the right answer, no model"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"model": "rules", "profile": self._profile.name, "prompt_sha256": "none"}
+
     def judge(self, edit: EditToJudge) -> ClipVerdict:
         """Judge one edit. Raises RequestError where no right answer of the clips' shape is known."""
         answer = edit.answer

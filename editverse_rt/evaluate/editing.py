@@ -1,0 +1,174 @@
+"""Edits what a benchmark's results lack, through a queue of requests; what it would cost on a GPU."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from editverse_rt import media
+from editverse_rt.errors import EditVerseError, RequestError
+from editverse_rt.evaluate.benchmarks import Benchmark, BenchmarkItem
+from editverse_rt.evaluate.clips import clip_exists, read_clip_shown, write_pictures
+from editverse_rt.fields import read_json
+from editverse_rt.files import write_json
+from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.planning.planner import estimate_work
+from editverse_rt.planning.targets import load_target
+from editverse_rt.request.edit_request import EditRequest, Source
+from editverse_rt.request.prompt import with_tags
+from editverse_rt.request_queue import RequestHandle, RequestQueue
+
+__all__ = ["ESTIMATED_TARGETS", "Edited", "EditingOptions", "edit_missing", "estimate_seconds", "request_of"]
+
+ESTIMATED_TARGETS = ("rtx4090", "h100")
+EDITS_FILE = "edits.json"
+_FIX = "delete it, or choose another folder"
+
+
+@dataclass(frozen=True)
+class EditingOptions:
+    """How all items are edited. None leaves an option to the bundle.
+
+    num_workers: requests at once.
+    """
+
+    schedule: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int = 0
+    num_workers: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schedule": self.schedule,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "seed": self.seed,
+        }
+
+
+@dataclass
+class Edited:
+    """What editing gave: seconds by key of those that ran, and a line by key of those that could not."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def request_of(benchmark: Benchmark, item: BenchmarkItem, options: EditingOptions) -> EditRequest:
+    """The request of an item; folders of pictures are read. Raises MediaError, RequestError."""
+    inputs: dict[str, Source] = {
+        name: read_clip_shown(path) if path.is_dir() else path for name, path in item.inputs.items()
+    }
+    return EditRequest(
+        with_tags(item.instruction, inputs), inputs, size=benchmark.size, **options.to_json()
+    )
+
+
+def edit_missing(
+    benchmark: Benchmark,
+    items: Sequence[BenchmarkItem],
+    results: Path,
+    pipeline: Pipeline,
+    options: EditingOptions,
+    say: Callable[[str], None] = lambda line: None,
+) -> Edited:
+    """Edit every item without a result; a result appears whole or not at all, as soon as it is done.
+
+    An item that cannot be edited is a problem, and the others go on. Raises RequestError where the folder
+    holds results of another bundle or of other options.
+    """
+    _check_same_run(results, pipeline, options)
+    missing = deque(item for item in items if not clip_exists(benchmark.result(results, item)))
+    edited, running = Edited(), deque[tuple[BenchmarkItem, RequestHandle, float]]()
+    num_items, done = len(missing), 0
+    with RequestQueue(pipeline, num_workers=options.num_workers) as queue:
+        while missing or running:
+            # No more than the workers take: what waits would only hold memory.
+            while missing and len(running) < options.num_workers:
+                item = missing.popleft()
+                try:
+                    handle = queue.submit(request_of(benchmark, item, options))
+                except EditVerseError as error:
+                    edited.problems[item.key] = str(error)
+                    continue
+                running.append((item, handle, time.perf_counter()))
+            if not running:
+                break
+            item, handle, begin = running.popleft()
+            try:
+                result = handle.result()
+                _save(benchmark, item, results, result)
+            except EditVerseError as error:
+                edited.problems[item.key] = str(error)
+            else:
+                seconds = result.timings.get("total", time.perf_counter() - begin)
+                edited.seconds[item.key] = seconds
+                done += 1
+                say(f"edited {item.key} ({done} of {num_items}, {seconds:.1f} s)")
+    return edited
+
+
+def estimate_seconds(
+    benchmark: Benchmark, items: Sequence[BenchmarkItem], pipeline: Pipeline, options: EditingOptions
+) -> dict[str, dict[str, Any]]:
+    """The planner's estimate of editing the full benchmark, by target: mean seconds an item and the total.
+
+    Only edits are counted: not reading, writing, metric models or a judge. Items that cannot be edited are
+    left out of the mean; a target that they do not fit says how many.
+    """
+    works = []
+    for item in items:
+        try:
+            works.append(pipeline.prepare(request_of(benchmark, item, options)).expected_work)
+        except EditVerseError:
+            continue
+    found: dict[str, dict[str, Any]] = {}
+    for name in ESTIMATED_TARGETS if works else ():
+        estimates = [estimate_work(pipeline.bundle.spec, work, load_target(name)) for work in works]
+        seconds = sum(estimate.seconds or 0.0 for estimate in estimates) / len(estimates)
+        num_items = benchmark.num_items or len(items)
+        found[name] = {
+            "seconds_an_item": seconds,
+            "seconds_all": seconds * num_items,
+            "num_items": num_items,
+            "without_room": sum(not estimate.fits for estimate in estimates),
+        }
+    return found
+
+
+def _check_same_run(results: Path, pipeline: Pipeline, options: EditingOptions) -> None:
+    spec = pipeline.bundle.spec
+    wanted = {
+        "bundle": spec.name,
+        "files": {file.path: file.sha256 for file in spec.files},
+        "options": options.to_json(),
+    }
+    path = results / EDITS_FILE
+    if path.exists():
+        if read_json(path, error=RequestError, fix=_FIX) != wanted:
+            raise RequestError(
+                f"{results}: found results of another bundle or of other options",
+                expected="those of this run",
+                hint="choose another folder, or score them with evaluate score",
+                code="request.benchmark",
+            )
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    write_json(path, wanted)
+
+
+def _save(benchmark: Benchmark, item: BenchmarkItem, results: Path, result: Result) -> None:
+    path = benchmark.result(results, item)
+    if not path.suffix:
+        write_pictures(path, result.frames)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if result.sources:
+        media.write_clip(path.with_name("video1.mp4"), result.sources[0], result.fps)
+    result.save(path, audio=False)
+

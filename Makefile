@@ -14,12 +14,13 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs serve test-serve-kills test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    edit $(SAMPLE) with the bundle that ships, in an environment of its own (no PyTorch)"
 	@echo "make serve   the HTTP server and its page, in an environment of its own, SERVE=options"
+	@echo "make evaluate-demo    a miniature benchmark with nano, to $(EVALUATE_OUT)/out/page.html"
 	@echo "make test    all that CI runs: linters, types, floors, the tests, the wheel and its tests"
 	@echo "make lint typecheck test-source test-wheel test-native test-cpus    its parts;  make format, wheel, clean"
 	@echo "make docs    the pages and the Python API as a site, in build/site"
@@ -60,6 +61,17 @@ KILLS ?= 200
 KILLS_SEED ?= 0
 test-serve-kills: .venv/ready
 	.venv/bin/python tests/editverse_rt/serve/kills.py --kills $(KILLS) --seed $(KILLS_SEED) --video examples/sample.mp4
+
+# --- evaluate -----------------------------------------------------------------------------------------
+
+# A miniature benchmark, from edits by nano to a report. The metric models are random, and are labelled so.
+EVALUATE_OUT ?= build/evaluate-demo
+evaluate-demo: .venv/ready
+	.venv/bin/python -m export.minibench $(EVALUATE_OUT)/data --frames 5
+	test -f build/metrics-random/evaluation.json \
+	    || .venv/bin/python -m export.metrics build/metrics-random --random-small
+	.venv/bin/editverse-rt evaluate editverse-bench --data $(EVALUATE_OUT)/data -o $(EVALUATE_OUT)/out \
+	    --metrics build/metrics-random --judge offline --threads 1 --workers 2
 
 # --- test ---------------------------------------------------------------------------------------------
 

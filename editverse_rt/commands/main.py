@@ -32,6 +32,7 @@ COMMANDS = (
     CommandEntry("verify", "compare a backend with ort-cpu, and accept its plans", "verify"),
     CommandEntry("plan", "say what a request costs, in memory and in time, before it runs", "plan"),
     CommandEntry("serve", "serve an HTTP API and a page", "serve"),
+    CommandEntry("evaluate", "score a model on a benchmark, and compare two runs", "evaluate"),
 )  # fmt: skip
 """Every command, in the order of `--help`. A new one is a file with a `Command` and a line here."""
 

@@ -52,7 +52,9 @@ def compare_reports(
             found[name] = compare_paired(_values(first, name), _values(second, name))
         except RequestError as error:
             notices.append(f"{name}: {error}")
-    notices += [f"{name}: only the second report has it" for name in second["metrics"] if name not in first["metrics"]]
+    notices += [
+        f"{name}: only the second report has it" for name in second["metrics"] if name not in first["metrics"]
+    ]
     return found, notices
 
 
@@ -133,7 +135,9 @@ def _published(path: Path) -> dict[str, dict[str, float]]:
     except (OSError, ValueError, csv.Error) as error:
         raise RequestError(f"{path}: cannot be read as CSV ({error})", code="request.benchmark") from error
     if not rows or "id" not in rows[0]:
-        raise RequestError(f"{path}: found no column id", expected="one row an item", code="request.benchmark")
+        raise RequestError(
+            f"{path}: found no column id", expected="one row an item", code="request.benchmark"
+        )
     found: dict[str, dict[str, float]] = {}
     for column, name in _CSV_NAMES.items():
         values: dict[str, float] = {}

@@ -53,9 +53,10 @@ class EditingOptions:
 
 @dataclass
 class Edited:
-    """What editing gave: seconds by key of those that ran, and a line by key of those that could not."""
+    """What editing gave: how many were edited in how many seconds, and a line by key of those that were not."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    num_edited: int = 0
+    seconds: float = 0.0
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,9 +65,7 @@ def request_of(benchmark: Benchmark, item: BenchmarkItem, options: EditingOption
     inputs: dict[str, Source] = {
         name: read_clip_shown(path) if path.is_dir() else path for name, path in item.inputs.items()
     }
-    return EditRequest(
-        with_tags(item.instruction, inputs), inputs, size=benchmark.size, **options.to_json()
-    )
+    return EditRequest(with_tags(item.instruction, inputs), inputs, size=benchmark.size, **options.to_json())
 
 
 def edit_missing(
@@ -84,8 +83,8 @@ def edit_missing(
     """
     _check_same_run(results, pipeline, options)
     missing = deque(item for item in items if not clip_exists(benchmark.result(results, item)))
-    edited, running = Edited(), deque[tuple[BenchmarkItem, RequestHandle, float]]()
-    num_items, done = len(missing), 0
+    edited, running = Edited(), deque[tuple[BenchmarkItem, RequestHandle]]()
+    num_items, start = len(missing), time.perf_counter()
     with RequestQueue(pipeline, num_workers=options.num_workers) as queue:
         while missing or running:
             # No more than the workers take: what waits would only hold memory.
@@ -96,20 +95,19 @@ def edit_missing(
                 except EditVerseError as error:
                     edited.problems[item.key] = str(error)
                     continue
-                running.append((item, handle, time.perf_counter()))
+                running.append((item, handle))
             if not running:
                 break
-            item, handle, begin = running.popleft()
+            item, handle = running.popleft()
             try:
                 result = handle.result()
                 _save(benchmark, item, results, result)
             except EditVerseError as error:
                 edited.problems[item.key] = str(error)
             else:
-                seconds = result.timings.get("total", time.perf_counter() - begin)
-                edited.seconds[item.key] = seconds
-                done += 1
-                say(f"edited {item.key} ({done} of {num_items}, {seconds:.1f} s)")
+                edited.num_edited += 1
+                say(f"edited {item.key} ({edited.num_edited} of {num_items})")
+    edited.seconds = time.perf_counter() - start
     return edited
 
 
@@ -125,7 +123,7 @@ def estimate_seconds(
     for item in items:
         try:
             works.append(pipeline.prepare(request_of(benchmark, item, options)).expected_work)
-        except EditVerseError:
+        except EditVerseError:  # noqa: PERF203
             continue
     found: dict[str, dict[str, Any]] = {}
     for name in ESTIMATED_TARGETS if works else ():
@@ -171,4 +169,3 @@ def _save(benchmark: Benchmark, item: BenchmarkItem, results: Path, result: Resu
     if result.sources:
         media.write_clip(path.with_name("video1.mp4"), result.sources[0], result.fps)
     result.save(path, audio=False)
-

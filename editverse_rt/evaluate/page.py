@@ -103,7 +103,7 @@ def _item(item: Mapping[str, Any], metrics: Mapping[str, Any], folder: Path) -> 
     notes = [f"{name}: {note}" for name, note in item["notes"].items()]
     pictures = [_picture(folder, item["key"], what) for what in ("source", "result")]
     return (
-        f'<div class=item><b>{escape(head)}</b><p>{escape(item["instruction"])}</p>'
+        f"<div class=item><b>{escape(head)}</b><p>{escape(item['instruction'])}</p>"
         f"<div class=pair>{''.join(pictures)}</div><p>{scores}</p>"
         + "".join(f"<p class=note>{escape(note)}</p>" for note in notes)
         + "</div>"
@@ -124,8 +124,11 @@ def _label(metric: Mapping[str, Any]) -> str:
 
 def _plain(line: str) -> str:
     """A line that was made for Markdown has its marks escaped already; the rest is escaped here."""
-    return escape(line, quote=True).replace("&amp;lt;", "&lt;").replace("&amp;gt;", "&gt;").replace(
-        "&amp;amp;", "&amp;"
+    return (
+        escape(line, quote=True)
+        .replace("&amp;lt;", "&lt;")
+        .replace("&amp;gt;", "&gt;")
+        .replace("&amp;amp;", "&amp;")
     )
 
 

@@ -175,7 +175,9 @@ def table_from_report(report: Mapping[str, Any]) -> str:
 def describe_report(report: Mapping[str, Any]) -> list[str]:
     """Lines without which a score means nothing: subset, averaging, judge, metric models, what is missing."""
     subset, judge, models = report["subset"], report["judge"], report["models"]
-    chosen = [f"{name} {_cell(value)}" for name, value in subset.items() if not name.startswith("num_") and value]
+    chosen = [
+        f"{name} {_cell(value)}" for name, value in subset.items() if not name.startswith("num_") and value
+    ]
     lines = [
         f"{subset['num_scored']} of {subset['num_items']} items scored, of {subset['num_all']} in the benchmark"
         + (f" ({', '.join(chosen)})" if chosen else ""),
@@ -192,6 +194,8 @@ def describe_report(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"metric models: {', '.join(models['ids'].values())}, on {models['backend']}")
     if report["left_out"]:
         lines.append(f"left out, without their models: {', '.join(report['left_out'])}")
+    if report["published"]:
+        lines.append(_comparability(report))
     if report["note"]:
         lines.append(f"note: {report['note']}")
     times = report["time"]
@@ -209,13 +213,35 @@ def describe_report(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _comparability(report: Mapping[str, Any]) -> str:
+    """Whether the published rows are scores of the same thing, as far as is known."""
+    subset, full = report["subset"], report["time"]["num_items_all"]
+    judge = report["judge"]
+    reasons = [
+        f"{subset['num_scored']} of {full} items" if subset["num_scored"] != full else "",
+        "random metric models" if (report["models"] or {}).get("random") else "",
+        "another judge" if judge is not None and judge["model"] != "gpt-4o-2024-11-20" else "",
+        "another protocol of judging" if judge is not None and judge["profile"] != "published" else "",
+    ]
+    found = ", ".join(filter(None, reasons))
+    return (
+        f"published rows are NOT comparable with this run: {found}"
+        if found
+        else ("published rows: the same number of items, judge and protocol")
+    )
+
+
 def _labels(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(name, metric["label"]) for name, metric in metrics.items()]
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min" if seconds < 7200 else (
-        f"{seconds / 3600:.3g} h"
+    return (
+        f"{seconds:.3g} s"
+        if seconds < 120
+        else f"{seconds / 60:.3g} min"
+        if seconds < 7200
+        else (f"{seconds / 3600:.3g} h")
     )
 
 

@@ -92,13 +92,12 @@ def run_benchmark(
     if pipeline is not None:
         edited = edit_missing(benchmark, chosen.items, options.results, pipeline, options.editing, say)
         reasons |= edited.problems
-        if edited.seconds:
-            times["edit_s_an_item"] = sum(edited.seconds.values()) / len(edited.seconds)
+        if edited.num_edited:
+            times["edit_s_an_item"] = edited.seconds / edited.num_edited
+            times["num_workers"] = options.editing.num_workers
         times["estimates"] = estimate_seconds(benchmark, chosen.items, pipeline, options.editing)
         run |= {"pipeline": pipeline.info(), "options": options.editing.to_json()}
-    missing = [
-        item.key for item in chosen.items if not clip_exists(benchmark.result(options.results, item))
-    ]
+    missing = [item.key for item in chosen.items if not clip_exists(benchmark.result(options.results, item))]
     if missing and not options.allow_missing:
         first = missing[0]
         raise RequestError(

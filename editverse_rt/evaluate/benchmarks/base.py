@@ -11,7 +11,15 @@ from editverse_rt.errors import RequestError
 from editverse_rt.fields import Fields, read_json
 from editverse_rt.quality.heldout import Rule
 
-__all__ = ["Benchmark", "BenchmarkItem", "Catalogue", "path_inside", "read_csv_rows", "read_rule", "results_by_key"]
+__all__ = [
+    "Benchmark",
+    "BenchmarkItem",
+    "Catalogue",
+    "path_inside",
+    "read_csv_rows",
+    "read_rule",
+    "results_by_key",
+]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def load_test_json(data: Path) -> Catalogue:
     for key, entry in entries.items():
         try:
             items.append(_item(data, key, Fields(entry, str(path), key, error=RequestError, fix=_FIX)))
-        except EditVerseError as error:
+        except EditVerseError as error:  # noqa: PERF203
             problems.append(f"item {key}: {error}")
     return Catalogue(tuple(items), tuple(problems), read_rule(data))
 

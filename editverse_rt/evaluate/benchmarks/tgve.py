@@ -1,12 +1,11 @@
 """TGVE (LOVEU 2023) and TGVE+: clips of 480x480 as folders of pictures, and captions of source and result.
 
-TGVE's captions are one CSV file: `Video name`, `Our GT caption` and a column for each kind of edit. TGVE+ is one parquet table whose columns are found by their names. Results are
-`<subset>/<video>/<kind>/NNNNN.jpg`.
+TGVE's captions are one CSV file: `Video name`, `Our GT caption` and a column for each kind of edit. TGVE+ is
+one parquet table whose columns are found by their names. Results are `<subset>/<video>/<kind>/NNNNN.jpg`.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def _parquet_rows(data: Path) -> list[dict[str, Any]]:
             f"{data}: found no parquet file", expected="TGVE+'s table", code="request.benchmark"
         )
     try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
+        from pyarrow import parquet
     except ImportError as error:
         raise BackendError(
             "the package pyarrow is not installed",

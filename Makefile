@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate-demo docs serve test-serve-kills test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native native-clang native-format sanitize fuzz fuzz-media format clean
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,7 +27,7 @@ help:
 	@echo "make test-pins PYTHON=... PINS=oldest|newest    the wheel's tests with another Python, or the oldest dependencies"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 	@echo "make test-ort-cuda-shim    node placement on CUDA without a GPU; downloads 255 MB"
-	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media    altered videos and pictures"
+	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media fuzz-media-native    altered videos and pictures"
 
 # --- demo ---------------------------------------------------------------------------------------------
 
@@ -228,6 +228,10 @@ NATIVE_SOURCES = $(shell find cpp -regex '.*\.\(c\|cpp\|cu\|h\|hpp\|inc\)')
 native-format: .venv/ready
 	@.venv/bin/clang-format --dry-run --Werror $(NATIVE_SOURCES)
 
+# Slow: random checkpoints of the Wan family are exported first, and kept in build/wan.
+test-wan-native: native
+	$(NATIVE_RUN) .venv/bin/python -m pytest -q --timeout=7200 -m slow cpp/tests/test_wan.py
+
 # Slow, so not a part of `make test`: memory errors and leaks, undefined behaviour, races. The tests of plans are driven
 # by Python, which runs sanitized programs beside the plain library.
 sanitize: native
@@ -262,6 +266,10 @@ FUZZ_MEDIA_FILES ?= 10000
 FUZZ_MEDIA_SEED ?= 0
 fuzz-media: .venv/ready
 	.venv/bin/python tests/editverse_rt/media/fuzz_media.py --files $(FUZZ_MEDIA_FILES) --seed $(FUZZ_MEDIA_SEED)
+
+# The same files through the C library's reader.
+fuzz-media-native: native
+	$(NATIVE_RUN) .venv/bin/python cpp/tests/fuzz_media.py --files $(FUZZ_MEDIA_FILES) --seed $(FUZZ_MEDIA_SEED)
 
 fuzz: $(if $(CMAKE_PREFIX_PATH),,$(NATIVE_DEPS)/ready-clang)
 	$(NATIVE_RUN) cmake -S cpp -B build/fuzz $(if $(shell command -v ninja),-G Ninja) \

@@ -232,6 +232,11 @@ typedef struct ev_frames {
   size_t num_bytes;
   ev_clip_size size;
   double fps;
+
+  /* Where frames are not evenly spaced, as in a result that follows a video with a variable frame rate:
+   * size.num_frames + 1 numbers, when each frame begins, from 0 on, and when the last ends, in seconds; fps is
+   * their average rate then. NULL where they are evenly spaced. */
+  const double* times_s;
 } ev_frames;
 
 /* --- the library ---------------------------------------------------------------------------------------- */
@@ -311,15 +316,22 @@ EV_API void ev_cancel(ev_pipeline* pipeline);
 
 /* --- results -------------------------------------------------------------------------------------------- */
 
-/* Describes the frames of a result. result, frames: not NULL. frames->data belongs to the result, valid until
- * ev_result_free. Returns EV_OK or EV_ERROR_ARGUMENT. Any thread. */
+/* Describes the frames of a result. result, frames: not NULL. frames->data and frames->times_s belong to the
+ * result, valid until ev_result_free. Returns EV_OK or EV_ERROR_ARGUMENT. Any thread. */
 EV_API int ev_result_frames(const ev_result* result, ev_frames* frames);
+
+/* Refuses the name of a file that ev_result_save could not write, before anything is computed: another type, a
+ * folder in the way, a place where nothing can be written, a name that is too long there, a rate that the type
+ * cannot hold. path: not NULL. fps: ev_request.fps, EV_DEFAULT where it is not given. Returns EV_OK,
+ * EV_ERROR_MEDIA, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
+EV_API int ev_check_target(const char* path, double fps);
 
 /* Writes a result to a file, whole or not at all: under another name, then renamed over what is there. The
  * suffix of path says how: .mp4, .mov, .mkv (H.264, 4:2:0; an odd side is padded by repeating its last line),
  * .webm (VP9); .png, .jpg, .webp of one frame; of more, pictures by a pattern as name_%04d.png, numbered from 1,
- * or none for PNG pictures in a folder that is new or empty. Without sound. result, path: not NULL. Returns
- * EV_OK, EV_ERROR_MEDIA (another suffix, what the system refuses, a library without FFmpeg or an FFmpeg
+ * or none for PNG pictures in a folder that is new or empty. Videos keep uneven times, to 1/90,000 s in .mp4 and
+ * .mov and to 1 ms in .mkv and .webm; a frame that is shorter than that is left out. Without sound. result, path: not
+ * NULL. Returns EV_OK, EV_ERROR_MEDIA (another suffix, what the system refuses, a library without FFmpeg or an FFmpeg
  * without the encoder), EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
 EV_API int ev_result_save(const ev_result* result, const char* path);
 

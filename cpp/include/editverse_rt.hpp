@@ -122,6 +122,7 @@ struct Frames {
   std::size_t row_stride_bytes = 0;    // 0: rows follow one another
   std::size_t frame_stride_bytes = 0;  // 0: frames follow one another
   double fps = 0;                      // of a result
+  const double* times_s = nullptr;     // of a result, num_frames + 1, where frames are not evenly spaced
 
 #ifdef __cpp_lib_span
   std::span<const std::uint8_t> bytes() const { return {data, num_bytes}; }
@@ -183,6 +184,11 @@ struct Request {
   std::optional<double> strength;              // for a bundle that begins with a noised source
 };
 
+/// Refuses the name of a file that Result::save could not write, before anything is computed; see ev_check_target.
+inline void check_target(const std::string& path, double fps = EV_DEFAULT) {
+  detail::check(ev_check_target(path.c_str(), fps));
+}
+
 /// What a request comes to, before anything is computed; see ev_plan_info. inputs: in the order of the request.
 struct Plan {
   ClipSize result;
@@ -205,7 +211,7 @@ class Result {
     ev_frames_init(&frames, sizeof frames);
     detail::check(ev_result_frames(result_.get(), &frames));
     return {frames.data, frames.num_bytes, frames.size.num_frames, frames.size.width_px, frames.size.height_px, 0,
-            0,           frames.fps};
+            0,           frames.fps,       frames.times_s};
   }
 
   /// Writes the frames to a file, as the path's suffix says; see ev_result_save.

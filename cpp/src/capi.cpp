@@ -223,6 +223,7 @@ int ev_result_frames(const ev_result* result, ev_frames* frames) {
     found.num_bytes = static_cast<std::size_t>(tensor.num_elements());
     found.size = clip_size(tensor.shape[0], tensor.shape[2], tensor.shape[1]);
     found.fps = result->result.fps;
+    if (!result->result.times_s.empty()) found.times_s = result->result.times_s.data();
     write_struct(found, frames, found.struct_size);
   });
 }
@@ -231,8 +232,14 @@ int ev_result_save(const ev_result* result, const char* path) {
   const ev::Call call;
   return guard([&] {
     require(result, "result");
-    ev::write_clip(require(path, "path"), result->result.frames, result->result.fps);
+    ev::write_clip(require(path, "path"), result->result.frames, result->result.fps, result->result.times_s);
   });
+}
+
+int ev_check_target(const char* path, double fps) {
+  const ev::Call call;
+  return guard(
+      [&] { ev::check_target(require(path, "path"), fps == EV_DEFAULT ? std::nullopt : std::optional<double>(fps)); });
 }
 
 const char* ev_result_notice(const ev_result* result, size_t index) {

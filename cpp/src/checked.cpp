@@ -88,9 +88,17 @@ CheckedRequest check_request(const BundleSpec& spec, const Tokenizer& tokenizer,
   check_capabilities(spec, request);
   std::vector<std::string> names, words;
   for (const Source& source : request.sources) names.push_back(source.name);
-  std::vector<Segment> segments = parse_prompt(request.prompt, names);
+  const bool is_interleaved = spec.conditioning == "interleaved";
+  // Beside a text that stands apart an input has no place in the instruction, and needs no tag there.
+  std::vector<Segment> segments =
+      parse_prompt(is_interleaved ? request.prompt : with_tags(request.prompt, names), names);
   for (const Segment& segment : segments) {
     if (const auto* text = std::get_if<TextSegment>(&segment)) words.push_back(text->text);
+  }
+  if (!is_interleaved) {
+    std::string whole;
+    for (const std::string& text : words) whole += (whole.empty() ? "" : " ") + text;
+    words = {whole};
   }
   std::optional<std::vector<std::int64_t>> negative_ids;
   if (spec.unconditional == "prompt") {
@@ -102,7 +110,7 @@ CheckedRequest check_request(const BundleSpec& spec, const Tokenizer& tokenizer,
   Schedule schedule = choose_schedule(spec, request, make_table);
   std::vector<std::vector<std::int64_t>> ids = tokenizer.encode_segments(words);
   return {&request,       std::move(schedule),     std::move(segments),
-          std::move(ids), std::move(negative_ids), examine_inputs(request, spec.geometry)};
+          std::move(ids), std::move(negative_ids), examine_inputs(request, spec.geometry, spec.conditioning)};
 }
 
 }  // namespace ev

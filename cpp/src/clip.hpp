@@ -22,6 +22,7 @@ struct MediaInfo {
   std::int64_t height_px = 0;
   std::optional<double> fps;
   std::optional<std::int64_t> num_frames;
+  bool has_audio = false;
 };
 
 /// Frames taken from a source: uint8 [T, H, W, 3], at fps. covers_source: nothing was left out before or after.
@@ -32,12 +33,13 @@ struct Clip {
   bool is_short = false;  // the source held fewer frames than were asked for
   std::int64_t num_damaged = 0;
   std::vector<double> source_times_s;  // when each frame appears in the source
+  double end_s = 0;                    // when the last frame ends in the source
   bool is_sampled = false;             // at a rate that was asked for, so the frames are evenly spaced
   std::vector<std::string> notices;    // lines for the user about what was changed or is missing
 };
 
-/// When the first num_frames frames of a clip begin, from 0 on, in seconds; nothing where they are spaced evenly, so
-/// that the clip's fps says all. See Clip.uneven_times_s in frames.py.
+/// When the first num_frames frames of a clip begin, from 0 on, and when the last of them ends, in seconds; nothing
+/// where they are spaced evenly, so that the clip's fps says all. See Clip.uneven_times_s in frames.py.
 inline std::vector<double> uneven_times_s(const Clip& clip, std::int64_t num_frames) {
   constexpr double kTimestampRounding_s = 0.002, kEvenShare = 0.25;
   if (clip.is_sampled || num_frames < 1) return {};
@@ -53,7 +55,10 @@ inline std::vector<double> uneven_times_s(const Clip& clip, std::int64_t num_fra
     is_even = is_even && std::abs(times_s[k] - first_s - static_cast<double>(k) * gap_s) <= limit_s;
     times_s[k] -= first_s;
   }
-  return is_even ? std::vector<double>() : times_s;
+  if (is_even) return {};
+  const double end_s = count < clip.source_times_s.size() ? clip.source_times_s[count] : clip.end_s;
+  times_s.push_back(std::max(end_s, clip.source_times_s[count - 1] + kTimestampRounding_s) - first_s);
+  return times_s;
 }
 
 /// Chooses which frames, given as (time, end) in order of time, stand for the slots from start_s on; see sample_by_time
@@ -129,6 +134,7 @@ class ClipTaker {
       }
       if (taken_ == 0) first_s_ = time_s;
       last_s_ = time_s;
+      end_s_ = until_s;
       times_s_.push_back(time_s);
       ++taken_;
     }
@@ -145,6 +151,7 @@ class ClipTaker {
     clip.covers_source = start_s_ <= 0 && !more_;
     clip.is_short = taken_ < num_frames_;
     clip.source_times_s = times_s_;
+    clip.end_s = end_s_;
     clip.is_sampled = fps_.has_value();
     return clip;
   }
@@ -168,6 +175,7 @@ class ClipTaker {
   std::int64_t taken_ = 0;
   double first_s_ = 0;
   double last_s_ = 0;
+  double end_s_ = 0;
   bool more_ = false;
 };
 

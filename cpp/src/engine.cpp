@@ -86,11 +86,11 @@ PlanSpec read_plan(Fields fields) {
   return plan;
 }
 
-/// All plans that lie in the bundle's folder, in the order of their paths.
+/// All plans of a bundle, in the order of their paths.
 std::vector<EngineSet> find_engines(const Bundle& bundle) {
   std::vector<fs::path> folders;
   std::error_code error;
-  for (const fs::directory_entry& target : fs::directory_iterator(bundle.root / "engines", error)) {
+  for (const fs::directory_entry& target : fs::directory_iterator(engines_folder(bundle), error)) {
     std::error_code ignored;
     for (const fs::directory_entry& folder : fs::directory_iterator(target.path(), ignored)) {
       if (fs::exists(folder.path() / kManifest, ignored)) folders.push_back(folder.path());
@@ -118,7 +118,8 @@ std::string library_version(const std::string& version) { return version.substr(
 std::optional<std::string> find_obstacle(const EngineSet& engines, const Bundle& bundle,
                                          const std::vector<std::string>& graphs, const std::string& version,
                                          const Gpu& gpu) {
-  const std::string where = engines.folder.lexically_relative(bundle.root).generic_string();
+  const fs::path& folder = engines.folder;
+  const std::string where = (fs::path("engines") / folder.parent_path().filename() / folder.filename()).generic_string();
   const auto& capabilities = engines.compute_capabilities;
   const bool right_kind = std::find(capabilities.begin(), capabilities.end(), gpu.capability) != capabilities.end();
   if (!right_kind || (!engines.gpu.empty() && engines.gpu != gpu.name)) {
@@ -206,6 +207,17 @@ EngineSet engines_from_json(std::string_view text, const fs::path& folder) {
   for (const Fields& entry : fields.children("plans")) engines.plans.push_back(read_plan(entry));
   (void)fields.mapping("notes");
   return engines;
+}
+
+fs::path engines_folder(const Bundle& bundle) {
+  fs::path root = bundle.root.lexically_normal();
+  if (!root.has_filename()) root = root.parent_path();  // "nano/"
+  const fs::path shipped = root.parent_path(), package = shipped.parent_path();
+  const fs::path recipes = package.parent_path() / "engines";
+  std::error_code error;
+  const bool is_checkout =
+      package.filename() == "editverse_rt" && shipped.filename() == "bundles" && fs::is_directory(recipes, error);
+  return is_checkout ? recipes / root.filename() : bundle.root / "engines";
 }
 
 bool is_host_graph(const std::string& graph) { return graph == "noise" || graph.rfind("schedule_", 0) == 0; }

@@ -74,6 +74,10 @@ std::string source_digest(const BundleSpec& spec, const std::string& graph);
 /// Checks the text of a manifest field by field. folder: where it lies. Throws EV_ERROR_BACKEND that names the field.
 EngineSet engines_from_json(std::string_view text, const std::filesystem::path& folder);
 
+/// Where a bundle's plans lie: in its folder, but for one that ships, in a checkout's `engines/`. See engines_folder in
+/// engines/manifest.py.
+std::filesystem::path engines_folder(const Bundle& bundle);
+
 /// Whether every backend runs a graph on the CPU; see is_host_graph in engines/choice.py.
 bool is_host_graph(const std::string& graph);
 

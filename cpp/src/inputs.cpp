@@ -52,7 +52,7 @@ MediaInfo describe_frames(const Source& source, double fps) {
               " RGB pixels (width x height) with these strides need ", needed);
   }
   const bool is_image = source.num_frames == 1 && input_kind(name) == "image";
-  return {is_image ? "image" : "video", width, height, fps, source.num_frames};
+  return {is_image ? "image" : "video", width, height, fps, source.num_frames, false};
 }
 
 MediaInfo describe_source(const Source& source, const InputFile* file, double fps) {
@@ -204,7 +204,7 @@ std::optional<double> ExaminedInputs::rate_for(const std::string& name, double r
   return same ? std::nullopt : std::optional<double>(result_fps);
 }
 
-ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry) {
+ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry, const std::string& conditioning) {
   ExaminedInputs examined;
   examined.geometry = &geometry;
   examined.request = &request;
@@ -226,7 +226,14 @@ ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry) 
         .hint("leave it out");
   }
   std::tie(examined.size, examined.sizes) = choose_sizes(pixels, examined.main(), geometry, request.size);
-  examined.num_frames = choose_num_frames(request.num_frames, has_video, !examined.names.empty(), geometry);
+  const bool is_interleaved = conditioning == "interleaved";
+  for (const std::string& name : examined.names) {
+    if (is_interleaved) break;
+    const bool is_reference = conditioning == "control" && input_kind(name) == "image";
+    examined.sizes[name] = is_reference ? fit_inside(pixels[name], examined.size) : examined.size;
+  }
+  const bool has_image = is_interleaved && !examined.names.empty();
+  examined.num_frames = choose_num_frames(request.num_frames, has_video, has_image, geometry);
   examined.fps = request.fps.value_or(geometry.default_fps);
   return examined;
 }
@@ -234,8 +241,7 @@ ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry) 
 Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>& check_stopped) {
   const Request& request = *examined.request;
   const Geometry& geometry = *examined.geometry;
-  Footage footage{{}, examined.num_frames, examined.fps, {}};
-  std::vector<double> times_s;  // where main's frames are not evenly spaced, of their beginnings
+  Footage footage{{}, examined.num_frames, examined.fps, {}, {}};
   for (const std::string& name : examined.names) {
     if (input_kind(name) == "image") {
       const Clip picture = read_source(examined, name, 1, std::nullopt, 0.0, check_stopped);
@@ -244,8 +250,11 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
       continue;
     }
     const bool is_main = name == examined.names.front();
+    // Where main's frames are not evenly spaced, a video of another rate is sampled at their times.
+    std::vector<double> moments_s = footage.times_s;
+    if (!moments_s.empty()) moments_s.pop_back();
     const Clip clip = read_source(examined, name, footage.num_frames, examined.rate_for(name, footage.fps),
-                                  request.start_s, check_stopped, times_s);
+                                  request.start_s, check_stopped, moments_s);
     const std::int64_t count = clip.frames.shape[0], kept = geometry.round_frames(count);
     footage.clips[name] = slice_rows(clip.frames, 0, kept);
     for (const std::string& line : clip.notices) footage.notices.push_back(name + ": " + line);
@@ -261,7 +270,10 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
     if (is_main) {
       footage.num_frames = kept;
       footage.fps = clip.fps;
-      times_s = uneven_times_s(clip, kept);
+      footage.times_s = uneven_times_s(clip, kept);
+      if (clip.covers_source && kept == count && examined.media.at(name).has_audio) {
+        footage.notices.push_back(name + ": its audio was left out: this library writes none");
+      }
     }
   }
   if (request.num_frames && *request.num_frames != footage.num_frames && !examined.has_video()) {
@@ -272,7 +284,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
 }
 
 Footage expect_footage(const ExaminedInputs& examined) {
-  Footage footage{{}, examined.num_frames, examined.fps, {}};
+  Footage footage{{}, examined.num_frames, examined.fps, {}, {}};
   for (const std::string& name : examined.names) {
     std::int64_t count = 1;
     if (input_kind(name) == "video") {

@@ -46,17 +46,20 @@ struct ExaminedInputs {
 
 /// The frames of a request's inputs, as the model sees them. clips: uint8 [1 + r k, H, W, 3] by name; those of the
 /// right size and without gaps are views of the caller's memory. num_frames, fps: of the result. notices: lines for the
-/// user, about what was cut.
+/// user, about what was cut. times_s: see Result.
 struct Footage {
   std::map<std::string, Tensor> clips;
   std::int64_t num_frames = 0;
   double fps = 0;
   std::vector<std::string> notices;
+  std::vector<double> times_s;
 };
 
-/// Looks at the inputs, and decides sizes and lengths. Throws EV_ERROR_MEDIA for a source that cannot be read or is of
-/// another kind than its name says, and EV_ERROR_REQUEST for what does not fit the bundle.
-ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry);
+/// Looks at the inputs, and decides sizes and lengths. conditioning: the bundle's; outside of an interleaved sequence
+/// every input has the size of the result, a reference picture the largest of its own shape inside it, and a picture
+/// does not say how long the result is. Throws EV_ERROR_MEDIA for a source that cannot be read or is of another kind
+/// than its name says, and EV_ERROR_REQUEST for what does not fit the bundle.
+ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry, const std::string& conditioning);
 
 /// Decodes the frames of each input. check_stopped: called for each frame that is decoded; what it throws ends the
 /// reading. Throws EV_ERROR_MEDIA.

@@ -20,7 +20,9 @@ struct Branch {
 };
 
 /// What a request came to, before any graph of the model ran. sources: what each input became, as [frames, height,
-/// width] in pixels. target: the result in latent units. cond, uncond: the branches of guidance.
+/// width] in pixels. target: what is solved for, in latent units. cond, uncond: the branches of guidance. num_kept:
+/// clean latent frames that stand before the solved ones in the result. num_dropped: leading latent frames that do not
+/// belong to it. start: the input that is noised to begin with.
 struct LaidOutRequest {
   std::map<std::string, std::vector<std::int64_t>> sources;
   std::int64_t num_frames = 0;
@@ -31,6 +33,9 @@ struct LaidOutRequest {
   Grid target;
   Branch cond;
   Branch uncond;
+  std::int64_t num_kept = 0;
+  std::int64_t num_dropped = 0;
+  std::optional<std::string> start;
 };
 
 }  // namespace ev

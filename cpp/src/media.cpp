@@ -22,14 +22,17 @@ std::string two_places(double value) {
 }
 
 [[noreturn]] void fail_without_frame(const VideoSource& source) {
-  fail(EV_ERROR_MEDIA, source.path(), ": found no frame that can be decoded",
-       source.num_damaged() > 0 ? join_text(" (", source.num_damaged(), " damaged)") : "",
-       "; expected at least one; make it again");
+  throw Error(EV_ERROR_MEDIA, "media.undecodable")
+      .found(source.path(), ": found no frame that can be decoded",
+             source.num_damaged() > 0 ? join_text(" (", source.num_damaged(), " damaged)") : "")
+      .expected("at least one")
+      .hint("make it again");
 }
 
 [[noreturn]] void fail_to_start(const VideoSource& source, double start_s, double end_s) {
-  fail(EV_ERROR_MEDIA, source.path(), ": found a start of ", start_s, " s; the video ends at ", two_places(end_s),
-       " s; start earlier");
+  throw Error(EV_ERROR_MEDIA, "media.start")
+      .found(source.path(), ": found a start of ", start_s, " s; the video ends at ", two_places(end_s), " s")
+      .hint("start earlier");
 }
 
 /// Nothing if the source ends before start_s.
@@ -91,6 +94,7 @@ MediaInfo probe_file(const InputFile& file) {
   }
   if (source.placement(*first->frame).transpose) std::swap(info.width_px, info.height_px);
   info.kind = source.is_image() ? "image" : "video";
+  info.has_audio = source.has_audio();
   info.num_frames = 1;
   if (info.kind == "video") {
     info.fps = source.rate();
@@ -103,7 +107,7 @@ Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, s
                std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped,
                const std::vector<double>& moments_s) {
   if (fps && !(*fps >= 0.001 && *fps <= 1000)) {
-    fail(EV_ERROR_MEDIA, "found ", *fps, " frames a second; expected 0.001 to 1000");
+    throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", *fps, " frames a second").expected("0.001 to 1000");
   }
   const auto take = [&](VideoSource& source, std::optional<TimedFrame> first) {
     return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px, check_stopped, moments_s);

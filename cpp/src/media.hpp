@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "clip.hpp"
 
@@ -43,8 +44,13 @@ struct Picture {
 void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
                     char* target);
 
-/// Writes frames uint8 [T, H, W, 3] whole or not at all; the path's suffix says how, see ev_result_save. Throws
+/// Refuses a name that could not be written, before anything is computed. fps: the rate that was asked for, nothing for
+/// the source's. Throws EV_ERROR_MEDIA. See check_target in targets.py.
+void check_target(const std::string& path, std::optional<double> fps);
+
+/// Writes frames uint8 [T, H, W, 3] whole or not at all; the path's suffix says how, see ev_result_save. times_s: T + 1
+/// numbers, when each frame begins, from 0 on, and when the last ends; none where they are evenly spaced. Throws
 /// EV_ERROR_MEDIA.
-void write_clip(const std::string& path, const Tensor& frames, double fps);
+void write_clip(const std::string& path, const Tensor& frames, double fps, const std::vector<double>& times_s = {});
 
 }  // namespace ev

@@ -7,8 +7,9 @@ namespace ev {
 namespace {
 
 [[noreturn]] void fail_without_ffmpeg(const std::string& path) {
-  fail(EV_ERROR_MEDIA, path, " cannot be read: this library was built without FFmpeg; decode it and give frames, or ",
-       "build with -DEDITVERSE_FFMPEG=ON");
+  throw Error(EV_ERROR_MEDIA, "media.unsupported")
+      .found(path, " cannot be read: this library was built without FFmpeg")
+      .hint("decode it and give frames, or build with -DEDITVERSE_FFMPEG=ON");
 }
 
 }  // namespace
@@ -29,13 +30,20 @@ Clip read_clip(const InputFile&, double, std::int64_t, std::optional<double>, st
 
 void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
                     char*) {
-  fail(EV_ERROR_MEDIA, name, " is ", source.width_px, "x", source.height_px, " px (width x height); it is run at ",
-       width_px, "x", height_px, ", and this library was built without FFmpeg; resize it to what ev_plan says");
+  throw Error(EV_ERROR_MEDIA, "media.unsupported")
+      .found(name, " is ", source.width_px, "x", source.height_px, " px (width x height); it is run at ", width_px, "x",
+             height_px, ", and this library was built without FFmpeg")
+      .hint("resize it to what ev_plan says");
 }
 
-void write_clip(const std::string& path, const Tensor&, double) {
-  fail(EV_ERROR_MEDIA, path, " cannot be written: this library was built without FFmpeg; encode what ",
-       "ev_result_frames gives, or build with -DEDITVERSE_FFMPEG=ON");
+void check_target(const std::string& path, std::optional<double>) {
+  throw Error(EV_ERROR_MEDIA, "media.unsupported")
+      .found(path, " cannot be written: this library was built without FFmpeg")
+      .hint("encode what ev_result_frames gives, or build with -DEDITVERSE_FFMPEG=ON");
+}
+
+void write_clip(const std::string& path, const Tensor&, double, const std::vector<double>&) {
+  check_target(path, std::nullopt);
 }
 
 }  // namespace ev

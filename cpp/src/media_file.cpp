@@ -38,19 +38,32 @@ InputFile::InputFile(const std::string& path) : path_(path) {
   const int number = errno;
   try {
     if (handle_ < 0 && (number == EACCES || number == EPERM)) {
-      fail(EV_ERROR_MEDIA, path, ": no permission to read it; expected a readable file; change its permissions");
+      throw Error(EV_ERROR_MEDIA, "media.permission")
+          .found(path, ": no permission to read it")
+          .expected("a readable file")
+          .hint("change its permissions");
     }
     if (handle_ < 0 && (number == ENOENT || number == ENOTDIR || number == ENAMETOOLONG)) {
-      fail(EV_ERROR_MEDIA, path, ": no such file; expected a video or an image; check the path");
+      throw Error(EV_ERROR_MEDIA, "media.not_found")
+          .found(path, ": no such file")
+          .expected("a video or an image")
+          .hint("check the path");
     }
-    if (handle_ < 0) fail(EV_ERROR_MEDIA, path, ": cannot be opened (", std::strerror(number), ")");
+    if (handle_ < 0) {
+      throw Error(EV_ERROR_MEDIA, "media.permission").found(path, ": cannot be opened (", std::strerror(number), ")");
+    }
     struct stat facts = {};
     if (fstat(handle_, &facts) != 0 || !S_ISREG(facts.st_mode)) {
-      fail(EV_ERROR_MEDIA, path, ": found a folder or a device; expected a video or image file");
+      throw Error(EV_ERROR_MEDIA, "media.not_a_file")
+          .found(path, ": found a folder or a device")
+          .expected("a video or image file");
     }
     num_bytes_ = facts.st_size;
     if (num_bytes_ == 0) {
-      fail(EV_ERROR_MEDIA, path, ": the file is empty; expected a video or an image; make it again");
+      throw Error(EV_ERROR_MEDIA, "media.empty")
+          .found(path, ": the file is empty")
+          .expected("a video or an image")
+          .hint("make it again");
     }
     check_header();
   } catch (...) {
@@ -84,18 +97,24 @@ std::string InputFile::read_at(std::int64_t offset, std::int64_t count) const {
 void InputFile::check_header() {
   if (!is_picture_type(read_at(0, static_cast<std::int64_t>(kHeadBytes)))) return;
   if (num_bytes_ > kMaxPictureBytes) {
-    fail(EV_ERROR_MEDIA, path_, ": found a picture of ", num_bytes_, " bytes; expected ", kMaxPictureBytes,
-         " bytes or fewer; make it smaller first");
+    throw Error(EV_ERROR_MEDIA, "media.too_large")
+        .found(path_, ": found a picture of ", num_bytes_, " bytes")
+        .expected(kMaxPictureBytes, " bytes or fewer")
+        .hint("make it smaller first");
   }
   header_ = examine_file(read_at(0, num_bytes_));
   check_source_area(path_, header_.width_px, header_.height_px);
   if (header_.kind == "webp" && header_.is_animated) {
-    fail(EV_ERROR_MEDIA, path_,
-         ": found an animated WebP; expected another type, which this library reads; convert it ", "to GIF or MP4");
+    throw Error(EV_ERROR_MEDIA, "media.unsupported")
+        .found(path_, ": found an animated WebP")
+        .expected("another type, which this library reads")
+        .hint("convert it to GIF or MP4");
   }
   if (header_.is_assembled) {
-    fail(EV_ERROR_MEDIA, path_, ": found a HEIF picture of several parts, or with a turn, a cut or transparency; ",
-         "expected a plain one, which this library reads; convert it to PNG or JPEG");
+    throw Error(EV_ERROR_MEDIA, "media.unsupported")
+        .found(path_, ": found a HEIF picture of several parts, or with a turn, a cut or transparency")
+        .expected("a plain one, which this library reads")
+        .hint("convert it to PNG or JPEG");
   }
 }
 
@@ -132,8 +151,10 @@ std::int64_t FileReader::seek(void* reader, std::int64_t offset, int whence) {
 void check_source_area(const std::string& path, std::int64_t width_px, std::int64_t height_px) {
   // Sides of 32 bits at most, so the product fits.
   if (width_px > 0 && height_px > 0 && width_px > kMaxSourceAreaPx / height_px) {
-    fail(EV_ERROR_MEDIA, path, ": found frames of ", width_px, "x", height_px, "; expected ", kMaxSourceAreaPx,
-         " pixels or fewer; make it smaller first");
+    throw Error(EV_ERROR_MEDIA, "media.too_large")
+        .found(path, ": found frames of ", width_px, "x", height_px)
+        .expected(kMaxSourceAreaPx, " pixels or fewer")
+        .hint("make it smaller first");
   }
 }
 
@@ -163,15 +184,19 @@ FormatPointer open_container(const InputFile& file, const FileReader& reader) {
 
 void fail_to_decode(const InputFile& file, int code) {
   if (is_list(file.read_at(0, static_cast<std::int64_t>(kHeadBytes)))) {
-    fail(EV_ERROR_MEDIA, file.path(),
-         ": found a list of other files; expected a video or an image; give one of those files");
+    throw Error(EV_ERROR_MEDIA, "media.unsupported")
+        .found(file.path(), ": found a list of other files")
+        .expected("a video or an image")
+        .hint("give one of those files");
   }
   if (file.header().kind == "heif") {
-    fail(EV_ERROR_MEDIA, file.path(), ": found a HEIF picture that this FFmpeg cannot decode (", reason_of(code),
-         "); convert it to PNG or JPEG");
+    throw Error(EV_ERROR_MEDIA, "media.undecodable")
+        .found(file.path(), ": found a HEIF picture that this FFmpeg cannot decode (", reason_of(code), ")")
+        .hint("convert it to PNG or JPEG");
   }
-  fail(EV_ERROR_MEDIA, file.path(), ": no video or image that can be decoded (", reason_of(code),
-       "); it may be cut short or of another type, make or convert it again");
+  throw Error(EV_ERROR_MEDIA, "media.undecodable")
+      .found(file.path(), ": no video or image that can be decoded (", reason_of(code), ")")
+      .hint("it may be cut short or of another type, make or convert it again");
 }
 
 }  // namespace ev

@@ -13,6 +13,12 @@ namespace ev {
 
 namespace {
 
+[[noreturn]] void fail_to_convert(const char* what, int code) {
+  throw Error(EV_ERROR_MEDIA, "media.undecodable")
+      .found("a picture cannot be ", what, " (", reason_of(code), ")")
+      .hint("convert the file first");
+}
+
 constexpr int kHdLines = 720;
 constexpr int kExact = SWS_ACCURATE_RND | SWS_BITEXACT | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
 
@@ -87,7 +93,7 @@ void scale(const Planes& from, AVPixelFormat format, int width, int height, int 
   set_chroma_position(scaler.get(), from);
   av_opt_set_int(scaler.get(), "src_range", from.is_full_range ? 1 : 0, 0);
   const int code = sws_init_context(scaler.get(), nullptr, nullptr);
-  if (code < 0) fail(EV_ERROR_MEDIA, "a picture cannot be converted (", reason_of(code), "); convert the file first");
+  if (code < 0) fail_to_convert("converted", code);
   int *from_table = nullptr, *to_table = nullptr, from_range = 0, to_range = 0;
   int brightness = 0, contrast = 0, saturation = 0;
   const int known = sws_getColorspaceDetails(scaler.get(), &from_table, &from_range, &to_table, &to_range, &brightness,
@@ -102,7 +108,7 @@ void scale(const Planes& from, AVPixelFormat format, int width, int height, int 
   std::uint8_t* const planes[4] = {padded.bytes.data(), nullptr, nullptr, nullptr};
   const int strides[4] = {static_cast<int>(padded.stride), 0, 0, 0};
   const int done = sws_scale(scaler.get(), from.data, from.strides, 0, from.height, planes, strides);
-  if (done < 0) fail(EV_ERROR_MEDIA, "a picture cannot be resized (", reason_of(done), "); convert the file first");
+  if (done < 0) fail_to_convert("resized", done);
   for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y) {
     std::memcpy(to + y * row_bytes, padded.bytes.data() + y * padded.stride, row_bytes);
   }
@@ -165,7 +171,11 @@ std::vector<std::uint8_t> over_white(const AVFrame& frame, const Planes& planes)
 /// 8-bit sRGB of that size, without gaps. Transparency is laid over white.
 std::vector<std::uint8_t> rgb_of(const AVFrame& given, bool is_image, int height, int width) {
   const AVPixFmtDescriptor* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(given.format));
-  if (format == nullptr) fail(EV_ERROR_MEDIA, "a picture of an unknown pixel format; convert the file first");
+  if (format == nullptr) {
+    throw Error(EV_ERROR_MEDIA, "media.unsupported")
+        .found("a picture of an unknown pixel format")
+        .hint("convert the file first");
+  }
   FramePointer field = is_interlaced(given) ? top_field(given) : nullptr;
   const AVFrame& frame = field ? *field : given;
   const std::optional<ColourMapping> mapping = find_colour_mapping(given.color_trc, given.color_primaries);
@@ -271,7 +281,11 @@ void convert_rgb(const AVFrame& rgb, AVFrame& to, int colorspace, bool is_full_r
   // Of a format that is RGB itself there is nothing to set.
   (void)sws_setColorspaceDetails(scaler.get(), table, 1, table, is_full_range ? 1 : 0, 0, 1 << 16, 1 << 16);
   const int done = sws_scale(scaler.get(), rgb.data, rgb.linesize, 0, rgb.height, to.data, to.linesize);
-  if (done < 0) fail(EV_ERROR_MEDIA, "a picture cannot be converted (", reason_of(done), "); write another type");
+  if (done < 0) {
+    throw Error(EV_ERROR_MEDIA, "media.unwritable")
+        .found("a picture cannot be converted (", reason_of(done), ")")
+        .hint("write another type");
+  }
 }
 
 void render(const AVFrame& frame, const Placement& place, bool is_image, int height, int width, char* target) {

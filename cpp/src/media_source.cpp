@@ -48,6 +48,21 @@ double seconds_of_clock(const std::string& text) {
   return stream && one == ':' && other == ':' ? static_cast<double>(hours * 3600 + minutes * 60) + seconds : 0;
 }
 
+/// Whether a later stream holds the transparency of an AVIF or HEIC sequence: grey, of the same size and length. Its
+/// twin is _alpha_beside in streams.py.
+bool has_alpha_beside(const AVFormatContext& format, const AVStream& stream) {
+  const AVDictionaryEntry* brand = av_dict_get(format.metadata, "major_brand", nullptr, 0);
+  if (brand == nullptr || split_names("avis,msf1,hevc,hevx").count(brand->value) == 0) return false;
+  const AVCodecParameters& own = *stream.codecpar;
+  return std::any_of(format.streams, format.streams + format.nb_streams, [&](const AVStream* other) {
+    const AVCodecParameters& its = *other->codecpar;
+    const char* name = av_get_pix_fmt_name(static_cast<AVPixelFormat>(its.format));
+    return its.codec_type == AVMEDIA_TYPE_VIDEO && other->index > stream.index && its.width == own.width &&
+           its.height == own.height && other->nb_frames == stream.nb_frames && name != nullptr &&
+           std::string(name).rfind("gray", 0) == 0;
+  });
+}
+
 bool is_known(AVRational rate) { return rate.num > 0 && rate.den > 0; }
 
 }  // namespace
@@ -59,6 +74,9 @@ VideoSource::VideoSource(const InputFile& file)
   if (file.header().is_cut) {
     num_damaged_ = 1;
     notices_.emplace_back("the file ends before its picture does; what is missing is filled in");
+  }
+  if (has_alpha_beside(*format_, *stream_)) {
+    notices_.emplace_back("its transparency was left out: this library reads none of AVIF and HEIC sequences");
   }
   open_decoder();
   rate_ = stream_->avg_frame_rate;
@@ -91,11 +109,13 @@ void VideoSource::choose_stream() {
   }
   if (stream_ != nullptr) return;
   if (has_video) {
-    fail(EV_ERROR_MEDIA, path(), ": found video of a codec that is not known here; convert it to H.264, as in ",
-         "`ffmpeg -i IN -c:v libx264 out.mp4`");
+    throw Error(EV_ERROR_MEDIA, "media.unsupported")
+        .found(path(), ": found video of a codec that is not known here")
+        .hint("convert it to H.264, as in `ffmpeg -i IN -c:v libx264 out.mp4`");
   }
-  fail(EV_ERROR_MEDIA, path(), ": found ", has_audio ? "only audio" : "no picture",
-       " in the file; expected a video or an image");
+  throw Error(EV_ERROR_MEDIA, "media.no_picture")
+      .found(path(), ": found ", has_audio ? "only audio" : "no picture", " in the file")
+      .expected("a video or an image");
 }
 
 bool VideoSource::is_image() const {
@@ -103,6 +123,11 @@ bool VideoSource::is_image() const {
   return std::any_of(names_.begin(), names_.end(), [](const std::string& name) {
     return name.size() >= 5 && name.compare(name.size() - 5, 5, "_pipe") == 0;
   });
+}
+
+bool VideoSource::has_audio() const {
+  return std::any_of(format_->streams, format_->streams + format_->nb_streams,
+                     [](const AVStream* stream) { return stream->codecpar->codec_type == AVMEDIA_TYPE_AUDIO; });
 }
 
 Placement VideoSource::placement(const AVFrame& frame) const {

@@ -37,6 +37,7 @@ class VideoSource {
   const std::vector<std::string>& notices() const { return notices_; }
 
   bool is_image() const;
+  bool has_audio() const;
   AVRational sample_aspect_ratio() const { return av_guess_sample_aspect_ratio(format_.get(), stream_, nullptr); }
   /// How a frame is put upright: by EXIF for a picture, else by the display matrix.
   Placement placement(const AVFrame& frame) const;

@@ -8,11 +8,14 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "error.hpp"
 #include "lifetime.hpp"
 #include "media.hpp"
 #include "media_picture.hpp"
+#include "media_targets.hpp"
+#include "media_timing.hpp"
 
 namespace ev {
 
@@ -21,10 +24,12 @@ namespace {
 namespace fs = std::filesystem;
 using Settings = std::vector<std::pair<const char*, const char*>>;
 
-/// A video file type: muxer, encoder, its options (visually lossless), muxer options.
+/// A video file type: muxer, the clock of frames that are not evenly spaced (the finest that it keeps), encoder, its
+/// options (visually lossless), muxer options.
 struct Container {
   const char* suffix;
   const char* muxer;
+  int clock;
   const char* encoder;
   Settings encoder_options;
   Settings muxer_options;
@@ -39,10 +44,10 @@ struct PictureType {
 
 const Settings kH264 = {{"crf", "14"}, {"preset", "medium"}};
 const Container kContainers[] = {
-    {".mp4", "mp4", "libx264", kH264, {{"movflags", "+faststart"}}},
-    {".mov", "mov", "libx264", kH264, {{"movflags", "+faststart"}}},
-    {".mkv", "matroska", "libx264", kH264, {}},
-    {".webm", "webm", "libvpx-vp9", {{"crf", "16"}, {"b", "0"}, {"cpu-used", "2"}, {"row-mt", "0"}}, {}},
+    {".mp4", "mp4", 90000, "libx264", kH264, {{"movflags", "+faststart"}}},
+    {".mov", "mov", 90000, "libx264", kH264, {{"movflags", "+faststart"}}},
+    {".mkv", "matroska", 1000, "libx264", kH264, {}},
+    {".webm", "webm", 1000, "libvpx-vp9", {{"crf", "16"}, {"b", "0"}, {"cpu-used", "2"}, {"row-mt", "0"}}, {}},
 };
 const PictureType kPictures[] = {
     {".png", "png", AV_PIX_FMT_RGB24, {}},
@@ -84,7 +89,7 @@ std::string advice_for(int number) {
 }
 
 [[noreturn]] void fail_to_write(const fs::path& target, int number) {
-  fail(EV_ERROR_MEDIA, target.string(), ": cannot be written: ", advice_for(number));
+  throw Error(EV_ERROR_MEDIA, "media.unwritable").found(target.string(), ": cannot be written: ", advice_for(number));
 }
 
 /// Turns what libav returns into an error: the system's (disk, permission), or its own.
@@ -93,7 +98,9 @@ void check(int code, const fs::path& target) {
   for (const int number : {ENOSPC, EDQUOT, EACCES, EPERM, EROFS, EIO, ENOENT}) {
     if (code == AVERROR(number)) fail_to_write(target, number);
   }
-  fail(EV_ERROR_MEDIA, target.string(), ": cannot be encoded (", reason_of(code), "); write another type or size");
+  throw Error(EV_ERROR_MEDIA, "media.unwritable")
+      .found(target.string(), ": cannot be encoded (", reason_of(code), ")")
+      .hint("write another type or size");
 }
 
 /// A hidden folder beside a path, to prepare it in; it goes, with what is left in it, in any case.
@@ -103,8 +110,10 @@ class WorkingFolder {
     const fs::path parent = target.has_parent_path() ? target.parent_path() : fs::path(".");
     std::error_code error;
     if (!fs::is_directory(parent, error)) {
-      fail(EV_ERROR_MEDIA, target.string(), ": found no folder ", parent.string(),
-           "; expected an existing one, create it first");
+      throw Error(EV_ERROR_MEDIA, "media.place")
+          .found(target.string(), ": found no folder ", parent.string())
+          .expected("an existing one")
+          .hint("create it first");
     }
     std::string name = (parent / ("." + target.stem().string().substr(0, 100) + ".XXXXXX")).string();
     if (mkdtemp(name.data()) == nullptr) fail_to_write(target, errno);
@@ -162,8 +171,9 @@ FramePointer convert(const Picture& picture, AVPixelFormat format, int width, in
 CodecPointer make_encoder(const char* name, const fs::path& target) {
   const AVCodec* codec = avcodec_find_encoder_by_name(name);
   if (codec == nullptr) {
-    fail(EV_ERROR_MEDIA, target.string(), ": this FFmpeg has no encoder ", name,
-         "; write another type, or use an FFmpeg that has it");
+    throw Error(EV_ERROR_MEDIA, "media.unwritable")
+        .found(target.string(), ": this FFmpeg has no encoder ", name)
+        .hint("write another type, or use an FFmpeg that has it");
   }
   CodecPointer encoder(require_memory(avcodec_alloc_context3(codec)));
   encoder->thread_count = 1;
@@ -218,9 +228,26 @@ Picture picture_of(const Tensor& frames, std::int64_t index) {
           static_cast<std::size_t>(width) * 3};
 }
 
-void write_container(const fs::path& target, const fs::path& part, const Tensor& frames, double fps,
-                     const Container& type) {
-  const AVRational rate = av_d2q(fps, 100000);
+/// Frames with what is needed to lay them out in time; see write_clip.
+struct TimedFrames {
+  const Tensor& frames;
+  double fps;
+  const std::vector<double>& times_s;
+};
+
+/// When each frame is shown, in ticks; nothing for those that are left out.
+std::vector<std::optional<Span>> lay_out_in_time(const TimedFrames& clip, int clock) {
+  const auto count = static_cast<std::size_t>(clip.frames.shape[0]);
+  if (!clip.times_s.empty()) return spans_of(ticks_of(clip.times_s, clock), 1);
+  std::vector<std::optional<Span>> spans;
+  for (std::size_t i = 0; i < count; ++i) spans.push_back(Span{static_cast<std::int64_t>(i), 1});
+  return spans;
+}
+
+void write_container(const fs::path& target, const fs::path& part, const TimedFrames& clip, const Container& type) {
+  const Tensor& frames = clip.frames;
+  const AVRational rate = av_d2q(clip.fps, 100000);
+  const AVRational tick = clip.times_s.empty() ? av_inv_q(rate) : AVRational{1, type.clock};
   // 4:2:0 H.264 has even sides, and players know no other layout.
   const std::int64_t multiple = std::strcmp(type.encoder, "libx264") == 0 ? 2 : 1;
   const auto rounded = [&](std::int64_t side) { return static_cast<int>((side + multiple - 1) / multiple * multiple); };
@@ -234,7 +261,7 @@ void write_container(const fs::path& target, const fs::path& part, const Tensor&
   encoder->width = width;
   encoder->height = height;
   encoder->pix_fmt = AV_PIX_FMT_YUV420P;
-  encoder->time_base = av_inv_q(rate);
+  encoder->time_base = tick;
   encoder->framerate = rate;
   encoder->colorspace = AVCOL_SPC_BT709;
   encoder->color_primaries = AVCOL_PRI_BT709;
@@ -249,54 +276,30 @@ void write_container(const fs::path& target, const fs::path& part, const Tensor&
   check(avcodec_parameters_from_context(stream->codecpar, encoder.get()), target);
   check(avio_open(&output->pb, url.c_str(), AVIO_FLAG_WRITE), target);
   check(avformat_write_header(output.get(), muxer_options.get()), target);
+  const std::vector<std::optional<Span>> spans = lay_out_in_time(clip, type.clock);
+  std::map<std::int64_t, std::int64_t> durations;
+  for (const std::optional<Span>& span : spans) {
+    if (span) durations[span->begin] = span->duration;
+  }
   const auto take = [&](AVPacket& packet) {
-    if (packet.duration == 0) packet.duration = 1;
+    // Encoders state no length, or that of the nominal rate.
+    const auto known = durations.find(packet.pts);
+    if (known != durations.end()) packet.duration = known->second;
     av_packet_rescale_ts(&packet, encoder->time_base, stream->time_base);
     packet.stream_index = stream->index;
     check(av_interleaved_write_frame(output.get(), &packet), target);
   };
   for (std::int64_t i = 0; i < frames.shape[0]; ++i) {
+    const std::optional<Span>& span = spans[static_cast<std::size_t>(i)];
+    if (!span) continue;
     const FramePointer frame = convert(picture_of(frames, i), AV_PIX_FMT_YUV420P, width, height, true);
-    frame->pts = i;
+    frame->pts = span->begin;
     encode(*encoder, frame.get(), target, take);
   }
   encode(*encoder, nullptr, target, take);
   check(av_write_trailer(output.get()), target);
   // What is still in a buffer may find the disk full.
   check(avio_closep(&output->pb), target);
-}
-
-/// Where a pattern has its number: from the percent sign to behind the d, and how many digits it has at least.
-struct NumberPlace {
-  std::size_t begin = std::string::npos;
-  std::size_t end = 0;
-  std::size_t num_digits = 1;
-};
-
-/// The next %d or %0Nd, N from 1 to 9, from a place on. A letter behind the d makes it a word.
-NumberPlace find_number(const std::string& name, std::size_t from) {
-  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-  for (std::size_t at = name.find('%', from); at != std::string::npos; at = name.find('%', at + 1)) {
-    NumberPlace place{at, at + 1, 1};
-    if (name.size() > at + 2 && name[at + 1] == '0' && name[at + 2] >= '1' && name[at + 2] <= '9') {
-      place.num_digits = static_cast<std::size_t>(name[at + 2] - '0');
-      place.end = at + 3;
-    }
-    const bool is_number = place.end < name.size() && name[place.end] == 'd';
-    ++place.end;
-    if (is_number && !(place.end < name.size() && is_letter(name[place.end]))) return place;
-  }
-  return {};
-}
-
-/// The name of picture `number` by a pattern such as out_%04d.png, "" where it is none: exactly one number; every other
-/// percent sign is a character like any other.
-std::string numbered(const std::string& pattern, std::int64_t number) {
-  const NumberPlace place = find_number(pattern, 0);
-  if (place.begin == std::string::npos || find_number(pattern, place.end).begin != std::string::npos) return "";
-  const std::string digits = std::to_string(number);
-  const std::string padding(place.num_digits > digits.size() ? place.num_digits - digits.size() : 0, '0');
-  return pattern.substr(0, place.begin) + padding + digits + pattern.substr(place.end);
 }
 
 template <typename Type, std::size_t count>
@@ -328,7 +331,10 @@ void write_folder(const fs::path& target, const Tensor& frames) {
   std::error_code error;
   const bool is_taken = fs::exists(target, error) && !(fs::is_directory(target, error) && fs::is_empty(target, error));
   if (is_taken) {
-    fail(EV_ERROR_MEDIA, target.string(), ": already there; expected a new or an empty folder, choose another name");
+    throw Error(EV_ERROR_MEDIA, "media.place")
+        .found(target.string(), ": already there")
+        .expected("a new or an empty folder")
+        .hint("choose another name");
   }
   const WorkingFolder folder(target);
   if (!fs::create_directory(folder / "frames", error)) fail_to_write(target, error.value());
@@ -343,7 +349,10 @@ template <typename Write>
 void replace_file(const fs::path& target, const Write& write) {
   std::error_code error;
   if (fs::is_directory(target, error)) {
-    fail(EV_ERROR_MEDIA, target.string(), ": found a folder of that name; expected a file name, choose another");
+    throw Error(EV_ERROR_MEDIA, "media.place")
+        .found(target.string(), ": found a folder of that name")
+        .expected("a file name")
+        .hint("choose another");
   }
   const WorkingFolder folder(target);
   write(folder / target.filename());
@@ -359,31 +368,34 @@ std::string list_suffixes() {
 
 }  // namespace
 
-void write_clip(const std::string& path, const Tensor& frames, double fps) {
+void write_clip(const std::string& path, const Tensor& frames, double fps, const std::vector<double>& times_s) {
   const fs::path target(path);
   if (target.filename().empty()) {
-    fail(EV_ERROR_MEDIA, "found the path \"", path, "\"; expected the name of a file, or of a folder without a / ",
-         "behind");
+    throw Error(EV_ERROR_MEDIA, "media.type")
+        .found("found the path \"", path, "\"")
+        .expected("the name of a file, or of a folder without a / behind");
   }
-  std::string suffix = target.extension().string();
-  std::transform(suffix.begin(), suffix.end(), suffix.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  const std::string suffix = suffix_of(target);
   if (suffix.empty()) return write_folder(target, frames);
   if (const Container* type = find_type(kContainers, suffix)) {
     if (!(fps >= 0.001 && fps <= 1000)) {
-      fail(EV_ERROR_MEDIA, "found ", fps, " frames a second; expected 0.001 to 1000");
+      throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", fps, " frames a second").expected("0.001 to 1000");
     }
-    return replace_file(target, [&](const fs::path& part) { write_container(target, part, frames, fps, *type); });
+    return replace_file(target,
+                        [&](const fs::path& part) { write_container(target, part, {frames, fps, times_s}, *type); });
   }
   const PictureType* type = find_type(kPictures, suffix);
   if (type == nullptr) {
-    fail(EV_ERROR_MEDIA, path, ": found the suffix ", suffix, "; expected one of ", list_suffixes(),
-         ", or none for a folder");
+    throw Error(EV_ERROR_MEDIA, "media.type")
+        .found(path, ": found the suffix ", suffix)
+        .expected("one of ", list_suffixes(), ", or none for a folder");
   }
   if (!numbered(target.filename().string(), 1).empty()) return write_numbered(target, frames, *type);
   if (frames.shape[0] != 1) {
-    fail(EV_ERROR_MEDIA, path, ": found several frames for one picture; expected one, write a folder, ",
-         target.stem().string(), "_%04d", suffix, " or a video");
+    throw Error(EV_ERROR_MEDIA, "media.type")
+        .found(path, ": found several frames for one picture")
+        .expected("one")
+        .hint("write a folder, ", target.stem().string(), "_%04d", target.extension().string(), " or a video");
   }
   replace_file(target, [&](const fs::path& part) { write_picture(target, part, picture_of(frames, 0), *type); });
 }

@@ -88,10 +88,12 @@ Result Pipeline::run(const Request& request, const StepCallback& callback) {
 
   const std::vector<Tensor> texts = encode_texts(runs, family_.texts(checked));
   const Tensor clean = family_.encode_clean(runs, checked, footage);
+  Tensor sample = draw_noise(runs, laid_out);
+  if (laid_out.start) sample = begin_with(runs, laid_out, footage.clips.at(*laid_out.start), sample);
   footage.clips.clear();
-  const Tensor noise = draw_noise(runs, laid_out);
-  const Tensor patches = solve(runs, laid_out, texts, clean, noise, on_step_end);
-  Result result{decode_patches(runs, laid_out, patches), laid_out.fps, std::move(footage.notices)};
+  const Tensor patches = assemble_patches(laid_out, clean, solve(runs, laid_out, texts, clean, sample, on_step_end));
+  Result result{decode_patches(runs, laid_out, patches), laid_out.fps, std::move(footage.notices),
+                std::move(footage.times_s)};
   wait_for_calls_at_exit();  // what the libraries made of themselves at their first use is destroyed later
   return result;
 }

@@ -32,11 +32,13 @@ struct Plan {
   std::int64_t num_tokens = 0;
 };
 
-/// frames: uint8 [T, H, W, 3] at fps. notices: lines for the user, about what was cut or rounded.
+/// frames: uint8 [T, H, W, 3] at fps. notices: lines for the user, about what was cut or rounded. times_s: when each
+/// frame begins, from 0 on, and when the last ends, in seconds; nothing where frames are evenly spaced.
 struct Result {
   Tensor frames;
   double fps = 0;
   std::vector<std::string> notices;
+  std::vector<double> times_s;
 };
 
 /// A bundle, opened on a backend. One request at a time: others wait.

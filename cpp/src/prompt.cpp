@@ -105,6 +105,14 @@ void check_input_name(const std::string& name) {
 
 std::string input_kind(const std::string& name) { return name.substr(0, 5); }
 
+std::string with_tags(const std::string& prompt, const std::vector<std::string>& input_names) {
+  const auto characters = decode_utf8(prompt);
+  if (!characters || find_tag_like(prompt, *characters)) return prompt;
+  std::string tagged;
+  for (const std::string& name : input_names) tagged += "<" + name + "> ";
+  return tagged + prompt;
+}
+
 std::vector<Segment> parse_prompt(const std::string& prompt, const std::vector<std::string>& input_names) {
   for (const std::string& name : input_names) check_input_name(name);
   std::vector<Segment> segments;

@@ -140,6 +140,15 @@ Size choose_size(const std::string& name, const Size& source, const Geometry& ge
   return *best;
 }
 
+Size fit_inside(const Size& source, const Size& target) {
+  const auto [height, width] = source;
+  const auto fit = [](std::int64_t side, std::int64_t number, std::int64_t divisor) {
+    return std::max<std::int64_t>(1, side * number / divisor);
+  };
+  if (target.first * width <= target.second * height) return {target.first, fit(width, target.first, height)};
+  return {fit(height, target.second, width), target.second};
+}
+
 std::int64_t choose_num_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
                                const Geometry& geometry) {
   if (!num_frames) return has_video ? geometry.max_frames : has_image ? 1 : geometry.default_frames;

@@ -53,6 +53,9 @@ void check_input_name(const std::string& name);
 /// "video" or "image"; `name` has passed check_input_name.
 std::string input_kind(const std::string& name);
 
+/// Puts the tags of all inputs, in their order, in front of an instruction that has no tag; see with_tags in prompt.py.
+std::string with_tags(const std::string& prompt, const std::vector<std::string>& input_names);
+
 /// Splits an instruction at its tags into segments, in order; text is stripped, empty text left out. Throws
 /// EV_ERROR_REQUEST: no words, a tag without its input, an input without its tag, a tag mentioned twice, something
 /// that looks like a tag and is none, text that is not UTF-8.
@@ -65,6 +68,9 @@ std::pair<Size, std::map<std::string, Size>> choose_sizes(const std::map<std::st
 
 /// The area rule on the bundle's grid; see choose_size in sizes.py.
 Size choose_size(const std::string& name, const Size& source, const Geometry& geometry);
+
+/// The largest size of the source's shape inside target, in whole pixels, at least one a side.
+Size fit_inside(const Size& source, const Size& target);
 
 /// How many frames to ask the main source for, or to generate: 1 + temporal_ratio * k.
 std::int64_t choose_num_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,

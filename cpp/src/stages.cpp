@@ -130,7 +130,7 @@ std::vector<Tensor> encode_texts(const Graphs& graphs, const std::vector<std::ve
   return encoded;
 }
 
-Tensor encode_clips(const Graphs& graphs, const std::vector<Tensor>& clips) {
+Tensor encode_clips(const Graphs& graphs, const std::vector<Tensor>& clips, const std::vector<Tensor>& keeps) {
   const Geometry& geometry = graphs.spec().geometry;
   const std::int64_t ratio = geometry.temporal_ratio, multiple = geometry.size_multiple();
   const auto rows_of = [&](const Tensor& frames) { return frames.shape[1] / multiple * (frames.shape[2] / multiple); };
@@ -146,8 +146,11 @@ Tensor encode_clips(const Graphs& graphs, const std::vector<Tensor>& clips) {
     NamedTensors outputs;
     for (std::int64_t i = 0; i < geometry.count_latent_frames(frames.shape[0]); ++i) {
       const std::string graph = i == 0 ? "vae_encoder_first" : "vae_encoder_next";
-      NamedTensors inputs = {
-          {"frames", i == 0 ? slice_rows(frames, 0, 1) : slice_rows(frames, 1 + (i - 1) * ratio, ratio)}};
+      const auto chunk = [&](const Tensor& whole) {
+        return i == 0 ? slice_rows(whole, 0, 1) : slice_rows(whole, 1 + (i - 1) * ratio, ratio);
+      };
+      NamedTensors inputs = {{"frames", chunk(frames)}};
+      if (!keeps.empty()) inputs.emplace_back("keep", chunk(keeps[clip]));
       add_caches(outputs, inputs);
       outputs = cache_outputs(*graphs.spec().find_graph(graph));
       outputs.emplace_back("patches", reshape(slice_rows(encoded, row, rows), shape));
@@ -165,6 +168,17 @@ Tensor draw_noise(const Graphs& graphs, const LaidOutRequest& laid_out) {
   NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
   graphs.run("noise", {{"seed", scalar("int64", laid_out.seed)}, {"shape", make_tensor("int64", {2}, shape)}}, outputs);
   graphs.give_back("noise");
+  return outputs[0].second;
+}
+
+Tensor begin_with(const Graphs& graphs, const LaidOutRequest& laid_out, const Tensor& source, const Tensor& noise) {
+  NamedTensors outputs = {{"noisy", Tensor{"float32", {}}}};
+  graphs.run("add_noise",
+             {{"sample", encode_clips(graphs, {source})},
+              {"noise", noise},
+              {"time", scalar("float64", laid_out.schedule.table.times.front())}},
+             outputs);
+  graphs.give_back("add_noise");
   return outputs[0].second;
 }
 
@@ -204,9 +218,24 @@ Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::ve
   return sample;
 }
 
+Tensor assemble_patches(const LaidOutRequest& laid_out, const Tensor& clean, const Tensor& patches) {
+  const std::int64_t a_frame = laid_out.target.rows * laid_out.target.columns;
+  const std::int64_t dropped = laid_out.num_dropped * a_frame, kept = laid_out.num_kept * a_frame;
+  const Tensor solved = slice_rows(patches, dropped, patches.shape[0] - dropped);
+  if (kept == 0) return solved;
+  const Tensor whole = make_unset_tensor("float32", {kept + solved.shape[0], patches.shape[1]});
+  const auto bytes_of = [](const Tensor& rows) {
+    return static_cast<std::size_t>(rows.num_elements()) * sizeof(float);
+  };
+  const Tensor first = slice_rows(clean, 0, kept);
+  std::memcpy(whole.data, first.data, bytes_of(first));
+  std::memcpy(slice_rows(whole, kept, solved.shape[0]).data, solved.data, bytes_of(solved));
+  return whole;
+}
+
 Tensor decode_patches(const Graphs& graphs, const LaidOutRequest& laid_out, const Tensor& patches) {
   const Geometry& geometry = graphs.spec().geometry;
-  const Grid& grid = laid_out.target;
+  const Grid grid{geometry.count_latent_frames(laid_out.num_frames), laid_out.target.rows, laid_out.target.columns};
   const std::int64_t rows = grid.rows * grid.columns, ratio = geometry.temporal_ratio;
   Tensor frames = make_unset_tensor("uint8", {laid_out.num_frames, laid_out.size.first, laid_out.size.second, 3});
   NamedTensors outputs;

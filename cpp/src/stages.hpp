@@ -50,11 +50,14 @@ ScheduleTable make_table(const Graphs& graphs, const Schedule& schedule, std::in
 std::vector<Tensor> encode_texts(const Graphs& graphs, const std::vector<std::vector<std::int64_t>>& texts);
 
 /// Patches float32 [latent frames * rows * columns of all clips, P] of clips uint8 [1 + r k, H, W, 3], one after the
-/// other.
-Tensor encode_clips(const Graphs& graphs, const std::vector<Tensor>& clips);
+/// other. keeps: for an encoder that takes them, float32 [1 + r k, H, W] of each clip, 1 where its pixels count.
+Tensor encode_clips(const Graphs& graphs, const std::vector<Tensor>& clips, const std::vector<Tensor>& keeps = {});
 
 /// Noise float32 [Lg, P] of the request's seed.
 Tensor draw_noise(const Graphs& graphs, const LaidOutRequest& laid_out);
+
+/// The sample float32 [Lg, P] of a noised source, frames uint8 [1 + r k, H, W, 3], at the first step's time.
+Tensor begin_with(const Graphs& graphs, const LaidOutRequest& laid_out, const Tensor& source, const Tensor& noise);
 
 /// From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1). texts: [Lt, Dt] each, which
 /// the branches name by index. clean: [Lc, Pc]. on_step_end(step, timestep) is called after each solver step, and stops
@@ -62,7 +65,11 @@ Tensor draw_noise(const Graphs& graphs, const LaidOutRequest& laid_out);
 Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::vector<Tensor>& texts,
              const Tensor& clean, const Tensor& noise, const std::function<void(std::int64_t, double)>& on_step_end);
 
-/// Frames uint8 [1 + r k, H, W, 3] of patches float32 [Lg, P], one latent frame a call.
+/// Patches float32 of what is decoded: the clean frames that stay, then what was solved, without the frames of
+/// references.
+Tensor assemble_patches(const LaidOutRequest& laid_out, const Tensor& clean, const Tensor& patches);
+
+/// Frames uint8 [1 + r k, H, W, 3] of patches float32 of the whole result, one latent frame a call.
 Tensor decode_patches(const Graphs& graphs, const LaidOutRequest& laid_out, const Tensor& patches);
 
 }  // namespace ev

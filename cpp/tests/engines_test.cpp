@@ -151,6 +151,20 @@ void check_files() {
   fails("inside each other", [&] { ev::engines_from_json(std::string(100000, '['), folder.path); });
 }
 
+/// Plans of a bundle that ships lie beside the package in a checkout, and in the bundle elsewhere.
+void check_folders() {
+  const Folder folder;
+  const fs::path shipped = folder.path / "checkout" / "editverse_rt" / "bundles" / "fake";
+  const ev::Bundle bundle = bundle_of(shipped, Json::array(), {});
+  CHECK(ev::engines_folder(bundle) == shipped / "engines");
+  fs::create_directories(folder.path / "checkout" / "engines");
+  CHECK(ev::engines_folder(bundle) == folder.path / "checkout" / "engines" / "fake");
+  CHECK(ev::engines_folder(bundle_of(shipped.string() + "/", Json::array(), {})) ==
+        folder.path / "checkout" / "engines" / "fake");
+  const fs::path other = folder.path / "checkout" / "bundles" / "fake";
+  CHECK(ev::engines_folder(bundle_of(other, Json::array(), {})) == other / "engines");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -181,5 +195,6 @@ int main(int argc, char** argv) {
   }
   check_host_graphs();
   check_files();
+  check_folders();
   return check::report();
 }

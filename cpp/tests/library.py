@@ -95,6 +95,7 @@ class FramesInfo(ctypes.Structure):
         ("num_bytes", ctypes.c_size_t),
         ("size", ClipSize),
         ("fps", ctypes.c_double),
+        ("times_s", ctypes.POINTER(ctypes.c_double)),
     ]
 
 
@@ -129,6 +130,7 @@ class NativePipeline:
     ) -> None:
         self.library = load_library()
         self._handle = ctypes.c_void_p()
+        self.times_s: list[float] | None = None  # of the last result
         options = Options()
         self.library.ev_options_init(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(options)))
         options.bundle, options.num_threads = os.fsencode(bundle), num_threads
@@ -171,6 +173,7 @@ class NativePipeline:
         self._check(self.library.ev_result_frames(result, ctypes.byref(frames)))
         shape = (frames.size.num_frames, frames.size.height_px, frames.size.width_px, 3)
         array = np.ctypeslib.as_array(frames.data, shape=shape).copy()
+        self.times_s = frames.times_s[: frames.size.num_frames + 1] if frames.times_s else None
         notices: list[str] = []
         while (line := self.library.ev_result_notice(result, len(notices))) is not None:
             notices.append(line.decode())

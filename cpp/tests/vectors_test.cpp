@@ -3,6 +3,7 @@
 
 #include "bundle.hpp"
 #include "clip.hpp"
+#include "families/base.hpp"
 #include "sequence.hpp"
 #include "vectors.hpp"
 
@@ -96,6 +97,87 @@ Json sampling_result(const Json& one) {
   return frames;
 }
 
+/// A request of the Wan family laid out, from the shapes of its clips.
+Json wan_layout_result(const Json& one, const ev::Geometry& geometry) {
+  ev::BundleSpec spec;
+  spec.conditioning = one.at("conditioning");
+  spec.geometry = geometry;
+  const ev::Request request;
+  ev::CheckedRequest checked{&request, {}, {}, {}, {}, {}};
+  ev::Footage footage{{}, one.at("num_frames"), 8.0, {}, {}};
+  for (const auto& [name, shape] : one.at("clips").items()) {
+    checked.inputs.names.push_back(name);
+    footage.clips[name] = ev::make_tensor("uint8", {shape.at(0), shape.at(1), shape.at(2), 3});
+  }
+  checked.inputs.size = one.at("size").get<ev::Size>();
+  const ev::LaidOutRequest made = ev::family_of("wan").lay_out(spec, checked, footage);
+  const ev::Layout& layout = made.cond.layout;
+  return {{"layout", layout.layout},
+          {"positions", layout.positions},
+          {"counts", {layout.num_text, layout.num_clean, layout.num_noisy}},
+          {"target", {made.target.frames, made.target.rows, made.target.columns}},
+          {"texts", {made.cond.text.value(), made.uncond.text.value()}},
+          {"num_kept", made.num_kept},
+          {"num_dropped", made.num_dropped},
+          {"start", made.start ? Json(*made.start) : Json()}};
+}
+
+/// The first step that is run of a noised source.
+Json first_step_result(const Json& one) {
+  ev::Schedule schedule{"table", "schedule_euler", 5.0, {{0.0}, {0.0}, {5.0}, {{{1.0, 1.0}}}, {0}}, {}};
+  ev::BundleSpec spec;
+  spec.capabilities.strength = true;
+  spec.schedules = {schedule};
+  spec.default_schedule = "table";
+  ev::Request request;
+  request.sources.emplace_back();
+  request.num_inference_steps = one.at("steps").get<std::int64_t>();
+  request.strength = one.at("strength").get<double>();
+  std::int64_t asked = 0;
+  ev::choose_schedule(spec, request, [&](const ev::Schedule& given, std::int64_t, std::int64_t first_step) {
+    asked = first_step;
+    return given.table;
+  });
+  return asked;
+}
+
+/// outcome() with the error's code and field.
+template <typename Call>
+Json coded_outcome(const Call& call) {
+  try {
+    return {{"result", call()}};
+  } catch (const ev::Error& error) {
+    return {{"error", ev_error_name(error.code())},
+            {"code", error.facts().code},
+            {"field", error.facts().field},
+            {"text", error.what()}};
+  }
+}
+
+void check_wan(const std::string& folder) {
+  const Json given = read_vectors(folder, "wan.json");
+  const ev::Geometry geometry = geometry_of(given.at("geometry").at(0));
+  const auto check_part = [&](const char* part, const auto& result) {
+    std::size_t index = 0;
+    for (const Json& one : given.at(part)) {
+      const Json found = coded_outcome([&]() -> Json { return result(one); });
+      const std::string name = std::string("wan.json ") + part;
+      compare(found, one, name, index);
+      for (const char* field : {"code", "field"}) {
+        CHECK_MSG(found.value(field, Json()) == one.value(field, Json()),
+                  name + " case " + std::to_string(index) + ": " + field + " is " + found.dump());
+      }
+      ++index;
+    }
+  };
+  check_part("layouts", [&](const Json& one) { return wan_layout_result(one, geometry); });
+  check_part("fits", [](const Json& one) -> Json {
+    return ev::fit_inside(one.at("source").get<ev::Size>(), one.at("target").get<ev::Size>());
+  });
+  check_part("strengths", first_step_result);
+  check_part("tags", [](const Json& one) -> Json { return ev::with_tags(one.at("prompt"), one.at("inputs")); });
+}
+
 void check_bundles(const std::string& folder) {
   const Json given = read_vectors(folder, "bundles.json");
   std::size_t index = 0;
@@ -141,5 +223,6 @@ int main(int argc, char** argv) {
                                  one.at("has_image"), geometry);
   });
   check_bundles(folder);
+  check_wan(folder);
   return check::report();
 }

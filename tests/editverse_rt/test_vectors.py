@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "vectors"
-NAMES = ["prompts", "sizes", "frames", "layouts", "schedules", "sampling", "bundles", "engines"]
+NAMES = ["prompts", "sizes", "frames", "layouts", "schedules", "sampling", "bundles", "engines", "wan"]
 
 
 def load_writer(name: str) -> ModuleType:
@@ -25,7 +25,7 @@ def load_writer(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def vectors() -> dict[str, Any]:
-    writers = [load_writer(name) for name in ("write_vectors", "write_engine_vectors")]
+    writers = [load_writer(name) for name in ("write_vectors", "write_engine_vectors", "write_wan_vectors")]
     return {file: content for writer in writers for file, content in writer.make_vectors().items()}
 
 
@@ -52,6 +52,8 @@ def test_every_vector_file_is_checked() -> None:
         ("engines", "profiles"),
         ("engines", "shapes"),
         ("engines", "choices"),
+        ("wan", "layouts"),
+        ("wan", "strengths"),
     ],
 )
 def test_vectors_hold_successes_and_errors(name: str, part: str | None) -> None:

@@ -33,5 +33,6 @@ const Family& family_of(const std::string& name);
 
 /// A family a file.
 const Family& editverse_family();
+const Family& wan_family();
 
 }  // namespace ev

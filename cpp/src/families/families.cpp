@@ -6,9 +6,10 @@ namespace ev {
 
 const Family& family_of(const std::string& name) {
   if (name == "editverse") return editverse_family();
+  if (name == "wan") return wan_family();
   throw Error(EV_ERROR_BUNDLE, "bundle.field", "family")
       .found("the bundle is of the family \"", name, "\", which this library cannot run")
-      .expected("editverse")
+      .expected("editverse or wan")
       .hint("use the Python package");
 }
 

@@ -1,0 +1,122 @@
+"""Bundles of the Wan family through both hosts: the same bytes, texts and errors. `make test-wan-native`.
+
+Slow: random checkpoints of each kind are made and exported below build/wan, some minutes each, and kept there.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpp.tests import library as native
+from editverse_rt import Pipeline
+from editverse_rt.errors import EditVerseError
+
+pytestmark = pytest.mark.slow
+KEPT = native.ROOT / "build" / "wan"
+KINDS = ["wan-t2v-tiny", "wan-ti2v-tiny", "lucy-tiny", "wan-vace-tiny", "wan-a14b-tiny"]
+STEPS = 3
+Frames = NDArray[np.uint8]
+
+
+def bundle_of(kind: str) -> Any:
+    """The exported bundle of a random checkpoint, made where it is not there yet."""
+    checkpoint, bundle = KEPT / f"{kind}-checkpoint", KEPT / kind
+    if not (bundle / "bundle.json").is_file():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        for command in (
+            ["reference.checkpoint", "random", kind, str(checkpoint)],
+            ["export.export_onnx", str(checkpoint), str(bundle)],
+        ):
+            subprocess.run([sys.executable, "-m", *command], check=True, cwd=native.ROOT, timeout=3000)
+    return bundle
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def hosts(request: pytest.FixtureRequest) -> Iterator[tuple[Pipeline, Any]]:
+    bundle = bundle_of(request.param)
+    with Pipeline.open(bundle, "ort-cpu", num_threads=1) as host, native.NativePipeline(bundle) as twin:
+        yield host, twin
+
+
+def clip(count: int, seed: int = 0) -> Frames:
+    t, y, x, c = np.ogrid[:count, :64, :96, :3]
+    frames = x * 2 * (c == 0) + y * 3 * (c == 1) + (t * 20 + seed * 50) * (c == 2)
+    return np.asarray(frames % 256, np.uint8)
+
+
+def requests(conditioning: str) -> dict[str, dict[str, Any]]:
+    """Name -> settings, of those that a bundle of a kind of conditioning takes."""
+    mask = np.where(clip(9) > 120, 255, 0).astype(np.uint8)
+    small = np.ascontiguousarray(clip(1)[0, :32, :32])
+    return {
+        "none": {
+            "text": {"num_frames": 9},
+            "negative prompt": {"num_frames": 5, "negative_prompt": "a red square", "seed": 4},
+            "noised source": {"video1": clip(9)},
+            "noised source, strength": {"video1": clip(5), "strength": 0.4, "num_inference_steps": 5},
+        },
+        "rows": {
+            "text": {"num_frames": 9},
+            "first frame": {"image1": clip(1)[0], "num_frames": 9},
+            "one frame": {"image1": clip(1)[0], "num_frames": 1},
+        },
+        "channels": {"edit": {"video1": clip(9)}, "no guidance": {"video1": clip(5), "guidance_scale": 1.0}},
+        "control": {
+            "text": {"num_frames": 5},
+            "video": {"video1": clip(9)},
+            "video and mask": {"video1": clip(9), "video2": mask},
+            "references": {"image1": clip(1)[0], "image2": small, "num_frames": 5},
+            "all": {"video1": clip(9), "video2": mask, "image1": small},
+        },
+    }[conditioning]
+
+
+def bad_requests(conditioning: str) -> list[dict[str, Any]]:
+    bad: list[dict[str, Any]] = [
+        {"video1": clip(5), "video2": clip(5), "video3": clip(5)},
+        {"video1": clip(5), "strength": 0.01},
+        {"num_frames": 10**6},
+    ]
+    if conditioning != "control":
+        bad.append({"image1": clip(1)[0], "image2": clip(1)[0], "video1": clip(5)})
+    else:
+        bad.append({"video1": clip(9), "video2": clip(5)})
+    if conditioning == "channels":
+        bad += [{}, {"image1": clip(1)[0]}]
+    return bad
+
+
+def test_the_same_bytes(hosts: tuple[Pipeline, Any]) -> None:
+    host, twin = hosts
+    for name, settings in requests(host.bundle.spec.conditioning).items():
+        given = {"num_inference_steps": STEPS, **settings}
+        expected = host("Make it night, calmly", **given)
+        frames, fps, notices = twin.run("Make it night, calmly", **given)
+        assert np.array_equal(frames, expected.frames), name
+        assert (fps, notices) == (expected.fps, list(expected.notices)), name
+        info, _ = twin.plan("Make it night, calmly", **given)
+        assert (info.result.num_frames, info.result.height_px, info.result.width_px) == frames.shape[:3]
+        assert info.num_inference_steps == expected.laid_out.schedule.num_inference_steps
+        assert info.sequence_length == len(expected.laid_out.cond.layout.layout)
+        assert len(np.unique(frames)) > 1, name
+
+
+def test_the_same_errors(hosts: tuple[Pipeline, Any]) -> None:
+    host, twin = hosts
+    for settings in bad_requests(host.bundle.spec.conditioning):
+        with pytest.raises(EditVerseError) as expected:
+            host("Make it night", num_inference_steps=STEPS, **settings)
+        with pytest.raises(native.LibraryError) as found:
+            twin.run("Make it night", num_inference_steps=STEPS, **settings)
+        wanted = expected.value.to_json()
+        assert found.value.facts["code"] == wanted["code"]
+        assert [found.value.facts[k] for k in ("found", "expected", "hint")] == [
+            wanted[k] for k in ("found", "expected", "hint")
+        ]

@@ -119,7 +119,8 @@ std::optional<std::string> find_obstacle(const EngineSet& engines, const Bundle&
                                          const std::vector<std::string>& graphs, const std::string& version,
                                          const Gpu& gpu) {
   const fs::path& folder = engines.folder;
-  const std::string where = (fs::path("engines") / folder.parent_path().filename() / folder.filename()).generic_string();
+  const std::string where =
+      (fs::path("engines") / folder.parent_path().filename() / folder.filename()).generic_string();
   const auto& capabilities = engines.compute_capabilities;
   const bool right_kind = std::find(capabilities.begin(), capabilities.end(), gpu.capability) != capabilities.end();
   if (!right_kind || (!engines.gpu.empty() && engines.gpu != gpu.name)) {

@@ -128,6 +128,13 @@ void check_place(const std::string& path, const fs::path& target) {
 
 }  // namespace
 
+std::string list_suffixes() {
+  std::string known;
+  for (const char* suffix : kVideoSuffixes) known += std::string(suffix) + " ";
+  for (const char* suffix : kImageSuffixes) known += std::string(suffix) + " ";
+  return known.substr(0, known.size() - 1);
+}
+
 std::string suffix_of(const fs::path& target) {
   const std::string suffix = in_small_letters(target.extension().string());
   return suffix == "." ? "" : suffix;

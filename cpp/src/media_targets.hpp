@@ -11,6 +11,9 @@ namespace ev {
 constexpr const char* kVideoSuffixes[] = {".mp4", ".mov", ".mkv", ".webm"};
 constexpr const char* kImageSuffixes[] = {".png", ".jpg", ".jpeg", ".webp"};
 
+/// Every suffix that can be written, videos first, with spaces between them.
+std::string list_suffixes();
+
 /// The suffix of a name in small letters, "" for none.
 std::string suffix_of(const std::filesystem::path& target);
 

@@ -359,13 +359,6 @@ void replace_file(const fs::path& target, const Write& write) {
   folder.move(folder / target.filename(), target);
 }
 
-std::string list_suffixes() {
-  std::string known;
-  for (const Container& type : kContainers) known += std::string(type.suffix) + " ";
-  for (const PictureType& type : kPictures) known += std::string(type.suffix) + " ";
-  return known.substr(0, known.size() - 1);
-}
-
 }  // namespace
 
 void write_clip(const std::string& path, const Tensor& frames, double fps, const std::vector<double>& times_s) {

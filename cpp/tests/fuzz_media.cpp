@@ -1,5 +1,6 @@
-// Reads files as a request does, for fuzz_media.py: fuzz_media, with lines "PATH START_S FPS" at its input. FPS 0: every
-// frame. For each it prints how it ended ("read", "damaged" or the error's code) and the peak of its memory in KiB.
+// Reads files as a request does, for fuzz_media.py: fuzz_media, with lines "PATH START_S FPS" at its input. FPS 0:
+// every frame. For each it prints how it ended ("read", "damaged" or the error's code) and the peak of its memory in
+// KiB.
 #include <sys/resource.h>
 
 #include <cstdio>

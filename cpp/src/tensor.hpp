@@ -70,7 +70,8 @@ Tensor make_tensor(const std::string& dtype, std::vector<std::int64_t> shape, co
 /// `count` rows of a tensor's first axis from `begin` on, sharing its memory.
 inline Tensor slice_rows(const Tensor& tensor, std::int64_t begin, std::int64_t count) {
   Tensor part = tensor;
-  const std::int64_t row = tensor.num_elements() / tensor.shape[0];
+  const std::int64_t row = std::accumulate(tensor.shape.begin() + 1, tensor.shape.end(), std::int64_t{1},
+                                           [](auto a, auto b) { return a * b; });  // also of a tensor without rows
   part.shape[0] = count;
   part.data = tensor.as<char>() + static_cast<std::size_t>(begin * row) * dtype_bytes(tensor.dtype);
   return part;

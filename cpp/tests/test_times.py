@@ -77,7 +77,14 @@ def test_a_result_keeps_the_times_of_its_source(
     assert expected.times_s is not None
     assert twin.times_s == list(expected.times_s), "to the last bit"
     expected.save(theirs)
-    assert times_of(ours) == times_of(theirs)
+    found, wanted = times_of(ours), times_of(theirs)
+    if suffix in (".mkv", ".webm"):
+        # FFmpeg 5.1 writes no lengths into Matroska; a frame ends where the next begins.
+        found, wanted = (
+            [(begin, Fraction(0)) for begin, _ in found],
+            [(begin, Fraction(0)) for begin, _ in wanted],
+        )
+    assert found == wanted
     begins = [float(begin) for begin, _ in times_of(ours)]
     assert np.allclose(begins, np.array(TIMES_CS[: len(begins)]) / 100, atol=1e-3)
 

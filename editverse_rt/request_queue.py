@@ -54,7 +54,8 @@ class RequestHandle(Future[Result]):
         self.memory_bytes = memory_bytes
         self._queue = queue
         self._stop = threading.Event()
-        # Only the queue decides what becomes of it: Future's own cancelling is for futures not yet running.
+        # Future's own cancel() works for futures that do not run yet. Here the queue decides, so the state is set
+        # to running at once.
         self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
@@ -106,7 +107,7 @@ class RequestQueue:
         self._pipeline = pipeline
         self._num_workers, self._max_queue = num_workers, max_queue
         self._budget_bytes = memory_budget_bytes
-        # What the running requests may hold and hold, beside the weights.
+        # Bytes beside the weights: the limit for running requests, and what they are estimated to hold now.
         self._free_bytes = None if memory_budget_bytes is None else self._leave_weights(memory_budget_bytes)
         self._held_bytes = 0
         self._waiting: dict[RequestHandle, Callable[[], Result]] = {}
@@ -251,7 +252,7 @@ class RequestQueue:
             except BaseException as raised:
                 error = raised
             self._finish(handle, result, error)
-            # Not kept while the next one is waited for: they hold the frames.
+            # These hold the frames, so they are released before the worker waits for the next request.
             del taken, handle, job, result, error
 
     def _take(self) -> tuple[RequestHandle, Callable[[], Result]] | None:

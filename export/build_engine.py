@@ -143,7 +143,7 @@ def _build_graph(
     plugin = order.plugin if keeps_plugin(bundle, graph) else None
     onnx_file = scratch / f"{graph}.onnx"
     types = _write_typed(bundle, order, graph, onnx_file)
-    # The graph and its weights, before the builder: what the plan is made from, to the byte.
+    # Hashed before the builder runs: exactly the bytes that the plan is built from.
     typed_files = _hash_files(scratch)
     options = Options(order.capabilities, order.smallest.workspace_bytes, order.weight_streaming, plugin)
     key = _build_key(order.backend, builder.version, typed_files, profiles, options)
@@ -152,7 +152,7 @@ def _build_graph(
         if plan.file == file and plan.key == key and _is_whole(engines, plan):
             report(f"{graph}: {file} is there, built from the same")
             _empty(scratch)
-            # The bundle may have changed in what the typed graph does not have.
+            # Parts of the bundle that are not in the typed graph may have changed.
             return replace(plan, source_sha256=source)
     errors = measure_error(bundle, graph, precision) if _is_typed_here(bundle, graph) else {}
     built = builder.build(onnx_file, profiles, options, progress)
@@ -229,7 +229,7 @@ def _build_key(
     profiles: tuple[ShapeProfile, ...],
     options: Options,
 ) -> str:
-    """A hash of all that the builder is given; how this project came to it has no part in it."""
+    """A hash of everything that the builder is given. The code that produced it does not enter the hash."""
     given = {
         **asdict(options),
         "plugin": None if options.plugin is None else hash_file(options.plugin),
@@ -321,7 +321,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _count_heldout(bundle: Bundle, asked: int | None) -> int:
-    """One edit of each kind where the bundle was scored on such edits before; it may not know them else."""
+    """One edit of each kind, if the bundle has a quality report; another bundle may not know these edits."""
     if asked is not None:
         return asked
     is_float32 = bundle.spec.capabilities.dtype == "float32"

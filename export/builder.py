@@ -102,7 +102,7 @@ class Builder:
 
     @property
     def timing_cache(self) -> bytes:
-        """What the builds so far learnt; to be given to the next one."""
+        """The timing cache of the builds so far, as bytes for the next build."""
         return self._timing_cache
 
     def build(
@@ -248,7 +248,7 @@ def _count_layers(trt: Any, network: Any) -> tuple[dict[str, int], dict[str, int
 
 
 def reset_peak() -> None:
-    """Begin to measure the peak of this process's memory anew, where the system can."""
+    """Reset the peak memory of this process, on systems that can."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

@@ -38,7 +38,7 @@ __all__ = [
     "vae_modules",
 ]
 
-# Sizes of the example inputs that a graph is traced with: small, and no two alike, so that no two axes are
+# Sizes of the example inputs that a graph is traced with. All are small and different, so that no two axes are
 # taken for one.
 EXAMPLE_AXES = {"Lt": 5, "Lc": 7, "Lg": 11, "L": 29, "N": 3, "h": 2, "w": 3}
 SCHEDULE_EXAMPLE = {"num_steps": 7, "first_step": 2}

@@ -32,9 +32,9 @@ OP_TYPE, DOMAIN = "DynamicQuantizeMatMul", "com.microsoft"
 INTEGERS = "int8"
 """What such a bundle says of its weights, in `capabilities.weights`."""
 LARGEST = 127
-"""Of a weight; -128 is left out, so that the scale is the same on both sides of zero."""
+"""Largest value of an 8-bit weight. -128 is not used, so that the range is symmetric around zero."""
 PART = ".blocks."
-"""Only the blocks' products: the edges are small, and the modulation decides on every token."""
+"""Only products inside the blocks are converted. Those outside are small, and the modulation affects every token."""
 
 
 def quantize_bundle(source: str | Path, target: Path) -> Path:
@@ -113,14 +113,14 @@ def round_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether a Gemm is x W^T and nothing else."""
+    """Whether a Gemm computes x W^T without scaling and without a transposed x."""
     numbers = node.attributes
     is_scaled = numbers.get_float("alpha", 1.0) != 1.0 or numbers.get_float("beta", 1.0) != 1.0
     return not is_scaled and numbers.get_int("transB", 0) == 1 and numbers.get_int("transA", 0) == 0
 
 
 def _stored(weight: ir.Value) -> np.ndarray:
-    """The values of a weight, which may stand as float16 behind a Cast."""
+    """The values of a weight, which may be stored as float16 with a Cast after it."""
     producer = weight.producer()
     value = weight if producer is None or producer.op_type != "Cast" else producer.inputs[0]
     if value is None or value.const_value is None:
@@ -129,7 +129,7 @@ def _stored(weight: ir.Value) -> np.ndarray:
 
 
 def _drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
-    """Remove a weight that nothing uses any more, and the Cast before it."""
+    """Remove a weight that no node uses any more, and the Cast before it."""
     if weight.uses():
         return
     producer = weight.producer()

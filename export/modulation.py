@@ -42,7 +42,7 @@ def gather_modulation(model: ir.Model) -> int:
             table = ir.node("Concat", [clean, noisy], {"axis": 0})
         made.append(table)
         rows = table.outputs[0]
-        # What follows is the same for all rows of a kind, so it is done to the table.
+        # The next operators give the same result for all rows of a kind, so they are applied to the table.
         replaced = node
         addition = _only_addition(node)
         if addition is not None:
@@ -117,7 +117,7 @@ def _only_addition(node: ir.Node) -> ir.Node | None:
         return None
     addition = uses[0].node
     (other,) = (value for value in addition.inputs if value is not node.outputs[0])
-    # An initializer, so that it is there before the table is.
+    # An initializer, because a computed value might come after the table in the graph's order.
     is_scalar = other is not None and other.const_value is not None and other.const_value.size == 1
     is_scalar = is_scalar and other is not None and other.producer() is None
     return addition if is_scalar and not addition.outputs[0].is_graph_output() else None

@@ -39,14 +39,14 @@ _MATRIX_OPS |= {"RotaryEmbedding"}
 _STATISTICS = frozenset({"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Reciprocal", "Sqrt"})
 _ISLANDS = _STATISTICS | {"Cos", "Exp", "LayerNormalization", "Log", "Pow", "RMSNormalization", "Round"}
 _ISLANDS |= {"Sin", "Softmax"}
-# What moves values and computes nothing keeps the type of what it moves.
+# Operators that only move values keep the type of their input.
 _MOVERS = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Pad", "Reshape", "Resize", "Slice"}
     | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
-# Whose arguments have to be as exact as their results: an angle of thousands, a grey level.
+# Operators whose arguments need full precision: angles can be in the thousands, and grey levels are rounded.
 _EXACT_ARGUMENTS = frozenset({"Cos", "Round", "Sin"})
-# Inputs that say how, not what: scales and sizes.
+# Inputs that are parameters and not data: scales and sizes.
 _ARGUMENT_INPUTS = {"Resize": (1, 2), "Pad": ()}
 
 
@@ -341,7 +341,7 @@ def _converter(
     def convert() -> ir.TensorProtocol:
         values = tensor.numpy()
         if low == ir.DataType.FLOAT16:
-            # What masks a score is the least float32, which float16 does not have.
+            # Scores are masked by the least float32, which float16 cannot represent.
             values = np.clip(values, -FLOAT16_MAX, FLOAT16_MAX)
         return ir.tensor(values.astype(low.numpy()).astype(dtype.numpy()))
 

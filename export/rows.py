@@ -26,7 +26,7 @@ def cut_rows_early(model: ir.Model) -> int:
     for cut in [node for node in model.graph if _cuts_rows(node)]:
         passed += _move_up(model.graph, cut)
     if passed:
-        # The cut's bounds stand where the cut was: after what uses them now.
+        # The slice's bounds are computed after the nodes that use them now, so they are moved as well.
         model.graph.sort()
     return passed
 
@@ -49,7 +49,7 @@ def _move_up(graph: ir.Graph, cut: ir.Node) -> int:
         return 0
     made: dict[ir.Value, ir.Value] = {}
     for node, rows in passed.items():
-        # The traced shape counts rows that are no longer there.
+        # The traced shape still counts the rows that are no longer computed.
         node.outputs[0].shape = _with_rows_of(node.outputs[0], cut.outputs[0])
         for index in rows:
             value = node.inputs[index]
@@ -97,7 +97,7 @@ def _row_inputs(node: ir.Node) -> list[int]:
     if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or result.shape is None:
         return []
     if node.op_type == "Gemm":
-        # With a bias [N]; one of all rows would have to be cut, too.
+        # A bias [N] is the same for all rows; a bias with rows would have to be sliced, too.
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         is_row = bias is None or (bias.shape is not None and len(bias.shape) < 2)
         return [0] if is_row and node.attributes.get_int("transA", 0) == 0 else []

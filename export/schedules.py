@@ -71,7 +71,7 @@ class ScheduleSettings:
 
     @property
     def label(self) -> str:
-        """A short name that says all that differs from the paper's: `ab2-10 shift 2 guided 0-0.6`."""
+        """A short name of every setting that differs from the paper's schedule: `ab2-10 shift 2 guided 0-0.6`."""
         words = [f"{self.solver}-{self.num_steps}"]
         if self.shift != 1:
             words.append(f"shift {self.shift:g}")
@@ -85,7 +85,7 @@ class ScheduleSettings:
     def from_label(cls, label: str, guidance_scale: float = PAPER_GUIDANCE) -> ScheduleSettings:
         """The settings of a label; guidance_scale holds where it names none.
 
-        Raises ValueError for what is no label.
+        Raises ValueError if the text is not a label.
         """
         match = _LABEL.fullmatch(label)
         if match is None:
@@ -181,12 +181,12 @@ class ScheduleGraph(nn.Module):
         kept = [s.to(torch.float32).to(torch.float64) for s in exact] if self.float32_sigmas else exact
         matrices = step_matrices(self.solver, index, steps - begin, *kept)
         if self.spacing == "uniform":
-            # Not 1 - sigma, whose rounding would put a step that begins at guided_from before it.
+            # Not 1 - sigma: its rounding could move a step that begins at guided_from to a time before it.
             at = (index + begin) / steps
             times = at / (1 + (shift - 1) * (1 - at))
         else:
             times = 1 - kept[2]
-        # A second tensor even where it is the same, since a graph's outputs are apart.
+        # A second tensor even where the values are the same, because two outputs of a graph cannot be one tensor.
         timesteps = times + 0.0
         if self.told == "floor":
             timesteps = 1 - torch.floor(TRAIN_STEPS * exact[2]) / TRAIN_STEPS

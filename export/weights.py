@@ -18,13 +18,13 @@ __all__ = [
     "strip_traces",
 ]
 
-# A graph with more than this keeps its weights beside itself. ONNX Runtime maps those from their file; what
-# stands in the graph it copies out of the parsed message, whose memory stays with the process or not from one
-# run to the next: up to 0.4 GB of 0.6 (docs/benchmarks.md). A protobuf message ends at 2 GB anyway.
+# A graph with more bytes of weights than this stores them in a file beside it, which ONNX Runtime maps. Weights
+# inside a graph are copied out of the parsed message, whose memory is not always freed: up to 0.4 GB of 0.6
+# (docs/benchmarks.md). A protobuf message cannot exceed 2 GB either.
 MAX_INLINE_BYTES = 64_000_000
 # Constants below this stay in the graph, where a reader of the file and shape inference see them.
 MIN_MOVED_BYTES = 1024
-# Where a page begins a host can map a tensor from the file; small ones need no page of their own.
+# Large tensors are aligned to pages, so that hosts can map them. Small ones are not, to save space.
 PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 64
 
@@ -47,7 +47,7 @@ def strip_traces(model: ir.Model, keep_shapes_of: str) -> None:
         value.metadata_props.clear()
         value.doc_string = None
         if value not in edges:
-            # A weight says itself what it is.
+            # Initializers carry their own shape and dtype.
             value.shape = None
             value.type = None
     for index, node in enumerate(graph):

@@ -34,12 +34,12 @@ from editverse_rt.errors import BackendError
 __all__ = ["CPU", "OrtBackend", "OrtRunner", "first_line", "import_onnxruntime", "probe_provider"]
 
 CPU = "CPUExecutionProvider"
-# What ONNX Runtime has to say reaches the caller as exceptions; on stderr it would only be noise.
+# ONNX Runtime's errors reach the caller as exceptions, so its log on stderr is switched off.
 _FATAL_SEVERITY = 4
-# The graphs whose kernels give the same bytes on any number of threads: products with packed weights, and
-# attention by heads and rows. A convolution over volumes blocks its sums by the share of its thread, and
-# logarithm and cosine differ in the last bit between the vectors of a share and its rest; those graphs take
-# one thread. They are a few per cent of a request.
+# Graphs whose results do not depend on the number of threads: matrix products with packed weights, and
+# attention that is split by heads and rows. Rounding of other kernels depends on how the work is split across
+# threads: convolutions over volumes, and logarithm and cosine, which differ between vectorized and remaining
+# elements. Graphs with those get one thread. They take a few per cent of a request.
 _THREADED_GRAPHS = frozenset({"text_encoder", "transformer"})
 # Convolutions of pictures are computed row by row, in a blocked layout, and threads change nothing, on these
 # processors; elsewhere ONNX Runtime may not have that layout.
@@ -179,7 +179,7 @@ class OrtRunner:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
     def _takes_threads(self, graph: str) -> bool:
-        """Whether the graph gives the same bytes on any number of threads, or need not."""
+        """Whether the graph may use several threads: its bytes do not depend on them, or need not be reproducible."""
         spec = self._bundle.spec
         if spec.made.get("threads") == "all":
             return True
@@ -195,7 +195,7 @@ class OrtRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_deterministic_compute = True
-        # A plan of all buffers is made and kept for each shape, and takes more than the arena by itself, for
+        # Memory patterns keep a layout of all buffers for each shape and take more memory than the arena alone, for
         # no gain in time (docs/export.md).
         options.enable_mem_pattern = False
         # Each graph has threads of its own, which would spin on for a while after its run, on the cores that

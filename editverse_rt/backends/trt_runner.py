@@ -33,7 +33,7 @@ from editverse_rt.errors import BackendError
 __all__ = ["MOST_RECORDED", "TensorRtOptions", "TensorRtRtxOptions", "TrtOptions", "TrtRunner"]
 
 MOST_RECORDED = 4
-"""Of one graph, the shapes that are kept as CUDA graphs: with and without the text, and another request's."""
+"""CUDA graphs that are cached for each graph of the bundle: conditional and unconditional, for two requests."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ class TrtRunner:
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         if self._options.cuda_graphs:
-            # It records a shape's graph when it has compiled kernels for it, which only itself knows.
+            # TensorRT for RTX records a shape's graph by itself, once it has compiled the kernels for the shape.
             config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self._kernel_cache is not None:
             self._kernels = self._kernels or _read_kernels(config, self._kernel_cache)
@@ -329,7 +329,7 @@ class TrtRunner:
     def _lend_scratch(self, context: Any) -> None:
         needed = int(context.update_device_memory_size_for_shapes())
         if self._scratch is None or needed > self._scratch.num_bytes:
-            # What was recorded works in the buffer that goes. It goes first, so that both need not fit, and
+            # Recorded graphs use the buffer that is freed. It is freed first, so that both need not fit, and
             # nothing points to it any more if the new one does not fit.
             self._forget_recorded()
             self._scratch = None
@@ -355,7 +355,7 @@ def _read_kernels(config: Any, file: Path) -> Any:
     """A cache of compiled kernels, with what the file holds if that is of this GPU and this version."""
     kernels = config.create_runtime_cache()
     if file.is_file():
-        # What it does not take, it compiles anew; the file is replaced at the end.
+        # Kernels that it does not accept are compiled again, and the file is replaced at the end.
         kernels.deserialize(file.read_bytes())
     return kernels
 

@@ -59,7 +59,7 @@ def choose_plans(
         elif engines.backend_version != version:
             reasons.append(f"{where} is of {backend} {engines.backend_version}, here is {version}")
         else:
-            # Of one graph's plans in several precisions, the last was built last.
+            # If a graph has plans in several precisions, the one that was built last is taken; it is last in the list.
             chosen = {plan.graph: plan for plan in engines.plans if plan.graph in graphs}
             missing = [g for g in graphs if g not in chosen]
             stale = [g for g in graphs if g in chosen and chosen[g].source_sha256 != source_digest(bundle, g)]

@@ -87,7 +87,7 @@ def edit_missing(
     num_items, start = len(missing), time.perf_counter()
     with RequestQueue(pipeline, num_workers=options.num_workers) as queue:
         while missing or running:
-            # No more than the workers take: what waits would only hold memory.
+            # No more requests than workers: waiting ones would only occupy memory.
             while missing and len(running) < options.num_workers:
                 item = missing.popleft()
                 try:

@@ -41,7 +41,7 @@ __all__ = ["DryRun", "JudgeOptions", "ServerJudge"]
 
 _MAX_ANSWER_BYTES = 1 << 20
 _LONGEST_WAIT_S = 120.0
-# What a request that is wrong in itself gets: every other one would get it too.
+# Statuses that say that the request itself is wrong. Another try would get the same answer.
 _FATAL_STATUS = frozenset({400, 401, 403, 404, 405, 413, 422})
 _ANSWER_TOKENS = 120
 

@@ -26,7 +26,7 @@ _LIVE_WIDTHS, _LIVE_HEADS, _LIVE_MLP = 3, 7, 3
 # Tensors as large as the largest convolution's result, with the two frames before it, alive at once. Where a
 # first chunk leaves the frames of zeros before it out, it holds as much as with one.
 _LIVE_CONVOLUTIONS, _FRAMES_BEFORE, _ZEROS_BEFORE = 4, 2, 1
-# Copies of all heads' scores that attention holds where it is not fused, and that the text encoder's holds.
+# Copies of all heads' scores in memory: in attention that is not fused, and in the text encoder's.
 _LIVE_SCORES, _LIVE_TEXT_SCORES = 2, 4
 _TIME_WAVES = 256
 
@@ -77,7 +77,7 @@ def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_
     L, size = tokens.total, BYTES[precision]
 
     def count_block(queries: int) -> int:
-        """Keys and values of all rows; queries, feed-forward and what follows of so many."""
+        """One block: keys and values for all rows; queries, attention and feed-forward for `queries`."""
         return 2 * L * 2 * C * inner + queries * (2 * (2 * C * inner + 3 * C * M) + 4 * L * inner)
 
     # Two timesteps: that of the clean rows and that of the noisy ones.
@@ -90,7 +90,7 @@ def cost_transformer(spec: BundleSpec, tokens: Tokens, precision: str, *, holds_
     rows = L * (_LIVE_WIDTHS * C + max(_LIVE_HEADS * inner, _LIVE_MLP * M)) * size
     held = rows + (_LIVE_SCORES * scores if holds_scores else 0)
     weights = _facts(spec, "parameters").integer("transformer", 0) * size
-    # Of the last block only the noisy rows are read.
+    # The last block computes only the noisy rows.
     flops = (blocks - 1) * count_block(L) + count_block(tokens.noisy)
     return Cost(flops + embedding + edges, moved + weights, held)
 

@@ -246,7 +246,8 @@ def _count_tokens(spec: BundleSpec, work: Work) -> Tokens:
     if spec.conditioning == "interleaved":
         marks = 2 * (len(work.clips) + 1)
         return Tokens(work.num_text, clean, noisy, work.num_text + clean + noisy + marks)
-    # The text stands beside the sequence, and clean rows beside the noisy ones; a first frame takes their place.
+    # The text is not part of the sequence. Clean rows are channels of the noisy ones; a first frame replaces
+    # noisy rows.
     if spec.conditioning == "rows":
         clean = min(clean, noisy // spec.geometry.count_latent_frames(work.result[0]))
         return Tokens(work.num_text, clean, noisy - clean, noisy)

@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Limits:
-    """How near to ort-cpu's a backend's results have to come, in dB: in the median, and each."""
+    """Least PSNR in dB of a backend's results against ort-cpu's: of the median edit, and of every edit."""
 
     median_db: float
     least_db: float
@@ -44,7 +44,7 @@ LIMITS = {"fp32": Limits(45.0, 35.0), "fp16": Limits(45.0, 35.0), "bf16": Limits
 """By the least exact type that the backend computes in. Some 10 dB below what emulated rounding leaves of
 nano's edits (docs/engines.md), since a GPU also adds up in another order; TensorRT's float32 may be TF32."""
 MOST_LOST = 0.1
-"""Of the edits, how many ort-cpu may do right that the backend does not."""
+"""The largest accepted share of edits, net, that are right on ort-cpu and wrong on the backend."""
 MADE_UP_STEPS = 4
 
 
@@ -83,12 +83,12 @@ class Verification:
 
     @property
     def num_lost(self) -> int:
-        """By how many edits more ort-cpu is right."""
+        """Net number of edits that are right on ort-cpu and wrong on this backend."""
         return sum(bool(edit.right_on_cpu) - bool(edit.right) for edit in self.edits)
 
     @property
     def failure(self) -> str | None:
-        """What is beyond the limits, None if nothing is."""
+        """Which limits were exceeded, or None."""
         limits, worst = self.limits, min(self.edits, key=lambda edit: edit.psnr_db)
         if self.median_db < limits.median_db:
             return f"{self.median_db:.1f} dB from ort-cpu in the median, {limits.median_db:.0f} are expected"

@@ -20,7 +20,7 @@ __all__ = ["CheckedRequest", "MakeTable", "check_request", "choose_schedule", "e
 MakeTable = Callable[[Schedule, int, int], ScheduleTable]
 """The table of a schedule for another number of steps, from one of them on."""
 DEFAULT_STRENGTH = 0.8
-"""That of diffusers' WanVideoToVideoPipeline."""
+"""Strength of a video that is noised, as in diffusers' WanVideoToVideoPipeline."""
 
 _NO_NEGATIVE_PROMPT = "this bundle's guidance leaves the text out; leave the negative prompt out"
 
@@ -59,7 +59,7 @@ def check_request(
     """Check a request and look at its inputs. Raises RequestError, MediaError."""
     _check_capabilities(spec, request)
     is_interleaved = spec.conditioning == "interleaved"
-    # Beside a text that stands apart an input has no place in the instruction, and needs no tag there.
+    # In families whose text is not part of the sequence, an input has no place in the instruction and needs no tag.
     prompt = request.prompt if is_interleaved else with_tags(request.prompt, request.inputs)
     segments = parse_prompt(prompt, request.inputs)
     words = [segment.text for segment in segments if isinstance(segment, TextSegment)]

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 # Two sizes whose aspect ratios differ by no more than this many percent count as of one aspect ratio.
 _SAME_ASPECT_PERCENT = 1
-# A source whose aspect ratio no size of the bundle meets within this many percent is refused, not distorted.
+# A source is refused, and not distorted, if no size of the bundle has its aspect ratio within this many percent.
 _MAX_DISTORTION_PERCENT = 33
 
 

@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate-demo docs serve test-serve-kills test test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test browser test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -96,7 +96,11 @@ typecheck: .venv/ready
 build/plugin-headers/headers.txt: cpp/plugin/headers.txt cpp/plugin/fetch_headers.py .venv/ready
 	! command -v nvcc >/dev/null || .venv/bin/python cpp/plugin/fetch_headers.py build/plugin-headers
 
-test-source: .venv/ready build/plugin-headers/headers.txt
+# Chromium for the tests of the page, where there is none.
+browser: .venv/ready
+	@tests/browser/install_chromium.sh .venv/bin/python
+
+test-source: .venv/ready browser build/plugin-headers/headers.txt
 	.venv/bin/python -m pytest $(PYTEST)
 
 wheel: .venv/ready

@@ -9,7 +9,7 @@ const NUMBERS = ["num_inference_steps", "guidance_scale", "num_frames", "strengt
 const MAX_ESTIMATE_BYTES = 16 << 20; // larger inputs are uploaded once only, with the job itself
 const SPOKEN_EVERY_MS = 4000;
 const FEW = 4, SHORT = 60; // suggestions that are shown at first; letters of a prompt that is easy to read
-const page = { models: [], inputs: [], inputsOf: new Map(), job: null, events: null, timer: 0, upload: null, estimate: 0, spoken: 0 };
+const page = { models: [], inputs: [], inputsOf: new Map(), job: null, events: null, timer: 0, upload: null, estimating: null, spoken: 0 };
 
 // --- small parts -------------------------------------------------------------------------------------------
 
@@ -179,25 +179,31 @@ function formData(changes) {
 }
 
 function estimateSoon() {
-  clearTimeout(page.estimateTimer);
+  stopEstimating();
   page.estimateTimer = setTimeout(estimate, 500);
+}
+
+function stopEstimating() {
+  clearTimeout(page.estimateTimer);
+  page.estimating?.abort();
 }
 
 /** A dry run a schedule. Where one is refused, submitting says why; the steps stand there meanwhile. */
 async function estimate() {
-  const round = page.estimate += 1;
+  stopEstimating();
+  const { signal } = page.estimating = new AbortController();
   const size = page.inputs.reduce((sum, input) => sum + (input.file?.size ?? 0), 0);
   for (const { name, num_inference_steps } of model().schedules) {
     let text = stepsOf(num_inference_steps);
     try {
       if (size <= MAX_ESTIMATE_BYTES) {
-        const plan = await api("/v1/jobs?dry_run=1", { method: "POST", body: formData({ prompt: "edit", schedule: name }) });
+        const plan = await api("/v1/jobs?dry_run=1", { method: "POST", signal, body: formData({ prompt: "edit", schedule: name }) });
         text = stepsOf(plan.num_inference_steps);
         if (plan.seconds != null) text += `, about ${duration(plan.seconds)}`;
         if (plan.wait_s > 1) text += ` after ${duration(plan.wait_s)} in the queue`;
       }
     } catch { /* said on submitting */ }
-    if (round !== page.estimate) return;
+    if (signal.aborted) return;
     const radio = document.querySelector(`#schedules input[value="${CSS.escape(name)}"]`);
     if (radio) radio.parentElement.querySelector(".cost").textContent = text;
   }
@@ -213,6 +219,7 @@ function seed() {
 async function submit(event) {
   event.preventDefault();
   $("error").hidden = true;
+  stopEstimating();
   const form = formData({ seed: seed() });
   const inputs = [...page.inputs];
   $("submit").disabled = true;

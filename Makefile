@@ -1,13 +1,13 @@
 # The two commands of the README: `make demo` edits a video, `make test` runs everything that CI runs.
-# A stamp is written when an environment is complete, so a run that was interrupted starts where it must.
+# A stamp file is written when an environment is complete, so an interrupted run continues there.
 
 PYTHON ?= python3
 SAMPLE ?= examples/sample.mp4
 INSTRUCTION ?= <video1> Make it night
 OUT ?= demo-out
 
-# One line picks the build of PyTorch; it has to be asked for exactly, and before anything that asks for a
-# range. TORCH="torch==2.13.0 --index-url URL" takes it from elsewhere.
+# The build of PyTorch. pip has to get the exact version before it installs anything that needs a range of versions.
+# TORCH="torch==2.13.0 --index-url URL" takes it from elsewhere.
 TORCH ?= torch==2.13.0
 
 RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pyproject.toml README.md LICENSE
@@ -107,7 +107,7 @@ wheel: .venv/ready
 	@rm -rf dist
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# Where there are wheels of it; elsewhere the tests of its calls are skipped, and say so.
+# Only this system has wheels of it. Elsewhere the tests that need it are skipped with a message.
 ifeq ($(shell uname -s)-$(shell uname -m),Linux-x86_64)
 CUDA_BINDINGS := 'cuda-bindings>=13,<14'
 endif
@@ -161,8 +161,8 @@ docs: .venv-docs/ready
 
 # --- other processors ------------------------------------------------------------------------------------
 
-# The same work on emulated x86-64 processors with fewer instructions, compared with this one. The emulator is the
-# system's, or is fetched from Debian; where it cannot be had that is said, and CI fails.
+# The same work on emulated x86-64 processors with fewer instructions, compared with this processor. The emulator is
+# the system's, or is downloaded from Debian. Without one, the target prints a message, and CI fails.
 ifeq ($(shell uname -s)-$(shell uname -m),Linux-x86_64)
 test-cpus: .venv/ready
 	@qemu=$$(tests/cpus/fetch_qemu.sh build/qemu) || qemu=; \
@@ -192,15 +192,14 @@ NATIVE := build/native
 NATIVE_DEPS := build/native-deps
 # FFMPEG=OFF builds a library that takes frames in memory only.
 FFMPEG ?= ON
-# TENSORRT=OFF builds one without TensorRT, as it is where there is no CUDA toolkit. Only headers are needed.
+# TENSORRT=OFF builds one without TensorRT, which is the default without a CUDA toolkit. Only headers are needed.
 TENSORRT ?= $(if $(CMAKE_PREFIX_PATH),OFF,$(if $(shell command -v nvcc),ON,OFF))
 FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev libswscale-dev)
-# With CMAKE_PREFIX_PATH=... a user's own ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL are taken, and
-# nothing is fetched.
+# CMAKE_PREFIX_PATH=... uses ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL of your own. Nothing is downloaded.
 NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TENSORRT=$(TENSORRT) -DEDITVERSE_TESTS=ON \
     -DEDITVERSE_HEADERS="$(CURDIR)/build/plugin-headers" -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
     $(if $(shell command -v ninja),-G Ninja)
-# FFmpeg's libraries need others that were fetched with them, and a sanitized library forgets where ONNX Runtime was found.
+# FFmpeg's libraries need other downloaded libraries, and a sanitized library has no path to ONNX Runtime.
 NATIVE_LIBS = $(CURDIR)/$(NATIVE_DEPS)/usr/lib
 NATIVE_RUN = $(if $(CMAKE_PREFIX_PATH),,LD_LIBRARY_PATH=$(NATIVE_LIBS)/$(shell cc -print-multiarch):$(NATIVE_LIBS))
 
@@ -215,7 +214,7 @@ native: $(NATIVE_NEEDS)
 	$(NATIVE_CMAKE) -B $(NATIVE) -DCMAKE_BUILD_TYPE=Release
 	cmake --build $(NATIVE)
 
-# Without a compiler there is nothing to test, which is said; CI has one, and fails without.
+# Without a compiler there is nothing to test, and the target says so. CI has a compiler, and fails without one.
 ifneq ($(and $(shell command -v c++),$(shell command -v cmake)),)
 test-native: native
 	$(NATIVE_RUN) ctest --test-dir $(NATIVE) --output-on-failure
@@ -226,7 +225,7 @@ test-native:
 	@test -z "$(CI)"
 endif
 
-# .clang-format has the layout; `make format` brings it about.
+# .clang-format has the layout; `make format` applies it.
 NATIVE_SOURCES = $(shell find cpp -regex '.*\.\(c\|cpp\|cu\|h\|hpp\|inc\)')
 
 native-format: .venv/ready

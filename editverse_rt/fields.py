@@ -119,6 +119,11 @@ class Fields:
         self._taken.add(field)
         return self._values[field]
 
+    def named_children_of(self) -> Iterator[tuple[str, Fields]]:
+        """Every field of this object as an object."""
+        for name in self._values:
+            yield name, self.child(name)
+
     def value(self, field: str) -> object:
         """A value of any type."""
         return self._take(field)

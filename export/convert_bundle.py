@@ -26,6 +26,7 @@ from editverse_rt.bundle.schedule import Schedule, ScheduleTable
 from editverse_rt.bundle.spec import BundleSpec, Capabilities, GraphSpec, TensorSpec
 from editverse_rt.errors import EditVerseError
 from editverse_rt.fields import read_json
+from export.costs import count_costs
 from export.export_onnx import export_module
 from export.graphs import SolverStep
 from export.schedules import HISTORY_ROWS, ScheduleGraph, ScheduleSettings
@@ -84,6 +85,7 @@ def convert_bundle(folder: Path) -> BundleSpec:
             }
             for name, schedule in schedules.items()
         },
+        "costs": count_costs(folder, graphs),
         "files": [asdict(file) for file in file_specs(folder) if not file.path.startswith("engines/")],
     }
     spec = spec_from_json(json.loads(json.dumps(converted)), where=str(folder / BUNDLE_JSON))

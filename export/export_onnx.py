@@ -30,6 +30,7 @@ from editverse_rt.bundle.manifest import file_specs, write_bundle_json
 from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
 from export import attention_nodes, lower
 from export.convolutions import unroll_convolutions
+from export.costs import count_costs
 from export.families import family_export
 from export.graphs import Graph, dynamic_shapes, example_inputs
 from export.modulation import gather_modulation
@@ -167,6 +168,7 @@ def export_bundle(
             schedules=schedules,
             default_schedule=default_schedule,
             files=file_specs(partial),
+            costs=count_costs(partial, {name: graph.spec for name, graph in graphs.items()}),
             made={**_made_facts(), **family.provenance()},
             quality=quality or {},
         )

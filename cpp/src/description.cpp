@@ -248,6 +248,7 @@ BundleSpec spec_from_json(std::string_view text, const std::string& where) {
     spec.schedules.push_back(read_schedule(name, entry));
   }
   spec.default_schedule = fields.string("default_schedule");
+  fields.mapping("costs");  // the planner is the Python host's
   fields.mapping("made");
   fields.mapping("quality");
   fields.finish();

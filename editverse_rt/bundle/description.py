@@ -11,6 +11,7 @@ from editverse_rt.bundle.spec import (
     FORMAT_VERSION,
     BundleSpec,
     Capabilities,
+    Costs,
     FileSpec,
     Geometry,
     GraphSpec,
@@ -27,6 +28,7 @@ BUNDLE_JSON = "bundle.json"
 _MAX_SIDE_PX = 16384
 _MAX_COUNT = 1 << 24
 _CONDITIONING = ("none", "interleaved", "rows", "channels", "control")
+COST_KINDS = ("flops", "moved", "held")
 _UNCONDITIONAL = ("drop_text", "prompt")
 
 
@@ -68,6 +70,7 @@ def json_from_spec(spec: BundleSpec) -> dict[str, object]:
         },
         "default_schedule": spec.default_schedule,
         "files": [asdict(file) for file in spec.files],
+        "costs": spec.costs,
         "made": spec.made,
         "quality": spec.quality,
     }
@@ -119,6 +122,7 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
         schedules={name: _read_schedule(name, entry) for name, entry in fields.named_children("schedules")},
         default_schedule=fields.string("default_schedule"),
         files=files,
+        costs=_read_costs(fields.child("costs")),
         made=fields.mapping("made"),
         quality=fields.mapping("quality"),
     )
@@ -161,6 +165,16 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
         if sizes != {(states, states + 1)}:
             expected = f"matrices of {states} rows of {states + 1} numbers, as the graph solver_step takes"
             fields.refuse(f"{where}.table.matrices", sorted(sizes), expected)
+
+
+def _read_costs(fields: Fields) -> Costs:
+    return {
+        graph: {
+            kind: {term: polynomial.number(term) for term in polynomial}
+            for kind, polynomial in ((kind, costs.child(kind)) for kind in COST_KINDS)
+        }
+        for graph, costs in fields.named_children_of()
+    }
 
 
 def _read_capabilities(fields: Fields) -> Capabilities:

@@ -10,6 +10,7 @@ __all__ = [
     "FORMAT_VERSION",
     "BundleSpec",
     "Capabilities",
+    "Costs",
     "FileSpec",
     "Geometry",
     "GraphSpec",
@@ -119,6 +120,10 @@ class Capabilities:
     emulates: dict[str, str] = field(default_factory=dict)
 
 
+Costs = dict[str, dict[str, dict[str, float]]]
+"""Of each graph the polynomials `flops`, `moved` and `held`: coefficients by product of axes, "L*L" for a square."""
+
+
 @dataclass(frozen=True)
 class BundleSpec:
     """Everything `bundle.json` says, checked.
@@ -127,7 +132,8 @@ class BundleSpec:
     transformer: "none", "interleaved" (rows of one sequence with the text), "rows" (clean frames before the noisy
     ones), "channels" (beside the noisy rows) or "control" (rows of a control branch). unconditional: what
     guidance's second branch leaves out, "drop_text" (the text rows) or "prompt" (it has a text of its own, the
-    negative prompt).
+    negative prompt). costs: operations, values moved and values held of the graphs with weights, as the exporter
+    counted them; without them nothing is planned.
     """
 
     format_version: int
@@ -144,5 +150,6 @@ class BundleSpec:
     schedules: dict[str, Schedule]
     default_schedule: str
     files: tuple[FileSpec, ...]
+    costs: Costs = field(default_factory=dict)
     made: dict[str, object] = field(default_factory=dict)
     quality: dict[str, object] = field(default_factory=dict)

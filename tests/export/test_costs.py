@@ -10,14 +10,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from editverse_rt.bundle.interface import interfaces_of, tensor_from_line
 from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.planning.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
+from export.costs import count_costs
+from export.export_onnx import export_graph
 from export.families import family_export
-from export.graphs import axis_size
+from export.graphs import Graph, Transformer, axis_size
+from export.lower import rope_config
 from reference.checkpoint import load_checkpoint
+from reference.families.wan import WanConfig, WanTransformer
 
 # Of all operations, what the formula may miss: products of a few values, such as a frequency by a position.
 TOLERANCE = 0.01
@@ -119,12 +128,48 @@ def test_the_vae_costs_what_its_operators_say(
     assert cost.flops == pytest.approx(counted, rel=TOLERANCE)
 
 
+def test_a_second_family_costs_what_pytorch_counts(tmp_path: Path) -> None:
+    """A small Wan transformer against PyTorch's own counter."""
+    config = WanConfig(
+        num_blocks=1, num_heads=2, head_dim=24, mlp_width=80, text_dim=20, latent_channels=4, max_text=16
+    )
+    spec = GraphSpec("transformer", "transformer.onnx", *_wan_interface(config))
+    model = export_graph(
+        Graph(spec, lambda: Transformer(WanTransformer(config).eval()), "w"), rope_config(config), "fused"
+    )
+    ir.save(model, tmp_path / spec.file)
+    costs = count_costs(tmp_path, {"transformer": spec})["transformer"]
+    L = 37
+    values = {"1": 1, "L": L, "Lg": L, "Lc": 0, "Lt": 9}
+    counted = sum(c * math.prod(values[a] for a in term.split("*")) for term, c in costs["flops"].items())
+    shapes = {"text": (9, 20), "clean": (0, 16), "noisy": (L, 16)}
+    inputs = [torch.zeros(shape) for shape in shapes.values()]
+    positions = torch.zeros((L, 4), dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        WanTransformer(config)(*inputs, torch.arange(L), positions, torch.tensor(0.5))
+    assert counted == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
+
+
+def _wan_interface(config: WanConfig) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    sizes = {"P": config.patch_dim, "Pc": config.clean_dim, "Dt": config.text_dim}
+    interface = interfaces_of("wan", "none", ())["transformer"]
+    inputs, outputs = (
+        tuple(tensor_from_line(line, sizes) for line in lines)
+        for lines in (interface.inputs, interface.outputs)
+    )
+    return inputs, outputs
+
+
 def test_the_bundle_that_ships_says_how_its_parts_are_built(nano: Bundle) -> None:
     checkpoint = load_checkpoint(Path(__file__).parents[2] / "reference" / "nano" / "checkpoint")
     assert nano.spec.model == json.loads(json.dumps(family_export(checkpoint).model_facts()))
 
 
 @pytest.mark.parametrize("graph", ["vae_encoder_next", "vae_decoder_first", "vae_decoder_next"])
+def test_the_bundle_that_ships_has_the_counts_of_its_graphs(nano: Bundle) -> None:
+    assert nano.spec.costs == count_costs(nano.root, nano.spec.graphs)
+
+
 def test_a_vae_of_another_shape_costs_what_its_operators_say(
     bundle_folder: Path, tmp_path: Path, graph: str
 ) -> None:

@@ -418,6 +418,7 @@ def base_bundle() -> dict[str, Any]:
         },
         "default_schedule": "paper",
         "files": [{"path": name, "num_bytes": 3, "sha256": "ab" * 32} for name in names],
+        "costs": {},
         "made": {"by": "tests"},
         "quality": {},
     }

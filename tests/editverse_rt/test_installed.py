@@ -46,7 +46,7 @@ def test_the_wheel_asks_for_no_pytorch() -> None:
     lines = importlib.metadata.requires("editverse-rt") or []
     names = sorted(re.split(r"[<>=~!\[; ]", line)[0] for line in lines if "extra ==" not in line)
     # tomli reads the recipes where Python has no tomllib of its own, before 3.11.
-    assert names == ["av", "numpy", "onnxruntime", "sentencepiece", "tomli"]
+    assert names == ["av", "numpy", "onnxruntime", "sentencepiece", "tomli", "tqdm"]
     (tomli,) = (line for line in lines if line.startswith("tomli"))
     assert "python_version < " in tomli
 

@@ -235,6 +235,7 @@ async function submit(event) {
   } finally {
     $("submit").disabled = false;
     $("upload").hidden = $("stop-upload").hidden = true;
+    estimateSoon();
   }
 }
 
@@ -325,7 +326,7 @@ function showJob(job) {
     if (at === document.body || at === $("submit") || $("view").contains(at)) $("view-title").focus();
   }
   if (job.error) showError(job.error);
-  else if (job.state !== "completed") showError({ found: job.state === "cancelled" ? "this job was cancelled" : "the files of this job have expired", hint: "run it again", code: job.state });
+  else if (job.state !== "completed") showError({ found: job.state === "cancelled" ? "this job was cancelled" : "the files of this job have expired", hint: "with Reuse settings, its request goes back into the form", code: job.state });
   say({ completed: "The result is there.", failed: "The job has failed.", cancelled: "The job was cancelled." }[job.state] ?? job.state, true);
   if (wasWatched) { attempt(listHistory)(); estimateSoon(); }
 }

@@ -20,13 +20,12 @@ export function showComparison(stage, wipe, play, { result, source, isMoving, is
   const parts = [after];
   after.onerror = onFail;
   stage.style.aspectRatio = ratio;
-  stage.style.maxWidth = `calc(70vh * ${ratio})`;
+  stage.parentElement.style.maxWidth = `calc(70vh * ${ratio})`; // with the range input, which is as wide
   let before = null, edge = null;
   if (source) {
     before = mediaElement(source, isSourceMoving, "The source");
     edge = document.createElement("div");
     edge.className = "edge";
-    after.classList.add("over");
     parts.unshift(before);
   }
   for (const part of parts) part.classList.toggle("small", isSmall);
@@ -47,9 +46,12 @@ export function showComparison(stage, wipe, play, { result, source, isMoving, is
     cut();
   };
 
-  play.hidden = !isMoving;
-  if (!isMoving) return;
   const other = before instanceof HTMLVideoElement ? before : null;
+  play.hidden = !isMoving;
+  if (!isMoving) { // a GIF plays by itself, and cannot be kept in step
+    if (!STILL.matches) other?.play().catch(() => {});
+    return;
+  }
   const follow = () => {
     if (!after.isConnected) return;
     if (other && !other.seeking && Math.abs(other.currentTime - after.currentTime) > MAX_DRIFT_S) other.currentTime = after.currentTime;

@@ -45,7 +45,7 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of its own process."""
     folder = tmp_path_factory.mktemp("server")
@@ -73,8 +73,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(30)
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+# Playwright keeps an event loop running in this thread, in which other tests could not run theirs: so it ends here.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     """Chromium: the system's, or Playwright's own. `make browser` installs it."""
     expect.set_options(timeout=PATIENCE_MS)
     found = next((path for path in map(shutil.which, BROWSERS) if path is not None), None)

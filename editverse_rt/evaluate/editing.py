@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from editverse_rt.planning.planner import estimate_work
 from editverse_rt.planning.targets import load_target
 from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.prompt import with_tags
-from editverse_rt.request_queue import RequestHandle, RequestQueue
+from editverse_rt.request_queue import RequestQueue
 
 __all__ = ["ESTIMATED_TARGETS", "Edited", "EditingOptions", "edit_missing", "estimate_seconds", "request_of"]
 
@@ -83,7 +84,7 @@ def edit_missing(
     """
     _check_same_run(results, pipeline, options)
     missing = deque(item for item in items if not clip_exists(benchmark.result(results, item)))
-    edited, running = Edited(), deque[tuple[BenchmarkItem, RequestHandle]]()
+    edited, running = Edited(), dict[Future[Result], BenchmarkItem]()
     num_items, start = len(missing), time.perf_counter()
     with RequestQueue(pipeline, num_workers=options.num_workers) as queue:
         while missing or running:
@@ -95,18 +96,18 @@ def edit_missing(
                 except EditVerseError as error:
                     edited.problems[item.key] = str(error)
                     continue
-                running.append((item, handle))
+                running[handle] = item
             if not running:
                 break
-            item, handle = running.popleft()
-            try:
-                result = handle.result()
-                _save(benchmark, item, results, result)
-            except EditVerseError as error:
-                edited.problems[item.key] = str(error)
-            else:
-                edited.num_edited += 1
-                say(f"edited {item.key} ({edited.num_edited} of {num_items})")
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                item = running.pop(done)
+                try:
+                    _save(benchmark, item, results, done.result())
+                except EditVerseError as error:
+                    edited.problems[item.key] = str(error)
+                else:
+                    edited.num_edited += 1
+                    say(f"edited {item.key} ({edited.num_edited} of {num_items})")
     edited.seconds = time.perf_counter() - start
     return edited
 

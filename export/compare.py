@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,24 @@ from tqdm import tqdm
 
 from editverse_rt import stages
 from editverse_rt.backends import Runner, select_backend
-from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
 from editverse_rt.errors import EditVerseError
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.layout import Grid
+from export.compare_wan import compare_wan_graphs, compare_wan_request
 from export.graphs import Transformer
+from export.measurements import (
+    EDIT_TOLERANCE,
+    Measure,
+    Measurement,
+    format_table,
+    make_clip,
+    measure_against,
+    report_parity,
+)
 from export.schedules import HISTORY_ROWS
-from reference.checkpoint import Checkpoint, load_checkpoint
+from reference.checkpoint import AnyCheckpoint, Checkpoint, load_any_checkpoint
+from reference.families.wan_checkpoint import WanCheckpoint
 from reference.noise import draw_noise
 from reference.sampler import edit
 from reference.sequence import interleave
@@ -39,14 +50,10 @@ from reference.vae import decode_clip, encode_clip
 
 __all__ = [
     "CASES",
-    "EDIT_TOLERANCE",
-    "TOLERANCES",
     "Case",
-    "Measurement",
     "compare_edit",
     "compare_graphs",
-    "format_table",
-    "make_clip",
+    "write_report",
 ]
 
 Array = NDArray[Any]
@@ -73,58 +80,7 @@ CASES = (
     Case("text only", ("A yellow triangle moves over grey noise.",), (4, 3, 6)),
 )
 
-# Largest relative error, |bundle - reference| / |reference| over a whole tensor, by what the graphs compute
-# in. Frames are measured by the share of pixels that differ by more than one grey level.
-TOLERANCES: dict[str, dict[str, float]] = {
-    "float32": {
-        "text_encoder": 1e-4,
-        "vae_encoder_first": 1e-4,
-        "vae_encoder_next": 1e-4,
-        "transformer": 1e-4,
-        "transformer, unconditional": 1e-4,
-        "solver_step": 1e-6,
-        "noise": 1e-6,
-        "vae_decoder_first": 1e-3,
-        "vae_decoder_next": 1e-3,
-    },
-}
-# Weights and activations of eight bits: far from float32, and judged by what edits come out right.
-TOLERANCES["int8"] = TOLERANCES["float32"] | {"transformer": 5e-2, "transformer, unconditional": 5e-2}
-# Largest share of the pixels of a whole edit that may differ by more than one grey level.
-EDIT_TOLERANCE = 1e-3
 EDIT_PROMPT = "<video1> Turn the background blue."
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One graph on one case: the largest difference, and what is held to the tolerance."""
-
-    graph: str
-    case: str
-    shape: tuple[int, ...]
-    max_abs: float
-    relative: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return self.relative <= self.tolerance
-
-
-def make_clip(num_frames: int, height_px: int, width_px: int, seed: int) -> Array:
-    """A clip uint8 [T, H, W, 3] with smooth parts, edges, grain and motion."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height_px, 0:width_px] / max(height_px, width_px)
-    slopes, phases, disc = rng.uniform(-1, 1, (3, 2)), rng.uniform(0, 6, 3), rng.uniform(0, 255, 3)
-    frames = []
-    for t in range(num_frames):
-        waves = np.sin(6 * (y[..., None] * slopes[:, 0] + x[..., None] * slopes[:, 1]) + phases + 0.3 * t)
-        picture = 128 + 90 * waves + rng.normal(0, 6, (height_px, width_px, 3))
-        inside = (y - 0.3) ** 2 + (x - 0.2 - 0.05 * t) ** 2 < 0.03
-        picture[inside] = disc
-        frames.append(picture)
-    clip: Array = np.clip(np.stack(frames), 0, 255).astype(np.uint8)
-    return clip
 
 
 def compare_graphs(
@@ -135,25 +91,7 @@ def compare_graphs(
     Raises BackendError for a graph that does not run, ValueError for a bundle whose graphs compute in a dtype
     that has no tolerances or give other shapes than PyTorch.
     """
-    can = bundle.spec.capabilities
-    dtype = can.weights if can.weights != "float" else can.dtype
-    if dtype not in TOLERANCES:
-        raise ValueError(f"the bundle computes in {dtype}; tolerances are known for {', '.join(TOLERANCES)}")
-    tolerances = TOLERANCES[dtype]
-
-    def measure(graph: str, case: Case, found: Array, expected: Array) -> Measurement:
-        if found.shape != expected.shape:
-            raise ValueError(
-                f"{graph}, {case.name}: the bundle gives {found.shape}, PyTorch {expected.shape}"
-            )
-        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-        size = float(np.linalg.norm(expected.astype(np.float64)))
-        relative = float(np.linalg.norm(difference)) / max(size, 1e-30)
-        if expected.dtype == np.uint8:
-            relative = float((difference > 1).mean())
-        worst = float(difference.max(initial=0.0))
-        return Measurement(graph, case.name, expected.shape, worst, relative, tolerances[graph])
-
+    measure = measure_against(bundle)
     for number, case in enumerate(cases):
         yield from _compare_case(bundle, checkpoint, runner, case, number, measure)
 
@@ -165,7 +103,7 @@ def _compare_case(
     runner: Runner,
     case: Case,
     seed: int,
-    measure: Callable[[str, Case, Array, Array], Measurement],
+    measure: Measure,
 ) -> Iterator[Measurement]:
     geometry, p = bundle.spec.geometry, checkpoint.patch_size
     side, P = geometry.size_multiple, geometry.patch_dim
@@ -175,7 +113,7 @@ def _compare_case(
     ids = torch.tensor([i for piece in [*pieces, [bundle.spec.tokenizer.eos_id]] for i in piece])
     text = checkpoint.text_encoder(input_ids=ids[None]).last_hidden_state[0].float()
     found = np.asarray(runner.run("text_encoder", {"ids": ids.numpy()})["text"])
-    yield measure("text_encoder", case, found, text.numpy())
+    yield measure("text_encoder", case.name, found, text.numpy())
 
     def run(graph: str, **inputs: Any) -> Mapping[str, Any]:
         return runner.run(graph, inputs)
@@ -185,16 +123,16 @@ def _compare_case(
         frames = make_clip(geometry.temporal_ratio * (t - 1) + 1, h * side, w * side, seed=10 * seed + index)
         expected = encode_clip(checkpoint.vae, torch.from_numpy(frames), p)
         found = stages.encode_clip(run, geometry, frames).reshape(t, h, w, P)
-        yield measure("vae_encoder_first", case, found[:1], expected[:1].numpy())
+        yield measure("vae_encoder_first", case.name, found[:1], expected[:1].numpy())
         if t > 1:
-            yield measure("vae_encoder_next", case, found[1:], expected[1:].numpy())
+            yield measure("vae_encoder_next", case.name, found[1:], expected[1:].numpy())
         clean.append(expected.reshape(-1, P))
 
     t, h, w = case.target
     noise = draw_noise(seed, t * h * w, P)
     shape = np.array(noise.shape, np.int64)
     found = np.asarray(runner.run("noise", {"seed": np.array(seed, np.int64), "shape": shape})["noise"])
-    yield measure("noise", case, found, noise.numpy())
+    yield measure("noise", case.name, found, noise.numpy())
 
     counts = iter(pieces)
     segments: list[int | tuple[int, int, int]]
@@ -213,16 +151,16 @@ def _compare_case(
         names = [tensor.name for tensor in bundle.spec.graphs["transformer"].inputs]
         feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
         found = np.asarray(runner.run("transformer", feed)["velocity"])
-        yield measure(graph, case, found, velocities[-1].numpy())
+        yield measure(graph, case.name, found, velocities[-1].numpy())
 
     yield _compare_solver(runner, case, noise.numpy(), [v.numpy() for v in velocities], seed, measure)
 
     patches = (0.7 * noise).reshape(t, h, w, P)
     decoded = decode_clip(checkpoint.vae, patches, p).numpy()
     found = stages.decode_patches(run, Grid(t, h, w), patches.reshape(-1, P).numpy())
-    yield measure("vae_decoder_first", case, found[:1], decoded[:1])
+    yield measure("vae_decoder_first", case.name, found[:1], decoded[:1])
     if t > 1:
-        yield measure("vae_decoder_next", case, found[1:], decoded[1:])
+        yield measure("vae_decoder_next", case.name, found[1:], decoded[1:])
 
 
 def _compare_solver(
@@ -231,7 +169,7 @@ def _compare_solver(
     sample: Array,
     velocities: list[Array],
     seed: int,
-    measure: Callable[[str, Case, Array, Array], Measurement],
+    measure: Measure,
 ) -> Measurement:
     cond, uncond = velocities
     rng = np.random.default_rng(seed)
@@ -249,7 +187,7 @@ def _compare_solver(
     state = np.concatenate([sample[None], history, velocity[None]])
     expected = np.tensordot(matrix.astype(np.float64), state, 1)
     found = np.concatenate([outputs["sample_next"][None], outputs["history_next"]])
-    return measure("solver_step", case, found, expected)
+    return measure("solver_step", case.name, found, expected)
 
 
 def compare_edit(
@@ -293,25 +231,22 @@ def compare_edit(
     return Measurement(f"whole edit, {steps} steps", "video", expected.shape, worst, share, EDIT_TOLERANCE)
 
 
-def format_table(measurements: Sequence[Measurement]) -> str:
-    """A Markdown table: a line a graph, a column a case, "largest absolute / relative error" in a cell."""
-    cases = list(dict.fromkeys(m.case for m in measurements))
-    graphs = list(dict.fromkeys(m.graph for m in measurements))
-    rows = [["graph", *cases, "tolerance"]]
-    for graph in graphs:
-        row = [graph]
-        for case in cases:
-            # A graph may run on several clips of one case; the worst stands for all.
-            same = [m for m in measurements if (m.graph, m.case) == (graph, case)]
-            worst = max(same, key=lambda m: m.relative, default=None)
-            mark = "" if worst is None or worst.passed else " FAILED"
-            row.append("" if worst is None else f"{worst.max_abs:.1e} / {worst.relative:.1e}{mark}")
-        tolerance = max(m.tolerance for m in measurements if m.graph == graph)
-        rows.append([*row, f"{tolerance:.0e}"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+def write_report(bundle: Bundle, measurements: Sequence[Measurement], backend: str) -> None:
+    """Put the measurements into the bundle, as `quality.parity` of its bundle.json."""
+    quality = {**bundle.spec.quality, "parity": report_parity(measurements, backend)}
+    write_bundle_json(bundle.root, replace(bundle.spec, quality=quality))
+
+
+def _compare_graphs_of(bundle: Bundle, checkpoint: AnyCheckpoint, runner: Runner) -> list[Measurement]:
+    if isinstance(checkpoint, WanCheckpoint):
+        return list(compare_wan_graphs(bundle, checkpoint, runner))
+    return list(compare_graphs(bundle, checkpoint, runner))
+
+
+def _compare_whole(bundle: Bundle, checkpoint: AnyCheckpoint, args: argparse.Namespace) -> list[Measurement]:
+    if isinstance(checkpoint, WanCheckpoint):
+        return compare_wan_request(bundle.root, checkpoint, backend=args.backend, num_threads=args.threads)
+    return [compare_edit(args.bundle, checkpoint, backend=args.backend, progress=True)]
 
 
 def main() -> None:
@@ -325,13 +260,16 @@ def main() -> None:
     parser.add_argument("--backend", default="ort-cpu", help="what runs the bundle (default: ort-cpu)")
     parser.add_argument("--threads", type=int, help="threads of the backend (default: one a core)")
     parser.add_argument("--skip-edit", action="store_true", help="compare the graphs alone")
+    parser.add_argument("--write", action="store_true", help="write the report into the bundle, for `info`")
     args = parser.parse_args()
     try:
         bundle = load_bundle(args.bundle)
-        checkpoint = load_checkpoint(args.checkpoint, dtype=torch.float32)
+        checkpoint = load_any_checkpoint(args.checkpoint, dtype=torch.float32)
+        if isinstance(checkpoint, WanCheckpoint) != (bundle.spec.family == "wan"):
+            raise ValueError(f"{args.bundle} is of the family {bundle.spec.family}, {args.checkpoint} is not")
         backend = select_backend(args.backend, bundle).backend
         with backend.open_runner(bundle, args.threads) as runner:
-            measurements = list(compare_graphs(bundle, checkpoint, runner))
+            measurements = _compare_graphs_of(bundle, checkpoint, runner)
         print(format_table(measurements))
         print(
             "In a cell: largest absolute / relative error; of frames: grey levels / share further than one."
@@ -339,12 +277,14 @@ def main() -> None:
         if bundle.spec.capabilities.weights == "int8":
             print("The whole edit is not held to the reference in int8: see python -m benchmarks.frontier.")
         elif not args.skip_edit:
-            whole = compare_edit(args.bundle, checkpoint, backend=args.backend, progress=True)
-            measurements.append(whole)
+            whole = _compare_whole(bundle, checkpoint, args)
+            measurements += whole
             print(
-                f"{whole.graph} of {whole.shape}: {1 - whole.relative:.4%} of pixels within one grey level "
-                f"(at least {1 - whole.tolerance:.1%}), largest difference {whole.max_abs:.0f}"
+                f"{whole[-1].graph} of {whole[-1].shape}: {1 - whole[-1].relative:.4%} of pixels within one "
+                f"grey level (at least {1 - whole[-1].tolerance:.1%}), largest difference {whole[-1].max_abs:.0f}"
             )
+        if args.write:
+            write_report(bundle, measurements, args.backend)
     except (EditVerseError, FileNotFoundError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     broken = [m for m in measurements if not m.passed]

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +26,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from editverse_rt.bundle.manifest import file_specs, write_bundle_json
+from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.bundle.spec import FORMAT_VERSION, BundleSpec, GraphSpec, TokenizerSpec
 from export import attention_nodes, lower
+from export.blocks import round_blocks
 from export.convolutions import unroll_convolutions
 from export.costs import count_costs
 from export.families import family_export
+from export.families.distilled import DISTILLED
 from export.graphs import Graph, dynamic_shapes, example_inputs
 from export.modulation import gather_modulation
 from export.noise import build_noise_model
@@ -50,7 +52,7 @@ __all__ = ["export_bundle", "export_graph", "export_module"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def export_graph(graph: Graph, rope: lower.RopeConfig, lowering: lower.Lowering) -> ir.Model:
@@ -129,6 +131,8 @@ def export_bundle(
     name: str | None = None,
     dtype: torch.dtype = torch.float32,
     loras: Sequence[Lora] = (),
+    schedule_from: str | None = None,
+    text_encoder_bits: int | None = None,
     quality: dict[str, object] | None = None,
     progress: bool = False,
 ) -> Path:
@@ -136,6 +140,8 @@ def export_bundle(
 
     dtype: what the transformer and the text encoder compute in; graph inputs and outputs stay float32.
     loras: adapters that are merged before the export, of Wan's transformers only; the bundle lists them.
+    schedule_from: the name of a step-distilled adapter's schedule, which becomes the default.
+    text_encoder_bits: 8 stores the text encoder's matrices in that many bits (`export.blocks`).
     Raises FileExistsError when bundle_folder holds something that is not a bundle.
     """
     target = Path(bundle_folder).absolute()
@@ -147,10 +153,13 @@ def export_bundle(
     family = family_export(checkpoint)
     graphs = family.graphs()
     schedules, default_schedule = family.schedules()
+    if schedule_from is not None:
+        schedules[schedule_from] = family.fixed_schedule(schedule_from)
+        default_schedule = schedule_from
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write_graphs(graphs, family.rope, lowering, partial, progress)
+        _write_graphs(graphs, family.rope, lowering, partial, progress, text_encoder_bits)
         shutil.copyfile(family.tokenizer_file, partial / TOKENIZER_FILE)
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(family.tokenizer_file))
         spec = BundleSpec(
@@ -180,8 +189,9 @@ def export_bundle(
 
 
 def _write_graphs(
-    graphs: dict[str, Graph], rope: lower.RopeConfig, lowering: lower.Lowering, folder: Path, progress: bool
-) -> None:
+    graphs: dict[str, Graph], rope: lower.RopeConfig, lowering: lower.Lowering, folder: Path, progress: bool,
+    text_encoder_bits: int | None,
+) -> None:  # fmt: skip
     by_weights: dict[str, list[Graph]] = {}
     for graph in graphs.values():
         by_weights.setdefault(graph.weights, []).append(graph)
@@ -191,6 +201,8 @@ def _write_graphs(
             for graph in group:
                 bar.set_postfix_str(graph.spec.name)
                 models.append(export_graph(graph, rope, lowering))
+                if text_encoder_bits is not None and graph.spec.name == "text_encoder":
+                    round_blocks(models[-1])
                 bar.update()
             if len(group) > 1 or count_weight_bytes(models) > MAX_INLINE_BYTES:
                 move_weights_out(models, folder / weights)
@@ -233,6 +245,17 @@ def _lora_from(text: str) -> Lora:
         return Lora(Path(text))
 
 
+def _notes_on_adapters(made: Mapping[str, Any]) -> list[str]:
+    """A line for each adapter: what it changed, and what of it has no place in the transformer."""
+    notes = []
+    for lora in made.get("loras", []):
+        notes.append(f"{lora['file']}: merged into {lora['num_layers']} layers at {lora['scale']:g}")
+        if lora["dropped"]:
+            names = ", ".join(lora["dropped"][:5])
+            notes.append(f"{lora['file']}: {len(lora['dropped'])} values were dropped: {names}")
+    return notes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m export.export_onnx",
@@ -257,23 +280,38 @@ def main() -> None:
         help="merge an adapter at a strength, 1 if left out; several are merged one after the other",
     )
     parser.add_argument(
+        "--schedule-from",
+        metavar="NAME",
+        help=f"the fixed schedule of a step-distilled adapter, made the default: {', '.join(DISTILLED)}",
+    )
+    parser.add_argument(
+        "--text-encoder-bits",
+        type=int,
+        choices=[8],
+        help="store the text encoder's matrices in 8 bits, for ONNX Runtime on a CPU with little memory",
+    )
+    parser.add_argument(
         "--quality", type=Path, metavar="FILE", help="a quality report (JSON) to put in the bundle"
     )
     args = parser.parse_args()
     quality = None if args.quality is None else json.loads(args.quality.read_text(encoding="utf-8"))
     try:
-        export_bundle(
+        made = export_bundle(
             args.checkpoint,
             args.bundle,
             lowering=args.attention,
             name=args.name,
             dtype=DTYPES[args.dtype],
             loras=[_lora_from(text) for text in args.lora],
+            schedule_from=args.schedule_from,
+            text_encoder_bits=args.text_encoder_bits,
             quality=quality,
             progress=True,
         )
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
+    for note in _notes_on_adapters(load_bundle(made).spec.made):
+        print(note, file=sys.stderr)
     print(args.bundle)
 
 

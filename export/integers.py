@@ -26,7 +26,15 @@ from editverse_rt.engines.manifest import ENGINES_FOLDER
 from editverse_rt.errors import EditVerseError
 from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out
 
-__all__ = ["INTEGERS", "quantize_bundle", "quantize_products", "round_columns"]
+__all__ = [
+    "INTEGERS",
+    "add_initializer",
+    "drop_unused",
+    "quantize_bundle",
+    "quantize_products",
+    "round_columns",
+    "stored_values",
+]
 
 OP_TYPE, DOMAIN = "DynamicQuantizeMatMul", "com.microsoft"
 INTEGERS = "int8"
@@ -38,7 +46,7 @@ PART = ".blocks."
 
 
 def quantize_bundle(source: str | Path, target: Path) -> Path:
-    """Write a copy of a bundle with its transformer's products in integers; its quality report is left out.
+    """Write a copy of a bundle with its transformers' products in integers; its quality report is left out.
 
     Raises FileExistsError when target is there, ValueError for a bundle that ONNX Runtime's form is not in.
     """
@@ -54,15 +62,17 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
     # Plans multiply as the original does.
     shutil.copytree(bundle.root, partial, ignore=shutil.ignore_patterns(ENGINES_FOLDER))
     try:
-        file = bundle.spec.graphs["transformer"].file
-        model = ir.load(bundle.root / file)
-        quantize_products(model)
-        weights = partial / "transformer.weights"
-        weights.unlink(missing_ok=True)
-        if count_weight_bytes([model]) > MAX_INLINE_BYTES:
-            move_weights_out([model], weights)
-        ir.save(model, partial / file)
-        onnx.checker.check_model(partial / file)
+        for name, graph in bundle.spec.graphs.items():
+            if not name.startswith("transformer"):
+                continue
+            model = ir.load(bundle.root / graph.file)
+            quantize_products(model)
+            weights = partial / f"{name}.weights"
+            weights.unlink(missing_ok=True)
+            if count_weight_bytes([model]) > MAX_INLINE_BYTES:
+                move_weights_out([model], weights)
+            ir.save(model, partial / graph.file)
+            onnx.checker.check_model(partial / graph.file)
         can = dataclasses.replace(bundle.spec.capabilities, weights=INTEGERS)
         spec = dataclasses.replace(
             bundle.spec, name=target.name, files=file_specs(partial), capabilities=can, quality={}
@@ -75,21 +85,24 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
 
 
 def quantize_products(model: ir.Model, part: str = PART) -> int:
-    """Round the weights [N, K] of every product x W^T that have `part` in their name; say how many, in place.
+    """Round the weights [N, K] of the products x W^T and x W^T + b with `part` in their names, in place.
 
+    Returns how many there are.
     Raises ValueError if there is none: then the graph is not a transformer's.
     """
     graph, count = model.graph, 0
     for node in list(graph):
-        weight = node.inputs[1] if node.op_type == "Gemm" and len(node.inputs) == 2 else None
+        weight = node.inputs[1] if node.op_type == "Gemm" else None
         if weight is None or part not in (weight.name or "") or not _is_plain(node):
             continue
-        quantized, scales = round_columns(_stored(weight))
-        inputs = [
+        quantized, scales = round_columns(stored_values(weight))
+        inputs: list[ir.Value | None] = [
             node.inputs[0],
-            _initializer(graph, f"{weight.name}.int8", quantized),
-            _initializer(graph, f"{weight.name}.scale", scales),
+            add_initializer(graph, f"{weight.name}.int8", quantized),
+            add_initializer(graph, f"{weight.name}.scale", scales),
         ]
+        if len(node.inputs) == 3:  # its zero points are left out: all zero
+            inputs += [None, node.inputs[2]]
         product = ir.node(OP_TYPE, inputs, domain=DOMAIN)
         graph.insert_before(node, [product])
         old, new = node.outputs[0], product.outputs[0]
@@ -97,7 +110,7 @@ def quantize_products(model: ir.Model, part: str = PART) -> int:
         new.name, new.shape, new.type = old.name, old.shape, old.type
         old.name = None
         graph.remove(node, safe=True)
-        _drop_unused(graph, weight)
+        drop_unused(graph, weight)
         count += 1
     if count == 0:
         raise ValueError(f"no product whose weight's name has {part!r}; expected those of a transformer")
@@ -119,7 +132,7 @@ def _is_plain(node: ir.Node) -> bool:
     return not is_scaled and numbers.get_int("transB", 0) == 1 and numbers.get_int("transA", 0) == 0
 
 
-def _stored(weight: ir.Value) -> np.ndarray:
+def stored_values(weight: ir.Value) -> np.ndarray:
     """The values of a weight, which may be stored as float16 with a Cast after it."""
     producer = weight.producer()
     value = weight if producer is None or producer.op_type != "Cast" else producer.inputs[0]
@@ -128,7 +141,7 @@ def _stored(weight: ir.Value) -> np.ndarray:
     return value.const_value.numpy().astype(np.float32)
 
 
-def _drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
+def drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
     """Remove a weight that no node uses any more, and the Cast before it."""
     if weight.uses():
         return
@@ -140,7 +153,7 @@ def _drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
         del graph.initializers[stored.name]
 
 
-def _initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
+def add_initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
     graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(value, name=name)))
     return graph.initializers[name]
 

@@ -29,6 +29,7 @@ __all__ = [
     "Solver",
     "build_schedule",
     "exported_settings",
+    "pad_matrices",
     "paper_settings",
     "solvers",
     "table_of",
@@ -197,10 +198,10 @@ class ScheduleGraph(nn.Module):
             scale = torch.where(experts == 1, guidance_scale_2, guidance_scale)
         is_guided = (times >= guided_from) & (times < guided_until)
         guidance = torch.where(is_guided, scale, torch.ones_like(times))
-        return times, timesteps, guidance, _padded(matrices, self.state_rows), experts
+        return times, timesteps, guidance, pad_matrices(matrices, self.state_rows), experts
 
 
-def _padded(matrices: Tensor, rows: int) -> Tensor:
+def pad_matrices(matrices: Tensor, rows: int) -> Tensor:
     """Matrices [n, k, k + 1] of a smaller state as [n, rows, rows + 1]: the rows that are new stay zero."""
     missing = rows - matrices.shape[1]
     if not missing:

@@ -151,15 +151,18 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
     for name, schedule in spec.schedules.items():
         where = f"schedules.{name}"
         graphs = [graph for graph in spec.graphs if graph.startswith("schedule_")]
-        if schedule.graph not in graphs:
+        if schedule.graph not in ["", *graphs]:
             fields.refuse(f"{where}.graph", schedule.graph, f"one of the graphs {', '.join(graphs)}")
-        inputs = {tensor.name for tensor in spec.graphs[schedule.graph].inputs}
+        made = () if schedule.is_fixed else spec.graphs[schedule.graph].inputs
+        inputs = {tensor.name for tensor in made}
         # The second guidance scale is the first unless the options say otherwise.
         allowed = inputs - {"num_steps", "first_step", "guidance_scale"}
         required = allowed - {"guidance_scale_2"}
         if not required <= set(schedule.options) <= allowed:
             fields.refuse(
-                f"{where}.options", sorted(schedule.options), f"values of {', '.join(sorted(required))}"
+                f"{where}.options",
+                sorted(schedule.options),
+                f"values of {', '.join(sorted(required)) or 'none'}",
             )
         sizes = {(len(matrix), *{len(row) for row in matrix}) for matrix in schedule.table.matrices}
         if sizes != {(states, states + 1)}:
@@ -261,7 +264,7 @@ def _read_schedule(name: str, fields: Fields) -> Schedule:
     options = fields.child("options")
     schedule = Schedule(
         name=name,
-        graph=fields.string("graph"),
+        graph=fields.text("graph"),
         guidance_scale=fields.number("guidance_scale", 0.0),
         table=_read_table(fields.child("table")),
         options={option: options.number(option) for option in options},

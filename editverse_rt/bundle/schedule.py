@@ -43,8 +43,9 @@ class Schedule:
     """A named schedule of a bundle: its table for its own number of steps, and the graph that makes any
     other.
 
-    graph: the bundle's graph that computes a table from `options` and a number of steps. options: its other
-    inputs by name, such as "shift". guidance_scale: of the guided steps.
+    graph: the bundle's graph that computes a table from `options` and a number of steps; "" where the table is
+    fixed, as that of a step-distilled adapter is. options: its other inputs by name, such as "shift".
+    guidance_scale: of the guided steps.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Schedule:
     @property
     def num_inference_steps(self) -> int:
         return len(self.table.timesteps)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no graph makes another number of steps."""
+        return self.graph == ""
 
     def with_table(self, table: ScheduleTable) -> Schedule:
         """This schedule with the table of another number of steps."""

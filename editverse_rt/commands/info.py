@@ -39,13 +39,30 @@ def describe_bundle(facts: dict[str, Any]) -> list[str]:
         table = schedule["table"]
         steps = len(table["timesteps"])
         evaluations = steps + sum(scale != 1 for scale in table["guidance"])
-        solver = schedule["graph"].removeprefix("schedule_")
+        solver = schedule["graph"].removeprefix("schedule_") or "a fixed table"
         line = f"  schedule     {name}{mark}: {solver}, {steps} steps, {evaluations} evaluations"
         lines.append(line + describe_measured(quality, name))
     lines += [f"  graph        {name}: {graph['file']}" for name, graph in facts["graphs"].items()]
-    if quality:
-        lines += describe_quality(quality)
+    lines += describe_parity(quality)
+    measured = {name: value for name, value in quality.items() if name != "parity"}
+    if measured:
+        lines += describe_quality(measured)
     return lines
+
+
+def describe_parity(quality: dict[str, Any]) -> list[str]:
+    """Return the line on how the bundle compares with PyTorch, none if that was not measured."""
+    try:
+        parity = quality["parity"]
+        stages, backend = parity["stages"], parity["backend"]
+        broken = [name for name, stage in stages.items() if stage["relative"] > stage["tolerance"]]
+        if broken:
+            return [f"  parity       beyond its tolerance on {backend}: {', '.join(broken)}"]
+        return [
+            f"  parity       {len(stages)} stages within their tolerances of {parity['against']}, on {backend}"
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
 
 
 def describe_measured(quality: dict[str, Any], schedule: str) -> str:

@@ -103,7 +103,7 @@ def choose_schedule(
 
     strength: of a noised source, the share of the steps that is run; None for all.
 
-    Raises RequestError for a name that the bundle does not have.
+    Raises RequestError for a name that the bundle does not have, and for steps that a fixed table does not have.
     """
     if name is not None and name not in spec.schedules:
         raise RequestError(
@@ -123,6 +123,15 @@ def choose_schedule(
             field="strength",
         )
     if first or steps != schedule.num_inference_steps:
+        if schedule.is_fixed:
+            own = schedule.num_inference_steps
+            raise RequestError(
+                f'{steps - first} steps of schedule "{schedule.name}"',
+                expected=f"its {own} steps, whose noise levels are fixed",
+                hint="leave the number of steps out, give strength 1, or take another schedule",
+                code="request.option",
+                field="num_inference_steps" if steps != own else "strength",
+            )
         schedule = schedule.with_table(make_table(schedule, steps, first))
     return schedule if guidance_scale is None else schedule.with_guidance(guidance_scale)
 

@@ -50,6 +50,10 @@ class FamilyExport(Protocol):
         """Schedules by name, and the name of the default."""
         ...
 
+    def fixed_schedule(self, name: str) -> Schedule:
+        """A schedule without a graph, by its name. Raises ValueError for a name that the family does not have."""
+        ...
+
     def model_facts(self) -> dict[str, Any]:
         """How the parts are built, as JSON's kinds of values, with `parameters` of each."""
         ...

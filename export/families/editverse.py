@@ -75,6 +75,10 @@ class EditVerseExport:
     def schedules(self) -> tuple[dict[str, Schedule], str]:
         return {name: build_schedule(name, s) for name, s in self._settings.items()}, "paper"
 
+    def fixed_schedule(self, name: str) -> Schedule:
+        """See `FamilyExport`: there is none."""
+        raise ValueError(f"no schedule is named {name!r} for EditVerse; leave --schedule-from out")
+
     def model_facts(self) -> dict[str, Any]:
         checkpoint, vae = self.checkpoint, self.checkpoint.vae
         parts = {

@@ -12,6 +12,7 @@ import torch
 from editverse_rt.bundle.schedule import Schedule
 from editverse_rt.bundle.spec import Capabilities, Geometry
 from export.families.base import count_parameters, text_facts, vae_facts
+from export.families.distilled import distilled_schedule
 from export.graphs import (
     AddNoise,
     Graph,
@@ -114,6 +115,10 @@ class WanExport:
         table = table_of(self._schedule_module(), own.num_inference_steps, scale, options)
         return {own.solver: Schedule(own.solver, self._schedule_graph, scale, table, options)}, own.solver
 
+    def fixed_schedule(self, name: str) -> Schedule:
+        """See `FamilyExport`: that of a step-distilled adapter."""
+        return distilled_schedule(name, HISTORY_ROWS, self.checkpoint.schedule.boundary)
+
     def model_facts(self) -> dict[str, Any]:
         checkpoint, config = self.checkpoint, self.checkpoint.config
         names = ("transformer", "transformer_2")
@@ -131,4 +136,5 @@ class WanExport:
         }
 
     def provenance(self) -> dict[str, Any]:
-        return {"loras": [asdict(lora) for lora in self.checkpoint.merged]} if self.checkpoint.merged else {}
+        merged = [{**asdict(lora), "dropped": list(lora.dropped)} for lora in self.checkpoint.merged]
+        return {"loras": merged} if merged else {}

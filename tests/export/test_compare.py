@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from editverse_rt.backends import Runner, select_backend
 from editverse_rt.bundle.manifest import load_bundle
-from export import compare
-from export.compare import CASES, Measurement, compare_edit, compare_graphs, format_table, make_clip
+from editverse_rt.commands.main import main
+from export import compare, measurements
+from export.compare import CASES, compare_edit, compare_graphs, write_report
 from export.graphs import EXAMPLE_AXES
+from export.measurements import Measurement, format_table, make_clip
 from reference.checkpoint import Checkpoint, load_checkpoint
 
 
@@ -25,13 +28,13 @@ def runner(bundle_folder: Path) -> Any:
 
 
 def test_a_bundle_equals_its_checkpoint(bundle_folder: Path, checkpoint: Checkpoint, runner: Runner) -> None:
-    measurements = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner))
-    assert [m for m in measurements if not m.passed] == []
+    found = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner))
+    assert [m for m in found if not m.passed] == []
     # tests/export/test_schedule_graphs.py compares those of schedules.
     graphs = {name for name in load_bundle(bundle_folder).spec.graphs if not name.startswith("schedule_")}
-    assert {m.graph.split(",")[0] for m in measurements} == graphs
-    assert {m.case for m in measurements} == {"image", "video", "two videos", "image + video", "text only"}
-    velocities = [m for m in measurements if m.graph.startswith("transformer")]
+    assert {m.graph.split(",")[0] for m in found} == graphs
+    assert {m.case for m in found} == {"image", "video", "two videos", "image + video", "text only"}
+    velocities = [m for m in found if m.graph.startswith("transformer")]
     assert max(m.tolerance for m in velocities) <= 1e-4
 
 
@@ -55,8 +58,8 @@ def test_another_weight_is_seen_in_its_graph(
     checkpoint = load_checkpoint(checkpoint_folder)
     with torch.no_grad():
         getattr(checkpoint, part).get_parameter(weight).mul_(1.05)
-    measurements = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner, CASES[:1]))
-    broken = {m.graph for m in measurements if not m.passed}
+    found = list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner, CASES[:1]))
+    broken = {m.graph for m in found if not m.passed}
     assert graph in broken
     # Each graph gets the reference's inputs: an error stays where it is made.
     assert {name.split("_")[0].split(",")[0] for name in broken} == {graph.split("_")[0]}
@@ -79,8 +82,8 @@ def test_another_weight_is_seen_in_a_whole_edit(bundle_folder: Path, checkpoint_
 def test_a_dtype_without_tolerances_is_refused(
     bundle_folder: Path, checkpoint: Checkpoint, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "TOLERANCES", {"float16": compare.TOLERANCES["float32"]})
-    with pytest.raises(ValueError, match="computes in float32; tolerances are known for float16"):
+    monkeypatch.setattr(measurements, "TOLERANCES", {"bfloat16": measurements.TOLERANCES["float32"]})
+    with pytest.raises(ValueError, match="computes in float32; tolerances are known for bfloat16"):
         list(compare_graphs(load_bundle(bundle_folder), checkpoint, runner))
 
 
@@ -135,3 +138,30 @@ def test_the_command_says_what_is_wrong(
         compare.main()
     assert stop.value.code == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_report_is_kept_in_the_bundle_and_shown(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle_folder, folder)
+    found = [
+        Measurement("transformer", "video", (1,), 0.5, 2e-7, 1e-4),
+        Measurement("transformer", "image", (1,), 0.25, 1e-7, 1e-4),
+        Measurement("whole edit, 4 steps", "video", (1,), 1.0, 0.0, 1e-3),
+    ]
+    write_report(load_bundle(folder), found, "ort-cpu")
+    quality = load_bundle(folder).spec.quality
+    assert quality["success_rate"] == 0.5  # what was there stays
+    parity = quality["parity"]
+    assert isinstance(parity, dict)
+    assert parity["passed"] is True
+    assert parity["stages"]["transformer"] == {"relative": 2e-7, "largest": 0.5, "tolerance": 1e-4}
+    assert main(["info", str(folder)]) == 0
+    assert (
+        "parity       2 stages within their tolerances of PyTorch, float32, on ort-cpu"
+        in capsys.readouterr().out
+    )
+    write_report(load_bundle(folder), [Measurement("transformer", "video", (1,), 9.0, 1.0, 1e-4)], "ort-cpu")
+    assert main(["info", str(folder)]) == 0
+    assert "parity       beyond its tolerance on ort-cpu: transformer" in capsys.readouterr().out

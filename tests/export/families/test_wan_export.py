@@ -1,0 +1,255 @@
+"""Wan checkpoints as bundles: whole and small, each class's transformer, adapters and their schedules."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from editverse_rt import Pipeline, load_bundle
+from editverse_rt.backends import select_backend
+from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.errors import RequestError
+from export import export_onnx
+from export.compare_wan import compare_wan_graphs, compare_wan_request
+from export.export_onnx import export_bundle, export_graph
+from export.families import family_export
+from export.families.distilled import distilled_schedule
+from export.graphs import Graph
+from export.lower import Lowering, RopeConfig
+from reference.checkpoint import Checkpoint, load_any_checkpoint
+from reference.families.wan_checkpoint import WanCheckpoint
+from reference.families.wan_random import make_random_wan
+from reference.lora import Lora
+
+# Largest difference over the largest value: float32, other kernels and another order of sums; 3e-6 was measured.
+TOLERANCE = 1e-4
+NARROW = {"num_layers": 2, "ffn_dim": 64}
+CLASSES = (
+    "wan-t2v-tiny", "wan-v2v-tiny", "wan-ti2v-tiny", "wan-ti2v-text-tiny", "wan-a14b-tiny", "wan-vace-tiny",
+    "lucy-tiny",
+)  # fmt: skip
+Load = Callable[[Path], WanCheckpoint]
+
+
+def load(folder: Path) -> WanCheckpoint:
+    checkpoint = load_any_checkpoint(folder)
+    assert isinstance(checkpoint, WanCheckpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Checkpoint, checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-video checkpoint with the VAE of this folder's EditVerse checkpoint."""
+    z, p = int(checkpoint.vae.config.z_dim), checkpoint.patch_size
+    channels = {"in_channels": z, "out_channels": z, "patch_size": (1, p, p)}
+    made = make_random_wan(
+        "wan-t2v-tiny",
+        tmp_path_factory.mktemp("wan") / "checkpoint",
+        transformer_overrides=NARROW | channels,
+        vae_overrides={"base_dim": 4, "num_res_blocks": 0, "dim_mult": [1, 1, 1], "z_dim": z,
+                       "temperal_downsample": [True, True]},
+    )  # fmt: skip
+    shutil.rmtree(made / "vae")
+    shutil.copytree(checkpoint_folder / "vae", made / "vae")
+    return made
+
+
+@pytest.fixture
+def graphs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
+    """Let an export take the graphs whose names begin so from a bundle that has the same ones."""
+    return lambda bundle, prefix: _take_graphs(monkeypatch, load_bundle(bundle), prefix)
+
+
+def _take_graphs(patch: pytest.MonkeyPatch, bundle: Bundle, prefix: str) -> None:
+    def export(graph: Graph, rope: RopeConfig, lowering: Lowering) -> ir.Model:
+        if not graph.spec.name.startswith(prefix):
+            return export_graph(graph, rope, lowering)
+        assert bundle.spec.graphs[graph.spec.name] == graph.spec
+        model = ir.load(bundle.graph_path(graph.spec.name))
+        ir.external_data.load_to_model(model)
+        return model
+
+    patch.setattr(export_onnx, "export_graph", export)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Its bundle. The VAE's graphs are those of EditVerse's bundle, traced from the same weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        _take_graphs(patch, load_bundle(bundle_folder), "vae_")
+        yield export_bundle(folder, tmp_path_factory.mktemp("wan") / "t2v")
+
+
+def test_every_graph_equals_pytorch(folder: Path, bundle: Path) -> None:
+    found = load_bundle(bundle)
+    with select_backend("ort-cpu", found).backend.open_runner(found, 1) as runner:
+        measured = list(compare_wan_graphs(found, load(folder), runner))
+    assert [m for m in measured if not m.passed] == []
+    names = {name.split("_unipc2")[0] for name in found.spec.graphs} - {"solver_step"}
+    assert {m.graph for m in measured} == names
+
+
+def test_a_whole_request_equals_the_slow_loop(folder: Path, bundle: Path) -> None:
+    patches, frames = compare_wan_request(bundle, load(folder), num_threads=1)
+    assert patches.max_abs <= TOLERANCE * 4
+    assert patches.passed
+    assert frames.passed
+    assert frames.shape[0] > 5
+
+
+def test_another_weight_is_seen(folder: Path, bundle: Path) -> None:
+    checkpoint, found = load(folder), load_bundle(bundle)
+    with torch.no_grad():
+        checkpoint.transformer.blocks[1].cross.to_k.weight.mul_(1.5)
+    with select_backend("ort-cpu", found).backend.open_runner(found, 1) as runner:
+        broken = {m.graph for m in compare_wan_graphs(found, checkpoint, runner) if not m.passed}
+    assert broken == {"transformer"}
+    assert not compare_wan_request(bundle, checkpoint, num_threads=1)[0].passed
+
+
+def test_the_bundle_says_what_it_is(bundle: Path) -> None:
+    spec = load_bundle(bundle).spec
+    assert (spec.family, spec.conditioning, spec.unconditional) == ("wan", "none", "prompt")
+    assert spec.tokenizer.max_tokens == 512
+    assert spec.capabilities.strength
+    assert spec.capabilities.negative_prompt
+    assert spec.schedules[spec.default_schedule].num_inference_steps == 50
+
+
+@pytest.mark.parametrize("name", ["wan-ti2v-tiny", "lucy-tiny", "wan-vace-tiny"])
+def test_the_transformer_of_a_class_equals_pytorch(name: str, tmp_path: Path) -> None:
+    made = make_random_wan(name, tmp_path / name, blocks=2, transformer_overrides=NARROW)
+    checkpoint = load(made)
+    family = family_export(checkpoint)
+    graph = family.graphs()["transformer"]
+    ir.save(export_graph(graph, family.rope, "fused"), tmp_path / "transformer.onnx")
+    generator = torch.Generator().manual_seed(1)
+    frames, rows, columns = 3, 2, 3
+    noisy = frames * rows * columns
+    clean = rows * columns if name == "wan-ti2v-tiny" else noisy
+    total = frames + (name == "wan-ti2v-tiny")
+    axes = torch.meshgrid(*map(torch.arange, (1, total, rows, columns)), indexing="ij")
+    kept = torch.arange(noisy, noisy + total * rows * columns - noisy)
+    inputs = {
+        "text": torch.randn((6, checkpoint.config.text_dim), generator=generator),
+        "clean": torch.randn((clean, checkpoint.config.clean_dim), generator=generator),
+        "noisy": torch.randn((noisy, checkpoint.config.patch_dim), generator=generator),
+        "layout": torch.cat((kept, torch.arange(noisy))),
+        "positions": torch.stack(axes, -1).flatten(0, 3),
+        "timestep": torch.tensor(0.4),
+    }
+    with torch.no_grad():
+        expected = checkpoint.transformer(*inputs.values()).numpy()
+    found = run_file(tmp_path / "transformer.onnx", {k: v.numpy() for k, v in inputs.items()})
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def run_file(path: Path, feeds: dict[str, Any]) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def test_vaces_condition_equals_pytorch(tmp_path: Path) -> None:
+    checkpoint = load(make_random_wan("wan-vace-tiny", tmp_path / "vace", blocks=1))
+    family = family_export(checkpoint)
+    graph = family.graphs()["condition"]
+    assert graph.module is not None
+    ir.save(export_graph(graph, family.rope, "fused"), tmp_path / "condition.onnx")
+    generator = torch.Generator().manual_seed(2)
+    rows, columns, side = 3, 5, family.geometry.size_multiple
+    inactive, reactive = torch.randn((2, 1, rows, columns, family.geometry.patch_dim), generator=generator)
+    mask = torch.rand((rows * side, columns * side), generator=generator)
+    feeds = {"inactive": inactive.numpy(), "reactive": reactive.numpy(), "mask": mask.numpy()}
+    expected = graph.module()(inactive, reactive, mask).numpy()
+    np.testing.assert_array_equal(run_file(tmp_path / "condition.onnx", feeds), expected)
+
+
+def make_adapter(path: Path, width: int) -> Path:
+    generator = torch.Generator().manual_seed(3)
+    layer = "transformer.blocks.0.attn1.to_q"
+    values = {
+        f"{layer}.lora_A.weight": torch.randn((4, width), generator=generator),
+        f"{layer}.lora_B.weight": torch.randn((width, 4), generator=generator),
+    }
+    save_file(values, path)
+    return path
+
+
+def test_an_adapter_and_its_schedule_go_into_the_bundle(
+    folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = make_adapter(tmp_path / "fast.safetensors", 64)
+    # All graphs but the transformer are those of the bundle without the adapter.
+    other = load_bundle(bundle)
+    for prefix in ("text_encoder", "vae_", "noise", "solver_step", "add_noise", "schedule_"):
+        assert any(name.startswith(prefix) for name in other.spec.graphs)
+
+    def export(graph: Graph, rope: RopeConfig, lowering: Lowering) -> ir.Model:
+        if graph.spec.name == "transformer":
+            return export_graph(graph, rope, lowering)
+        model = ir.load(other.graph_path(graph.spec.name))
+        ir.external_data.load_to_model(model)
+        return model
+
+    monkeypatch.setattr(export_onnx, "export_graph", export)
+    made = export_bundle(
+        folder, tmp_path / "fast", loras=[Lora(adapter, 0.5)], schedule_from="lightx2v-4step"
+    )
+    spec = load_bundle(made).spec
+    (noted,) = spec.made["loras"]  # type: ignore[misc]
+    assert noted["file"] == "fast.safetensors"
+    assert noted["scale"] == 0.5
+    assert len(noted["sha256"]) == 64
+    assert spec.default_schedule == "lightx2v-4step"
+    fixed = spec.schedules["lightx2v-4step"]
+    assert fixed.is_fixed
+    # Shift 5 moves 1, 0.75, 0.5 and 0.25; LightX2V's formula, by hand.
+    np.testing.assert_allclose(fixed.table.times, [0, 1 / 16, 1 / 6, 3 / 8], atol=1e-15)
+    assert fixed.table.num_evaluations == 4
+    merged = load_any_checkpoint(folder, loras=[Lora(adapter, 0.5)])
+    assert isinstance(merged, WanCheckpoint)
+    patches, frames = compare_wan_request(made, merged, num_threads=1, num_inference_steps=3)
+    assert patches.passed
+    assert frames.passed
+    assert not compare_wan_request(made, load(folder), num_threads=1, num_inference_steps=3)[0].passed
+    with Pipeline.open(made, "ort-cpu", num_threads=1) as pipeline:
+        steps: list[float] = []
+        pipeline(
+            "A cat.", size=(32, 32), num_frames=1, callback_on_step_end=lambda _, n, t, x: steps.append(t)
+        )
+        assert steps == list(fixed.table.timesteps)
+        with pytest.raises(RequestError, match="its 4 steps, whose noise levels are fixed") as caught:
+            pipeline("A cat.", size=(32, 32), num_frames=1, num_inference_steps=5)
+        assert caught.value.field == "num_inference_steps"
+
+
+def test_the_second_expert_of_a_distilled_schedule_begins_at_the_boundary() -> None:
+    table = distilled_schedule("lightx2v-4step", 3, boundary=0.875).table
+    assert table.experts == (0, 0, 1, 1)
+    # A straight walk with a velocity of one from noise: the steps add up to the whole way.
+    assert sum(matrix[0][-1] for matrix in table.matrices) == pytest.approx(1, abs=1e-15)
+    assert all(np.shape(matrix) == (4, 5) for matrix in table.matrices)
+    with pytest.raises(ValueError, match="expected one of lightx2v-4step"):
+        distilled_schedule("lightx2v-5step", 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_is_whole(name: str, tmp_path: Path) -> None:
+    folder = make_random_wan(name, tmp_path / "checkpoint")
+    made = load_bundle(export_bundle(folder, tmp_path / "bundle"))
+    checkpoint = load(folder)
+    with select_backend("ort-cpu", made).backend.open_runner(made, 1) as runner:
+        measured = list(compare_wan_graphs(made, checkpoint, runner))
+    measured += compare_wan_request(made.root, checkpoint, num_threads=1)
+    assert [m for m in measured if not m.passed] == []

@@ -151,7 +151,8 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
     for name, schedule in spec.schedules.items():
         where = f"schedules.{name}"
         graphs = [graph for graph in spec.graphs if graph.startswith("schedule_")]
-        if schedule.graph not in ["", *graphs]:
+        # A fixed table has neither a graph nor options to make another from.
+        if schedule.graph not in graphs and (schedule.options or not schedule.is_fixed):
             fields.refuse(f"{where}.graph", schedule.graph, f"one of the graphs {', '.join(graphs)}")
         made = () if schedule.is_fixed else spec.graphs[schedule.graph].inputs
         inputs = {tensor.name for tensor in made}
@@ -162,7 +163,7 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
             fields.refuse(
                 f"{where}.options",
                 sorted(schedule.options),
-                f"values of {', '.join(sorted(required)) or 'none'}",
+                f"values of {', '.join(sorted(required))}",
             )
         sizes = {(len(matrix), *{len(row) for row in matrix}) for matrix in schedule.table.matrices}
         if sizes != {(states, states + 1)}:

@@ -113,3 +113,22 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="is there; give another path"):
         quantize_bundle("nano", tmp_path / "there")
+
+
+def test_a_bias_is_added_after_the_product(tmp_path: Path):
+    rng = np.random.default_rng(1)
+    weight, bias = rng.normal(size=(96, 64)).astype(np.float32), np.full(96, 50.0, np.float32)
+    model = model_of(weight)
+    gemm = next(node for node in model.graph if node.op_type == "Gemm")
+    added = ir.Value(name="bias", const_value=ir.tensor(bias, name="bias"))
+    model.graph.register_initializer(added)
+    gemm.resize_inputs(3)
+    gemm.replace_input_with(2, added)
+    assert quantize_products(model) == 1
+    ir.save(model, tmp_path / "m.onnx")
+    x = rng.normal(size=(7, 64)).astype(np.float32)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    found = ort.InferenceSession(str(tmp_path / "m.onnx"), options).run(None, {"x": x})[0]
+    assert np.abs(found - bias - x @ weight.T).max() < PRODUCT_TOLERANCE * np.linalg.norm(x @ weight.T)
+    assert found.mean() == pytest.approx(50, abs=1)

@@ -47,3 +47,8 @@ def test_a_guidance_that_is_none(scale: float) -> None:
     with pytest.raises(RequestError, match="guidance_scale is") as caught:
         PAPER.with_guidance(scale)
     assert caught.value.field == "guidance_scale"
+
+
+def test_a_schedule_without_a_graph_is_fixed() -> None:
+    assert not PAPER.is_fixed
+    assert replace(PAPER, graph="", options={}).is_fixed

@@ -111,3 +111,15 @@ def test_a_negative_prompt_is_the_callers_or_the_bundles(
     words = [i for ids in tokenizer.encode_segments([expected] if expected else []) for i in ids]
     assert checked.negative_ids == tuple(words)
     assert checked.negative_ids[-1] == 1
+
+
+def test_a_fixed_schedule_has_its_own_steps_only(spec: BundleSpec) -> None:
+    fixed = replace(spec.schedules["paper"], name="fast", graph="", options={})
+    spec = replace(spec, schedules={**spec.schedules, "fast": fixed})
+    assert choose_schedule(spec, "fast", None, None, refuse_table) is fixed
+    steps = fixed.num_inference_steps
+    assert choose_schedule(spec, "fast", steps, None, refuse_table) is fixed
+    for asked, strength, field in ((steps + 1, None, "num_inference_steps"), (None, 0.6, "strength")):
+        with pytest.raises(RequestError, match=f"its {steps} steps, whose noise levels are fixed") as caught:
+            choose_schedule(spec, "fast", asked, None, refuse_table, strength=strength)
+        assert (caught.value.code, caught.value.field) == ("request.option", field)

@@ -103,6 +103,10 @@ browser: .venv/ready
 test-source: .venv/ready browser build/plugin-headers/headers.txt
 	.venv/bin/python -m pytest $(PYTEST)
 
+# Every class of Wan as a whole bundle, at tiny sizes: some 15 minutes.
+test-wan: .venv/ready
+	.venv/bin/python -m pytest $(PYTEST) --timeout=3600 -m slow tests/export/families
+
 wheel: .venv/ready
 	@rm -rf dist
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate-demo docs serve test-serve-kills test browser test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test browser test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make lint typecheck test-source test-wheel test-native test-cpus    its parts;  make format, wheel, clean"
 	@echo "make docs    the pages and the Python API as a site, in build/site"
 	@echo "make test-pins PYTHON=... PINS=oldest|newest    the wheel's tests with another Python, or the oldest dependencies"
+	@echo "make test-wan    every class of Wan as a whole bundle, at tiny sizes; some 15 minutes"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 	@echo "make test-ort-cuda-shim    node placement on CUDA without a GPU; downloads 255 MB"
 	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media fuzz-media-native    altered videos and pictures"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from editverse_rt import media, stages
-from editverse_rt.backends import Array, Runner, RunnerTraits, Selection, select_backend
+from editverse_rt.backends import Array, ReleasesGraphs, Runner, RunnerTraits, Selection, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.families import family_of
@@ -78,8 +78,16 @@ class Pipeline:
     A program that ends while daemon threads run requests waits for the graph that each of them is in.
     """
 
-    def __init__(self, bundle: Bundle, runner: Runner, selection: Selection | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        runner: Runner,
+        selection: Selection | None = None,
+        *,
+        release_graphs: bool = False,
+    ) -> None:
         """Prefer `Pipeline.open`. runner: of this bundle's graphs, not yet entered."""
+        self._release_graphs = release_graphs
         tokenizer = bundle.spec.tokenizer
         self._bundle = bundle
         self._tokenizer = Tokenizer(bundle.tokenizer_path(), tokenizer.eos_id, tokenizer.max_tokens)
@@ -108,6 +116,7 @@ class Pipeline:
         plugin: str | os.PathLike[str] | None = None,
         kernel_cache: str | os.PathLike[str] | None = None,
         gpu_memory_limit_bytes: int | None = None,
+        release_graphs: bool = False,
     ) -> Pipeline:
         """Verify a bundle and open it on a backend.
 
@@ -115,6 +124,8 @@ class Pipeline:
         num_threads: of the CPU, None for one a core; results do not depend on it.
         allow_unverified: take plans that `editverse-rt verify` has not accepted on this GPU.
         device: the GPU's number. gpu_memory_limit_bytes: what ort-cuda may take of its memory for each graph.
+        release_graphs: give each graph back after its last run in a request, which then takes the memory of the
+        largest and not of all; the next request loads them again. Backends that keep plans ignore it.
         The rest is TensorRT's. cuda_graphs: launch calls that repeat as one CUDA graph. weight_budget_bytes:
         how much of each plan's weights may lie on the GPU, for plans built with weight streaming. plugin: the
         library that has RopeAttention, for plans built with it. kernel_cache: a file that keeps what TensorRT
@@ -152,7 +163,8 @@ class Pipeline:
         options = {name: value for name, value in possible.items() if value is not None}
         loaded = load_bundle(bundle)
         selection = select_backend(backend, loaded, allow_unverified=allow_unverified, options=options)
-        return cls(loaded, selection.backend.open_runner(loaded, num_threads), selection)
+        runner = selection.backend.open_runner(loaded, num_threads)
+        return cls(loaded, runner, selection, release_graphs=release_graphs)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -302,6 +314,7 @@ class Pipeline:
             laid_out = family.lay_out(spec, checked, footage)
             with clock("text_encoder"):
                 texts = [stages.encode_text(run, ids) for ids in family.texts(checked)]
+            self._release("text_encoder")
             with clock("vae_encoder"):
                 clean = family.encode_clean(run, spec, checked, footage)
             with clock("noise"):
@@ -311,10 +324,13 @@ class Pipeline:
                 with clock("vae_encoder"):
                     source = footage.clips[laid_out.start]
                     sample = stages.begin_with(run, spec.geometry, laid_out, source, noise)
+            self._release("vae_encoder", "condition", "noise", "add_noise")
             hold = self._open_runner().hold
             patches = stages.solve(run, hold, laid_out, texts, clean, sample, clock, on_step_end)
+            self._release("transformer", "solver_step")
             with clock("vae_decoder"):
                 frames = stages.decode_patches(run, *stages.assemble_patches(laid_out, clean, patches))
+            self._release("vae_decoder")
         return Result(
             frames=frames,
             fps=laid_out.fps,
@@ -331,6 +347,14 @@ class Pipeline:
         runner = self._open_runner()
         with self._native_calls:
             return runner.run(graph, inputs)
+
+    def _release(self, *prefixes: str) -> None:
+        """Give the graphs whose names begin so back, where the caller asked for it and the runner can."""
+        runner = self._runner
+        if self._release_graphs and isinstance(runner, ReleasesGraphs):
+            for graph in self._bundle.spec.graphs:
+                if graph.startswith(prefixes):
+                    runner.release(graph)
 
     def _open_runner(self) -> Runner:
         if self._runner is None:

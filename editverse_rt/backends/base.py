@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ __all__ = [
     "GraphFiles",
     "GraphTable",
     "NoOptions",
+    "ReleasesGraphs",
     "Runner",
     "RunnerTraits",
     "Tensor",
@@ -176,6 +177,15 @@ class Runner(Protocol):
     def hold(self, array: Array) -> Array:
         """The array where the runner keeps its results, for an input that many runs take; itself if it is
         there. A later change of the host's array may or may not be seen."""
+        ...
+
+
+@runtime_checkable
+class ReleasesGraphs(Protocol):
+    """A runner that can give a graph's memory back before it is closed."""
+
+    def release(self, graph: str) -> None:
+        """Give the graph's weights and buffers back; the next run loads it again. Safe while others run it."""
         ...
 
 

@@ -167,6 +167,15 @@ class OrtRunner:
         """The array itself: results are in the host's memory as well."""
         return array
 
+    def release(self, graph: str) -> None:
+        """Close the graph's session, if there is one; a thread that is in it keeps it until it is done."""
+        with self._locks.setdefault(graph, threading.Lock()):
+            session = self._sessions.pop(graph, None)
+        if session is not None and self._provider == CPU:
+            del session
+            ort = import_onnxruntime()
+            free_idle_memory(ort, _shared_memory_options(ort))
+
     def _session(self, graph: str) -> Any:
         """The graph's session, made by whoever comes first."""
         with self._locks.setdefault(graph, threading.Lock()):

@@ -229,3 +229,23 @@ def test_from_file_to_file(pipeline: Pipeline, tmp_path: Path) -> None:
     assert (info.num_frames, info.fps) == (5, 25.0)
     assert (info.height_px, info.width_px) == result.frames.shape[1:3]
     assert result.timings["transformer"] > 0
+
+
+def test_released_graphs_are_loaded_again_and_give_the_same_bytes() -> None:
+    with Pipeline.open("nano", "ort-cpu", num_threads=1) as kept:
+        expected = kept("A red circle.", size=(64, 64), num_frames=5, num_inference_steps=2).frames
+        assert len(kept._runner._sessions) >= 5  # type: ignore[union-attr]
+    with Pipeline.open("nano", "ort-cpu", num_threads=1, release_graphs=True) as pipeline:
+        seen: list[set[str]] = []
+
+        def look(pipeline: Pipeline, *_: object) -> None:
+            seen.append(set(pipeline._runner._sessions))  # type: ignore[union-attr]
+
+        for _ in range(2):
+            found = pipeline(
+                "A red circle.", size=(64, 64), num_frames=5, num_inference_steps=2, callback_on_step_end=look
+            )
+            np.testing.assert_array_equal(found.frames, expected)
+            assert not [g for g in pipeline._runner._sessions if not g.startswith("schedule_")]  # type: ignore[union-attr]
+        # While the transformer runs, nothing of what came before is in memory.
+        assert seen[0] - {"schedule_euler", "schedule_ab2", "schedule_ab3"} == {"transformer", "solver_step"}

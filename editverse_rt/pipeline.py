@@ -350,7 +350,7 @@ class Pipeline:
 
     def _release(self, *prefixes: str) -> None:
         """Give the graphs whose names begin so back, where the caller asked for it and the runner can."""
-        runner = self._runner
+        runner: object = self._runner
         if self._release_graphs and isinstance(runner, ReleasesGraphs):
             for graph in self._bundle.spec.graphs:
                 if graph.startswith(prefixes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import os
@@ -91,9 +92,11 @@ def _trace_named(module: nn.Module, spec: GraphSpec) -> ir.Model:
 def _trace(module: nn.Module, spec: GraphSpec) -> ir.Model:
     inputs = tuple(example_inputs(spec))
     shapes = dynamic_shapes(spec)
-    # Modules with caches take them as *caches: the shapes of those stand in a tuple of their own.
-    num_caches = sum(tensor.name.startswith("cache_") for tensor in spec.inputs)
-    nested = tuple(shapes) if not num_caches else (*shapes[:-num_caches], tuple(shapes[-num_caches:]))
+    # Caches, and what a masked encoder keeps, are taken as *rest: their shapes are in a tuple of their own.
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = sum(parameter.kind is not inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    rest = tuple(shapes[named:])
+    nested = (*shapes[:named], rest) if rest else tuple(shapes)
     with torch.no_grad(), attention_nodes.attention_as_nodes(module), _quiet():
         program = torch.onnx.export(
             module,

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from editverse_rt import Pipeline, load_bundle
 from editverse_rt.backends import select_backend
 from editverse_rt.bundle.manifest import Bundle
+from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.errors import RequestError
 from export import export_onnx
 from export.compare_wan import compare_wan_graphs, compare_wan_request
@@ -172,6 +173,25 @@ def test_vaces_condition_equals_pytorch(tmp_path: Path) -> None:
     feeds = {"inactive": inactive.numpy(), "reactive": reactive.numpy(), "mask": mask.numpy()}
     expected = graph.module()(inactive, reactive, mask).numpy()
     np.testing.assert_array_equal(run_file(tmp_path / "condition.onnx", feeds), expected)
+
+
+class KeepFrames(torch.nn.Module):
+    """As a masked encoder takes its inputs."""
+
+    def forward(self, frames: torch.Tensor, *keep: torch.Tensor) -> torch.Tensor:
+        return frames.to(torch.float32) * keep[0][..., None]
+
+
+def test_what_a_masked_encoder_keeps_is_an_input(tmp_path: Path) -> None:
+    axes = (1, "16*h", "16*w")
+    frames, keep = TensorSpec("frames", "uint8", (*axes, 3)), TensorSpec("keep", "float32", axes)
+    spec = GraphSpec("kept", "kept.onnx", (frames, keep), (TensorSpec("kept", "float32", (*axes, 3)),))
+    ir.save(export_onnx.export_module(KeepFrames(), spec), tmp_path / "kept.onnx")
+    picture = np.full((1, 32, 80, 3), 7, np.uint8)
+    mask = np.zeros((1, 32, 80), np.float32)
+    mask[:, :5] = 1
+    found = run_file(tmp_path / "kept.onnx", {"frames": picture, "keep": mask})
+    np.testing.assert_array_equal(found, picture * mask[..., None])
 
 
 def make_adapter(path: Path, width: int) -> Path:

@@ -36,7 +36,7 @@ CHECKS = [
     response_schema_conformance,
     status_code_conformance,
 ]
-MAX_EXAMPLES = 8
+MAX_EXAMPLES = 5
 
 
 @pytest.fixture(scope="session")

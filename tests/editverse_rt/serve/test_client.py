@@ -1,0 +1,51 @@
+"""The project's own client against a live server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_server import LiveServer
+
+from editverse_rt import media
+from editverse_rt.client import Client
+from editverse_rt.errors import BackendError, RequestCancelled, RequestError
+
+
+def test_a_job_is_submitted_waited_for_and_downloaded(
+    server: LiveServer, video: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "in.mp4").write_bytes(video)
+    told: list[Any] = []
+    with Client(server.url) as client:
+        assert client.models()[0]["id"] == "nano"
+        request = {"prompt": "Make it night", "schedule": "fast"}
+        job = client.submit(request, video1=tmp_path / "in.mp4")
+        done = client.wait(job["id"], on_progress=told.append, poll_s=0.05)
+        client.download(done["id"], tmp_path / "out.mp4")
+        client.delete(done["id"])
+        with pytest.raises(RequestError) as caught:
+            client.get(done["id"])
+    assert caught.value.code == "serve.not_found"
+    assert media.probe(tmp_path / "out.mp4").num_frames == 9
+    assert told[-1]["state"] == "completed"
+
+
+def test_errors_of_the_server_have_their_codes(server: LiveServer) -> None:
+    with Client(server.url) as client:
+        with pytest.raises(RequestError) as caught:
+            client.submit({"prompt": "x", "seed": -1})
+        assert (caught.value.code, caught.value.field) == ("request.option", "seed")
+        job = client.submit({"prompt": "A red circle", "num_inference_steps": 3000})
+        client.cancel(job["id"])
+        with pytest.raises(RequestCancelled):
+            client.wait(job["id"])
+
+
+def test_a_server_that_is_not_there_is_told() -> None:
+    with pytest.raises(BackendError) as caught:
+        Client("http://127.0.0.1:9", patience_s=0).submit({"prompt": "x"})
+    assert caught.value.code == "backend.unavailable"
+    with pytest.raises(RequestError):
+        Client("ftp://x")

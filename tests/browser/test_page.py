@@ -330,3 +330,41 @@ def test_history_goes_on_and_shows_prompts_as_text(open_page: Open) -> None:
     expect(page.locator("#job-prompt")).to_have_text(f"{prompt} 14")
     expect(page.locator("#history a").last).to_have_attribute("aria-current", "true")
     assert page.locator("main :is(b, img)").count() == 0
+
+
+def test_many_events_are_spoken_seldom(open_page: Open) -> None:
+    """With made up events, fifty at once: all are shown, and a screen reader is told of the phases."""
+    page = open_page()
+    job = {
+        "id": "job_1", "model": "nano", "state": "queued", "phase": None, "step": 0, "num_steps": 50, "progress": 0,
+        "queue_position": 3, "eta_s": 200, "request": {"prompt": "a"}, "result": None, "error": None, "notices": [],
+    }  # fmt: skip
+    running = {**job, "state": "in_progress", "phase": "denoise", "queue_position": None}
+    steps = [{**running, "step": step, "progress": step / 50, "eta_s": 50 - step} for step in range(50)]
+    events = "".join(f"event: job\ndata: {json.dumps(one)}\n\n" for one in [job, *steps])
+    page.route("**/v1/jobs/job_1", lambda route: route.fulfill(json=job))
+    page.route("**/v1/jobs/job_1/events", lambda route: None)
+    page.goto(page.url + "#job=job_1")
+    expect(page.locator("#bar-text")).to_have_text("In the queue, 3 ahead, about 3 min left")
+    page.evaluate(
+        """() => {
+            document.spoken = [];
+            new MutationObserver(() => document.spoken.push(document.querySelector("#status").textContent))
+                .observe(document.querySelector("#status"), { childList: true });
+        }"""
+    )
+    page.unroute("**/v1/jobs/job_1/events")
+    page.route("**/v1/jobs/job_1", lambda route: route.fulfill(json=steps[-1]))
+    page.route(
+        "**/v1/jobs/job_1/events", lambda route: route.fulfill(content_type="text/event-stream", body=events)
+    )
+    page.evaluate("location.hash = ''")
+    page.evaluate("location.hash = 'job=job_1'")
+    expect(page.locator("#bar-text")).to_have_text("Denoising, step 50 of 50, about 1 s left")
+    spoken = page.evaluate("document.spoken")
+    # That it runs, when the job is opened; then what the events say: it waits, and the first of fifty steps.
+    assert spoken[1:3] == [
+        "In the queue, 3 ahead, about 3 min left",
+        "Denoising, step 1 of 50, about 50 s left",
+    ]
+    assert len(spoken) <= 4

@@ -147,7 +147,9 @@ def test_a_second_family_costs_what_pytorch_counts(tmp_path: Path) -> None:
     positions = torch.zeros((L, 4), dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         WanTransformer(config)(*inputs, torch.arange(L), positions, torch.tensor(0.5))
-    assert counted == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
+    # PyTorch's counter passes over its fused attention on a CPU: to the sequence, and to the padded text.
+    attention = 4 * L * (L + config.max_text) * config.width
+    assert counted == pytest.approx(counter.get_total_flops() + attention, rel=TOLERANCE)
 
 
 def _wan_interface(config: WanConfig) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -165,11 +167,11 @@ def test_the_bundle_that_ships_says_how_its_parts_are_built(nano: Bundle) -> Non
     assert nano.spec.model == json.loads(json.dumps(family_export(checkpoint).model_facts()))
 
 
-@pytest.mark.parametrize("graph", ["vae_encoder_next", "vae_decoder_first", "vae_decoder_next"])
 def test_the_bundle_that_ships_has_the_counts_of_its_graphs(nano: Bundle) -> None:
     assert nano.spec.costs == count_costs(nano.root, nano.spec.graphs)
 
 
+@pytest.mark.parametrize("graph", ["vae_encoder_next", "vae_decoder_first", "vae_decoder_next"])
 def test_a_vae_of_another_shape_costs_what_its_operators_say(
     bundle_folder: Path, tmp_path: Path, graph: str
 ) -> None:

@@ -39,10 +39,16 @@ StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
 class Result:
     """What a request gave.
 
-    frames: uint8 [T, H, W, 3] at `fps`. timings: seconds of each stage, "total" among them. sources: the
-    inputs as the model saw them, main first. notices: lines for the user, about what was cut or rounded.
-    times_s: when each frame begins, from 0 on, and when the last ends, in seconds; None where frames are
-    evenly spaced. sound: of the source that the result follows, if the result keeps its whole length.
+    Attributes:
+        frames: uint8 [T, H, W, 3], RGB.
+        fps: Frames a second.
+        laid_out: The request in integers, as the graphs were called with it.
+        timings: Seconds of each stage, and of the whole request as "total".
+        sources: The inputs as the model saw them, uint8 [T, H, W, 3] each: videos, then images, by number.
+        notices: Lines for the user, about what was cut, rounded or left out.
+        times_s: When each frame begins, from 0 on, and when the last one ends, in seconds. None where frames
+            are evenly spaced.
+        sound: The main input's sound, if the result keeps its whole length.
     """
 
     frames: Frames
@@ -120,17 +126,27 @@ class Pipeline:
     ) -> Pipeline:
         """Verify a bundle and open it on a backend.
 
-        bundle: a name that ships, or a folder. backend: a name from `editverse_rt.backends`, or "auto".
-        num_threads: of the CPU, None for one a core; results do not depend on it.
-        allow_unverified: take plans that `editverse-rt verify` has not accepted on this GPU.
-        device: the GPU's number. gpu_memory_limit_bytes: what ort-cuda may take of its memory for each graph.
-        release_graphs: give each graph back after its last run in a request, which then takes the memory of the
-        largest and not of all; the next request loads them again. Backends that keep plans ignore it.
-        The rest is TensorRT's. cuda_graphs: launch calls that repeat as one CUDA graph. weight_budget_bytes:
-        how much of each plan's weights may lie on the GPU, for plans built with weight streaming. plugin: the
-        library that has RopeAttention, for plans built with it. kernel_cache: a file that keeps what TensorRT
-        for RTX compiles on this machine.
-        Raises BundleError, BackendError: a backend that cannot follow an option is not taken.
+        Args:
+            bundle: The name of a bundle that ships with the package, or a bundle's folder.
+            backend: A name from `editverse_rt.backends`, or "auto" for the first one that works here.
+            num_threads: Threads of the CPU; None for one for each physical core. Results do not depend on it.
+            allow_unverified: Use TensorRT plans that `editverse-rt verify` has not accepted on this GPU.
+            device: The GPU's number; None for the first.
+            cuda_graphs: TensorRT only: launch calls that repeat as one CUDA graph.
+            weight_budget_bytes: TensorRT only: the bytes of each plan's weights that may be on the GPU at
+                once, for plans that were built with weight streaming.
+            plugin: TensorRT only: the library with `RopeAttention`, for plans that were built with it.
+            release_graphs: Release each graph after its last run in a request. A request then takes the memory
+                of the largest graph, and the next one loads the graphs again. Backends that keep plans
+                ignore it.
+            kernel_cache: TensorRT for RTX only: a file for the kernels that are compiled on this machine.
+            gpu_memory_limit_bytes: ort-cuda only: the bytes of GPU memory that each graph may take.
+
+        Raises:
+            RequestError: A number is out of range.
+            BundleError: The bundle is missing, incomplete, altered, or of another format.
+            BackendError: The backend is unknown, is not available here, cannot run the bundle, or does not
+                have one of the options.
         """
         if num_threads is not None and num_threads < 1:
             raise RequestError(
@@ -226,16 +242,31 @@ class Pipeline:
     ) -> Result:
         """Edit or generate by an instruction that mentions its inputs by tags: "<video1> Make it snow".
 
-        prompt: the instruction, or an `EditRequest`, which has all of the options.
+        The result has the size, length and rate of the main input, which is the video (else the image) of the
+        lowest number. Without inputs it is generated at the bundle's sizes.
 
-        inputs: video1=, video2=, image1= ...; the result follows the video (else the image) of the lowest
-        number in size, length and rate unless size (height, width) in pixels, num_frames, fps or start_s
-        (where to begin in the videos, seconds) say otherwise. Without inputs it is generated.
-        negative_prompt, strength: for bundles whose capabilities have them.
-        num_inference_steps, guidance_scale: None for the schedule's own. seed: same seed, same bytes.
-        callback_on_step_end(pipeline, step, timestep, {"num_inference_steps": n}) is called after each
-        solver step; the request stops if it returns False.
-        Raises RequestError, MediaError, BackendError, and RequestCancelled when stopped, by Ctrl-C too.
+        Args:
+            prompt: The instruction, or an `EditRequest`, which contains all of the options below.
+            negative_prompt: What the result should not show, for bundles with this capability.
+            strength: How much a source is changed, for bundles with this capability.
+            num_inference_steps: Steps of the solver; None for the schedule's own number.
+            guidance_scale: Strength of the guidance by text; None for the schedule's own.
+            seed: Of the noise. The same seed gives the same bytes.
+            schedule: One of the bundle's schedules; None for its default.
+            size: (height, width) of the result in pixels.
+            num_frames: Frames of the result.
+            fps: Frames a second to take from the videos; None for the main video's own rate.
+            start_s: Where to begin in the videos, in seconds.
+            callback_on_step_end: Called as f(pipeline, step, timestep, {"num_inference_steps": n}) after each
+                step of the solver. The request stops if it returns False.
+            **inputs: video1=, video2=, image1= ...: a path, or an array uint8 [T, H, W, 3] for a video and
+                [H, W, 3] for an image.
+
+        Raises:
+            RequestError: The request contradicts itself, or the bundle cannot serve it.
+            MediaError: An input cannot be read.
+            BackendError: A graph fails, or the pipeline is closed.
+            RequestCancelled: The callback returned False, or Ctrl-C was pressed.
         """
         try:
             if isinstance(prompt, EditRequest):

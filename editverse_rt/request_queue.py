@@ -87,13 +87,19 @@ class RequestQueue:
         max_queue: int = 64,
         memory_budget_bytes: int | None = None,
     ) -> None:
-        """num_workers: requests at once. max_queue: how many more may wait.
+        """Start the workers.
 
-        memory_budget_bytes: for the weights, and for what the running requests hold beside them, by the
-        planner's estimate (float32 on a CPU); the next request waits until it fits, and those behind it with
-        it, so that none waits for ever. None admits all.
-        Raises RequestError for numbers below 1, for several workers on a pipeline that runs one request at a
-        time, and for a budget that not even the weights fit.
+        Args:
+            pipeline: Where the requests run. The caller closes it, after the queue.
+            num_workers: Requests that run at once.
+            max_queue: Requests that may wait.
+            memory_budget_bytes: The limit for the weights and for what the running requests are estimated to
+                hold beside them (float32 on a CPU). The next request waits until it fits, and those behind it
+                wait with it, so that none waits for ever. None for no limit.
+
+        Raises:
+            RequestError: A number is below 1, the pipeline runs one request at a time and num_workers is
+                larger, or the weights alone exceed the budget.
         """
         for name, number in (("num_workers", num_workers), ("max_queue", max_queue)):
             if number < 1:

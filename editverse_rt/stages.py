@@ -170,7 +170,9 @@ def assemble_patches(laid_out: LaidOutRequest, clean: Array, patches: Array) -> 
     if not laid_out.num_kept and not laid_out.num_dropped:
         return grid, patches
     a_frame = grid.rows * grid.columns
-    whole = np.concatenate([np.asarray(clean)[: laid_out.num_kept * a_frame], np.asarray(patches)])
+    whole = np.asarray(patches)
+    if laid_out.num_kept:  # only then a clean row has the length of a noisy one
+        whole = np.concatenate([np.asarray(clean)[: laid_out.num_kept * a_frame], whole])
     frames = grid.frames + laid_out.num_kept - laid_out.num_dropped
     return Grid(frames, grid.rows, grid.columns), whole[laid_out.num_dropped * a_frame :]
 

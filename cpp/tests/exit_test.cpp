@@ -34,7 +34,7 @@ void sleep_ms(int duration_ms) { std::this_thread::sleep_for(std::chrono::millis
 Request endless() {
   Request request("A red circle");
   request.num_frames = 1;
-  request.num_inference_steps = 100000;
+  request.num_inference_steps = 10000;
   return request;
 }
 
@@ -119,7 +119,7 @@ int close_while_running(int repetition) {
       ev_request_init(&request, sizeof request);
       request.prompt = "A red circle";
       request.num_frames = 1;
-      request.num_inference_steps = 100000;
+      request.num_inference_steps = 10000;
       request.user_data = &is_running;
       request.callback = [](void* flag, const ev_step*) { return *static_cast<std::atomic<bool>*>(flag) = true, 0; };
       ev_result* result = nullptr;

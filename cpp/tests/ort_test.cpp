@@ -38,16 +38,19 @@ std::vector<Tensor> run_chain(Runner& runner, const BundleSpec& spec, bool on_de
   CHECK(!drawn.on_device && drawn.shape == (std::vector<std::int64_t>{2 * count, dim}));
 
   const Tensor sample = make_unset_tensor("float32", drawn.shape);  // the caller's memory, on the host
-  NamedTensors step = {{"sample_next", sample}, {"velocity", Tensor{"float32", {}}}};
+  NamedTensors step = {{"sample_next", sample}, {"history_next", Tensor{"float32", {}}}};
   const Tensor zeros = make_tensor("float32", drawn.shape);
+  const auto states = static_cast<std::int64_t>(spec.schedules.front().table.matrices.front().size());
+  Tensor matrix = make_tensor("float32", {states, states + 1});
+  matrix.as<float>()[0] = 1;
+  matrix.as<float>()[states] = 0.25F;
   runner.run("solver_step",
              {{"sample", drawn},
               {"velocity_cond", drawn},
               {"velocity_uncond", zeros},
-              {"velocity_prev1", zeros},
-              {"velocity_prev2", zeros},
+              {"history", make_tensor("float32", {states - 1, drawn.shape[0], drawn.shape[1]})},
               {"guidance", make_tensor("float32", {}, std::vector<float>{2})},
-              {"coefficients", make_tensor("float32", {3}, std::vector<float>{0.25F, 0, 0})}},
+              {"matrix", matrix}},
              step);
   CHECK(!step[0].second.on_device && step[0].second.data == sample.data && step[1].second.on_device == on_device);
 

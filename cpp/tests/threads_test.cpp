@@ -67,7 +67,7 @@ void check_turns() {
 void check_cancel() {
   Pipeline pipeline(Options{bundle, "auto", "", 1});
   std::atomic<bool> started{false};
-  Request request = picture(1, 100000);
+  Request request = picture(1, 10000);
   request.on_step = [&](const editverse::Step&) {
     started = true;
     return true;

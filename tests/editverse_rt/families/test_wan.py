@@ -6,6 +6,7 @@ That the whole equals diffusers' pipelines is tested beside the exporter; here g
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from editverse_rt.request.checked import CheckedRequest, check_request
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.inputs import Footage, read_inputs
 from editverse_rt.request.laid_out import LaidOutRequest
+from editverse_rt.request.layout import Grid
 from editverse_rt.request.tokenizer import Tokenizer
 from editverse_rt.stages import assemble_patches
 
@@ -237,3 +239,11 @@ def test_a_mask_of_another_length_is_refused(wan_spec: Any, check: Any, blocky_c
     pair = check(spec, "Make it grayscale", {"video1": blocky_clip(9), "video2": blocky_clip(5)})
     with pytest.raises(RequestError, match="video2, the mask, has 5 frames and video1 has 9"):
         lay_out(spec, pair)
+
+
+def test_references_are_left_out_where_clean_rows_are_longer_than_noisy_ones() -> None:
+    laid_out: Any = SimpleNamespace(target=Grid(3, 1, 1), num_kept=0, num_dropped=1)
+    patches = np.arange(6, dtype=np.float32).reshape(3, 2)
+    grid, rows = assemble_patches(laid_out, np.zeros((3, 5), np.float32), patches)
+    assert grid == Grid(2, 1, 1)
+    assert np.array_equal(rows, patches[1:])

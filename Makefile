@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate-demo docs serve test-serve-kills test browser test-pins lint typecheck test-source test-wheel test-cpus wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test browser test-pins lint typecheck test-source test-wheel test-cpus test-ray wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test-wan    every class of Wan as a whole bundle, at tiny sizes; some 15 minutes"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 	@echo "make test-ort-cuda-shim    node placement on CUDA without a GPU; downloads 255 MB"
+	@echo "make test-ray    a batch over a Ray cluster of two nodes on this machine; downloads 79 MB"
 	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media fuzz-media-native    altered videos and pictures"
 
 # --- demo ---------------------------------------------------------------------------------------------
@@ -191,6 +192,15 @@ CUDA_INCLUDE ?= /usr/local/cuda/include
 test-ort-cuda-shim: .venv-ort-cuda/ready
 	.venv-ort-cuda/bin/python tests/ort_cuda_shim/check_placement.py --include $(CUDA_INCLUDE)
 
+# Not a part of `make test`, since Ray is 79 MB: a batch over two nodes of a cluster on this machine.
+.venv-ray/ready: pyproject.toml
+	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --editable '.[ray]' 'pytest>=9,<10' pytest-timeout
+	@touch $@
+
+test-ray: .venv-ray/ready
+	.venv-ray/bin/python -m pytest $(PYTEST) tests/ray_batch/check_ray_batch.py
+
 # --- the C library --------------------------------------------------------------------------------------
 
 NATIVE := build/native
@@ -295,4 +305,4 @@ format: .venv/ready
 	.venv/bin/clang-format -i $(NATIVE_SOURCES)
 
 clean:
-	rm -rf .venv .venv-demo .venv-docs .venv-serve .venv-ort-cuda .venv-wheel build dist demo-out
+	rm -rf .venv .venv-ray .venv-demo .venv-docs .venv-serve .venv-ort-cuda .venv-wheel build dist demo-out

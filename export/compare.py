@@ -274,6 +274,10 @@ def main() -> None:
         print(
             "In a cell: largest absolute / relative error; of frames: grey levels / share further than one."
         )
+        measured = {measurement.graph for measurement in measurements}
+        if left := [name for name in bundle.spec.graphs if name not in measured]:
+            # Their outputs are the numbers of a table, which no case above has an influence on.
+            print(f"Not measured here: {', '.join(left)}; see tests/export/test_schedule_graphs.py.")
         if bundle.spec.capabilities.weights == "int8":
             print("The whole edit is not held to the reference in int8: see python -m benchmarks.frontier.")
         elif not args.skip_edit:

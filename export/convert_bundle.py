@@ -1,14 +1,19 @@
 """`python -m export.convert_bundle BUNDLE`: a bundle of format 1 becomes one of format 2, in its own folder.
 
-Weights and graphs stay as they are, byte for byte. `solver_step` is written anew, as a matrix over the solver's
-state, the `schedule_...` graphs are added, and `bundle.json` says what format 2 says.
+The converted bundle is written beside the old one and takes its place when it is whole, so a bundle that cannot be
+converted stays as it was. Weights and graphs keep their bytes, in the same files on the disk. `solver_step` is
+written anew, as a matrix over the solver's state, the `schedule_...` graphs are added, and `bundle.json` says what
+format 2 says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +32,7 @@ from editverse_rt.bundle.spec import BundleSpec, Capabilities, GraphSpec, Tensor
 from editverse_rt.errors import EditVerseError
 from editverse_rt.fields import read_json
 from export.costs import count_costs
-from export.export_onnx import export_module
+from export.export_onnx import export_module, take_place
 from export.graphs import SolverStep
 from export.schedules import HISTORY_ROWS, ScheduleGraph, ScheduleSettings
 
@@ -35,10 +40,10 @@ __all__ = ["convert_bundle", "main"]
 
 
 def convert_bundle(folder: Path) -> BundleSpec:
-    """Convert a bundle of format 1 where it stands; one of format 2 is left as it is.
+    """Convert a bundle of format 1 to one of format 2, which takes its place; one of format 2 is left as it is.
 
-    Raises BundleError for a bundle.json that cannot be read, ValueError for one that is no object or of another
-    format.
+    Raises BundleError for a bundle.json that cannot be read, ValueError for one that is no object, is of another
+    format, or has a schedule that format 2 cannot hold; KeyError for one that lacks a field.
     """
     value: Any = read_json(folder / BUNDLE_JSON)
     if not isinstance(value, dict):
@@ -47,6 +52,27 @@ def convert_bundle(folder: Path) -> BundleSpec:
         return spec_from_json(value, where=str(folder / BUNDLE_JSON))
     if value.get("format_version") != 1:
         raise ValueError(f"{folder}: format_version is {value.get('format_version')}; expected 1")
+    target = folder.absolute()
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        shutil.copytree(target, partial, symlinks=True, copy_function=_link_or_copy, dirs_exist_ok=True)
+        spec = _convert(value, partial)
+        take_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return spec
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Weights may be gigabytes: a second name for the same file, where the file system has that."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _convert(value: dict[str, Any], folder: Path) -> BundleSpec:
+    """Write what is new in format 2 into a folder whose files are another bundle's as well: none is written into."""
     made = value["made"]
     labels = {name: row["recipe"] for name, row in value["quality"].get("schedules", {}).items()}
     for row in value["quality"].get("schedules", {}).values():
@@ -58,6 +84,7 @@ def convert_bundle(folder: Path) -> BundleSpec:
     for name, graph in graphs.items():
         if name == "solver_step" or name.startswith("schedule_"):
             module = SolverStep(HISTORY_ROWS) if name == "solver_step" else _schedule_module(name)
+            (folder / graph.file).unlink(missing_ok=True)
             ir.save(export_module(module, graph), folder / graph.file)
     can = Capabilities(
         attention=made.pop("attention", "inline"),
@@ -98,7 +125,13 @@ def _schedule_from_rows(name: str, rows: dict[str, Any], label: str | None) -> S
     guidance = rows["guidance_scale"]
     guided = [scale for scale in guidance if scale != 1] or [1.0]
     if label is not None:
-        settings = ScheduleSettings.from_label(label, guided[0])
+        try:
+            settings = ScheduleSettings.from_label(label, guided[0])
+        except ValueError as error:
+            raise ValueError(
+                f"schedule {name!r} was built as {label!r}, which format 2 cannot hold ({error}); take it out of "
+                f'"schedules" and "quality.schedules" of bundle.json, or export the checkpoint again'
+            ) from error
     else:
         settings = ScheduleSettings("euler" if rows["kind"] == "euler" else "ab2", len(guidance))
         settings = replace(settings, guidance_scale=guided[0])
@@ -170,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         spec = convert_bundle(args.bundle)
-    except (EditVerseError, ValueError, KeyError) as error:
+    except (EditVerseError, OSError, ValueError, KeyError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"{args.bundle}: format {spec.format_version}, family {spec.family}")

@@ -49,7 +49,7 @@ from export.weights import (
 from reference.checkpoint import load_any_checkpoint
 from reference.lora import Lora
 
-__all__ = ["export_bundle", "export_graph", "export_module"]
+__all__ = ["export_bundle", "export_graph", "export_module", "take_place"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
@@ -185,7 +185,7 @@ def export_bundle(
             quality=quality or {},
         )
         write_bundle_json(partial, spec)
-        _take_place(partial, target)
+        take_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -214,7 +214,7 @@ def _write_graphs(
                 onnx.checker.check_model(folder / graph.spec.file)
 
 
-def _take_place(partial: Path, target: Path) -> None:
+def take_place(partial: Path, target: Path) -> None:
     """Rename partial to target; what target was stays until the moment of the change."""
     os.chmod(partial, 0o755)
     if not target.exists():

@@ -34,6 +34,7 @@ from reference.nano.heldout import (
     heldout_samples,
     real_clip_folder,
     real_samples,
+    rows_of_report,
     score_edit,
     summarize,
 )
@@ -124,13 +125,11 @@ def format_report(report: dict[str, Any]) -> str:
         "| task | edits | success | changed region, dB | preserved region, dB |",
         "| --- | --- | --- | --- | --- |",
     ]
-    by_task = report["by_task"]
-    for task, row in [*by_task.items(), ("images", report["images"]), ("videos", report["videos"])]:
-        if row:
-            lines.append(
-                f"| {task} | {row['edits']} | {row['success_rate']:.0%} "
-                f"| {_decibels(row['changed_db'])} | {_decibels(row['preserved_db'])} |"
-            )
+    for task, row in rows_of_report(report):
+        lines.append(
+            f"| {task} | {row['edits']} | {row['success_rate']:.0%} "
+            f"| {_decibels(row['changed_db'])} | {_decibels(row['preserved_db'])} |"
+        )
     low, high = report["success_interval"]
     interval = f"{report['success_rate']:.1%} ({low:.1%} to {high:.1%})"
     lines.append(f"| **all** | {report['edits']} | {interval} | | |")

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from editverse_rt.batch.folder import BatchFolder
+from editverse_rt.batch.ray_batch import run_ray_batch
 from editverse_rt.batch.rows import BatchRow, Failure, read_manifest, rows_of_folder
 from editverse_rt.batch.running import BatchReport, run_batch
 from editverse_rt.commands.arguments import (
@@ -62,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="for the weights and what running requests hold, such as 8GB (default: no limit)",
     )
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on a Ray cluster, one request a device at once; without an address on this machine",
+    )
     add_pipeline_options(parser)
     add_request_options(parser, ("schedule",))
     add("--json", action="store_true", help="print one JSON object about the batch")
@@ -74,15 +83,6 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(counting_interrupts())
         folder = stack.enter_context(BatchFolder(args.output))
-        pipeline = stack.enter_context(
-            Pipeline.open(
-                args.bundle,
-                args.backend,
-                num_threads=args.threads,
-                allow_unverified=args.allow_unverified,
-                **gpu_options(args),
-            )
-        )
         progress: list[Progress] = []
 
         def on_progress(done: int, total: int, found: int) -> None:
@@ -93,18 +93,46 @@ def run(args: argparse.Namespace) -> int:
                 progress.append(stack.enter_context(contextlib.closing(bar)))
             progress[0].show(done, total)
 
-        report = run_batch(
-            pipeline,
-            rows,
-            folder,
-            failures=failures,
-            schedule=args.schedule,
-            num_workers=args.workers,
-            memory_budget_bytes=args.memory,
-            num_interrupts=lambda: len(interrupts),
-            on_progress=on_progress,
-        )
+        how = {"num_threads": args.threads, "allow_unverified": args.allow_unverified, **gpu_options(args)}
+        common: Any = {
+            "failures": failures,
+            "schedule": args.schedule,
+            "num_interrupts": lambda: len(interrupts),
+            "on_progress": on_progress,
+        }
+        if args.ray is not None:
+            check_ray_options(args)
+            report = run_ray_batch(
+                rows,
+                folder,
+                bundle=args.bundle,
+                backend=args.backend,
+                address=args.ray or None,
+                open_options=how,
+                **common,
+            )
+        else:
+            report = run_batch(
+                stack.enter_context(Pipeline.open(args.bundle, args.backend, **how)),
+                rows,
+                folder,
+                num_workers=args.workers,
+                memory_budget_bytes=args.memory,
+                **common,
+            )
     return say(args, report)
+
+
+def check_ray_options(args: argparse.Namespace) -> None:
+    """Raise RequestError for what Ray decides itself."""
+    given = {"--workers": args.workers != 1, "--memory": args.memory is not None, "--device": args.device}
+    for flag in (flag for flag, is_given in given.items() if is_given not in (False, None)):
+        raise RequestError(
+            f"{flag} is given with --ray",
+            expected="one request at once on each device that Ray gives",
+            hint=f"leave {flag} out",
+            code="command.usage",
+        )
 
 
 def read_rows(args: argparse.Namespace) -> tuple[list[BatchRow], list[Failure]]:

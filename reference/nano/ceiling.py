@@ -17,7 +17,7 @@ if not __package__:  # run as a file: `python reference/nano/ceiling.py`
 import torch
 from diffusers import AutoencoderKLWan
 
-from reference.nano.heldout import PER_KIND, Score, heldout_samples, score_edit, summarize
+from reference.nano.heldout import PER_KIND, Score, heldout_samples, rows_of_report, score_edit, summarize
 from reference.nano.world import Frames
 from reference.vae import frames_from_pixels, pixels_from_frames
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=PER_KIND)
     args = parser.parse_args()
     report = summarize(score_carried(AutoencoderKLWan.from_pretrained(args.vae).eval(), args.per_kind))
-    for task, row in [*report["by_task"].items(), ("images", report["images"]), ("videos", report["videos"])]:
+    for task, row in rows_of_report(report):
         print(f"{task:22} {row['success_rate']:5.0%}  {row['changed_db']} dB  {row['preserved_db']} dB")
     print(f"all {report['edits']:18} {report['success_rate']:5.1%}")
 

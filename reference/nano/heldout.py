@@ -121,6 +121,12 @@ def summarize(scores: list[Score]) -> dict[str, Any]:
     }
 
 
+def rows_of_report(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a report of `summarize` with their names: each task, then images and videos if there are any."""
+    rows = [*report["by_task"].items(), ("images", report["images"]), ("videos", report["videos"])]
+    return [(name, row) for name, row in rows if row]
+
+
 def _mean(values: list[float]) -> float | None:
     """Mean of what was judged, None where nothing was."""
     judged = [v for v in values if not math.isnan(v)]

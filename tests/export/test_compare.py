@@ -124,7 +124,9 @@ def test_the_exit_code_says_whether_a_tolerance_is_broken(
         with pytest.raises(SystemExit) as stop:
             compare.main()
         assert stop.value.code == code
-        assert "beyond the tolerance: transformer (video)" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert ("beyond the tolerance: transformer (video)" in said.err) == (code == 1)
+    assert "schedule_euler, schedule_ab2; see tests/export/test_schedule_graphs.py" in said.out
 
 
 def test_the_command_says_what_is_wrong(

@@ -119,6 +119,48 @@ def test_a_bundle_of_format_2_is_left_as_it_is(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.parametrize("label", ["unip2-10", "unipc2-10 shift 2"])
+def test_a_schedule_that_format_2_cannot_hold_leaves_the_bundle_as_it_was(
+    label: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "nano"
+    value = write_format_1(folder)
+    value["quality"]["schedules"]["fast"]["recipe"] = label
+    (folder / "bundle.json").write_text(json.dumps(value), "utf-8")
+    before = contents(folder)
+    assert main([str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert f"schedule 'fast' was built as '{label}', which format 2 cannot hold" in err
+    assert "take it out" in err
+    assert err.count("\n") == 1
+    assert contents(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["nano"]
+
+
+def test_a_failure_while_graphs_are_written_leaves_the_bundle_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nano"
+    write_format_1(folder)
+    before = contents(folder)
+
+    def save_half(model: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("export.convert_bundle.ir.save", save_half)
+    with pytest.raises(OSError, match="disk is full"):
+        convert_bundle(folder)
+    assert contents(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["nano"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -1,7 +1,7 @@
 """`python -m export.convert_bundle BUNDLE`: a bundle of format 1 becomes one of format 2, in its own folder.
 
 The converted bundle is written beside the old one and takes its place when it is whole, so a bundle that cannot be
-converted stays as it was. Weights and graphs keep their bytes, in the same files on the disk. `solver_step` is
+converted stays as it was. Weights and graphs keep their bytes. `solver_step` is
 written anew, as a matrix over the solver's state, the `schedule_...` graphs are added, and `bundle.json` says what
 format 2 says.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -55,7 +54,7 @@ def convert_bundle(folder: Path) -> BundleSpec:
     target = folder.absolute()
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        shutil.copytree(target, partial, symlinks=True, copy_function=_link_or_copy, dirs_exist_ok=True)
+        shutil.copytree(target, partial, symlinks=True, dirs_exist_ok=True)
         spec = _convert(value, partial)
         take_place(partial, target)
     finally:
@@ -63,16 +62,8 @@ def convert_bundle(folder: Path) -> BundleSpec:
     return spec
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    """Weights may be gigabytes: a second name for the same file, where the file system has that."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
 def _convert(value: dict[str, Any], folder: Path) -> BundleSpec:
-    """Write what is new in format 2 into a folder whose files are another bundle's as well: none is written into."""
+    """Write what is new in format 2 into a folder that holds the files of format 1."""
     made = value["made"]
     labels = {name: row["recipe"] for name, row in value["quality"].get("schedules", {}).items()}
     for row in value["quality"].get("schedules", {}).values():
@@ -84,7 +75,6 @@ def _convert(value: dict[str, Any], folder: Path) -> BundleSpec:
     for name, graph in graphs.items():
         if name == "solver_step" or name.startswith("schedule_"):
             module = SolverStep(HISTORY_ROWS) if name == "solver_step" else _schedule_module(name)
-            (folder / graph.file).unlink(missing_ok=True)
             ir.save(export_module(module, graph), folder / graph.file)
     can = Capabilities(
         attention=made.pop("attention", "inline"),

@@ -14,6 +14,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,9 @@ def count_costs(folder: Path, graphs: Mapping[str, GraphSpec]) -> dict[str, dict
 
 def _count_rows(path: Path) -> dict[str, Polynomial]:
     """Costs of a graph over rows, by symbolic shapes."""
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
+    tools = import_module(f"{import_onnxruntime().__name__}.tools.symbolic_shape_infer")
     model = inliner.inline_local_functions(onnx.load(path, load_external_data=False))
-    inferred = SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
+    inferred = tools.SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
     shapes = {v.name: _symbols(v) for v in _values(inferred)}
     sizes = {name: math.prod(shape, start=sympy.Integer(1)) for name, shape in shapes.items()}
     nodes = _nodes_of(inferred, shapes)

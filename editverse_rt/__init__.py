@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from editverse_rt.bundle.manifest import load_bundle
+    from editverse_rt.client import Client
     from editverse_rt.errors import (
         BackendError,
         BundleError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendError",
     "BundleError",
+    "Client",
     "EditRequest",
     "EditVerseError",
     "MediaError",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "editverse_rt.client",
     "EditRequest": "editverse_rt.request.edit_request",
     "Pipeline": "editverse_rt.pipeline",
     "RequestHandle": "editverse_rt.request_queue",

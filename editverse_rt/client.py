@@ -228,8 +228,13 @@ def _error_from(facts: Mapping[str, Any], status: int) -> EditVerseError:
     # 503: it is being started or stopped, which passes.
     if status == 503:
         parts["code"] = "backend.unavailable"
+    # Where the text says "seed is -1", the command line can say "--seed is -1".
+    is_value = bool(parts["field"]) and str(facts.get("message")).startswith(
+        f"{parts['field']} is {facts['found']}"
+    )
     return kind(
         str(facts["found"]),
+        is_value=is_value,
         expected=parts["expected"],
         hint=parts["hint"],
         code=parts["code"],

@@ -18,6 +18,7 @@ from editverse_rt.request import options
 from editverse_rt.request.options import OPTIONS, Option, OptionValue, check_option, parse_size
 
 __all__ = [
+    "DEFAULT_BUNDLE",
     "FLAGS",
     "Command",
     "CommandEntry",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MAX_THREADS = 1024
+DEFAULT_BUNDLE = "nano"
 FLAGS = {
     **options.FLAGS,
     "device": "--device",
@@ -105,7 +107,8 @@ def parse_arguments(
     SystemExit. Raises RequestError for what is not understood.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # No option before the command takes a value, so the first word is the command.
+    words = server_behind_command(words)
+    # No other option before the command takes a value, so the first word is the command.
     asked = next((word for word in words if not word.startswith("-")), None)
     command = next((entry.load() for entry in entries if entry.name == asked), None)
     args, extra = build_parser(entries, asked, command).parse_known_args(words)
@@ -114,6 +117,16 @@ def parse_arguments(
     if extra:
         take_late_words(command, args, extra)
     return command, args
+
+
+def server_behind_command(words: list[str]) -> list[str]:
+    """Move a `--server URL` or `--server=URL` at the head behind the command, whose option it is."""
+    if not words:
+        return words
+    length = 2 if words[0] == "--server" else 1 if words[0].startswith("--server=") else 0
+    if not length or len(words) <= length:
+        return words
+    return [words[length], *words[:length], *words[length + 1 :]]
 
 
 def build_parser(
@@ -200,7 +213,7 @@ def add_running_options(parser: argparse.ArgumentParser) -> None:
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which bundle runs where, besides the options for a GPU."""
     add = parser.add_argument
-    add("--bundle", default="nano", help="name or folder (default: nano)")
+    add("--bundle", default=DEFAULT_BUNDLE, help=f"name or folder (default: {DEFAULT_BUNDLE})")
     add("--backend", default="auto", help="auto, or a name from `editverse-rt doctor` (default: auto)")
     add("--allow-unverified", action="store_true", help="take plans that `verify` has not accepted here")
     add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one a core)")

@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from editverse_rt import media
-from editverse_rt.commands.arguments import Command, add_request_options, add_running_options, gpu_options
+from editverse_rt.commands.arguments import (
+    DEFAULT_BUNDLE,
+    Command,
+    add_request_options,
+    add_running_options,
+    gpu_options,
+)
 from editverse_rt.commands.inputs import name_inputs, read_request
+from editverse_rt.commands.remote import add_remote_options, run_remote
 from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
 from editverse_rt.errors import RequestError
 from editverse_rt.media.frames import contact_sheet
@@ -36,6 +43,7 @@ examples:
       --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
   editverse-rt edit photo.jpg "Make it grayscale" -o out.png
   editverse-rt edit --request request.json -o out.mp4 --seed 8
+  editverse-rt --server http://127.0.0.1:8000 edit in.mp4 "Make it night" -o out.mp4
 
 Videos become <video1>, <video2> ..., images <image1>, <image2> ..., each in the order given. An instruction
 without any tag gets them in front, in that order. An output that exists is replaced, at once and only when
@@ -59,6 +67,8 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="INPUT", help="videos and images, then the instruction")
     add_request_file(parser)
     add_running_options(parser)
+    add_remote_options(parser)
+    parser.set_defaults(bundle=None)  # with --server the server's default
     add_request_options(parser, EDIT_OPTIONS)
 
 
@@ -66,6 +76,8 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="what to show")
     add_request_file(parser)
     add_running_options(parser)
+    add_remote_options(parser)
+    parser.set_defaults(bundle=None)  # with --server the server's default
     add_request_options(parser, GENERATE_OPTIONS)
 
 
@@ -148,6 +160,12 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
                 hint="give the preview another name",
                 code="command.usage",
             )
+    if args.server is not None:
+        return run_remote(args, request)
+    if args.api_key is not None:
+        raise RequestError(
+            "--api-key is given without --server", hint="give both or neither", code="command.usage"
+        )
 
     begin = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -168,7 +186,7 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
     return Pipeline.open(
-        args.bundle,
+        DEFAULT_BUNDLE if args.bundle is None else args.bundle,
         args.backend,
         num_threads=args.threads,
         allow_unverified=args.allow_unverified,

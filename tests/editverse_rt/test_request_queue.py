@@ -60,7 +60,8 @@ def pipeline(fake_bundle: Any, runner: Any) -> Pipeline:
     """A pipeline whose runner says that it runs graphs side by side, on a bundle that the planner knows."""
     runner.traits = replace(runner.traits, runs_concurrently=True)
     bundle, nano = load_bundle(fake_bundle.root), load_bundle("nano")
-    return Pipeline(replace(bundle, spec=replace(bundle.spec, model=nano.spec.model)), runner)
+    spec = replace(bundle.spec, model=nano.spec.model, costs=nano.spec.costs)
+    return Pipeline(replace(bundle, spec=spec), runner)
 
 
 @pytest.fixture(autouse=True)
@@ -342,6 +343,7 @@ def test_a_handle_is_a_future_of_asyncio_too(pipeline: Pipeline, runner: Any) ->
     async def serve(queue: RequestQueue) -> int:
         first, second = (asyncio.wrap_future(queue.submit("A ring")) for _ in range(2))
         second.cancel()
+        await asyncio.sleep(0)  # the loop's turn, in which the queue hears of it
         gate.opened.set()
         result = await asyncio.wait_for(first, PATIENCE_S)
         with pytest.raises(asyncio.CancelledError):

@@ -118,7 +118,7 @@ def test_json_that_is_not_utf8(fake_bundle: Any) -> None:
         load_bundle(fake_bundle.root)
 
 
-FREE = ("model", "made", "quality", "emulates")
+FREE = ("model", "costs", "made", "quality", "emulates")
 """Objects whose fields are not the format's own."""
 
 
@@ -143,7 +143,7 @@ FIELDS = [
     *("family", "conditioning", "unconditional", "default_negative_prompt", "capabilities"),
     *(f"capabilities/{name}" for name in ("generates", "edits", "negative_prompt", "strength", "attention")),
     *(f"capabilities/{name}" for name in ("convolutions", "dtype", "weights", "emulates")),
-    *("files", "made", "quality", "files/0/path", "files/0/num_bytes", "files/0/sha256"),
+    *("files", "costs", "made", "quality", "files/0/path", "files/0/num_bytes", "files/0/sha256"),
     *(f"tokenizer/{name}" for name in ("file", "eos_id", "max_tokens")),
     *(f"geometry/{name}" for name in ("temporal_ratio", "spatial_ratio", "patch_size", "patch_dim")),
     "geometry/clean_dim",

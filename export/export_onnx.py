@@ -192,9 +192,13 @@ def export_bundle(
 
 
 def _write_graphs(
-    graphs: dict[str, Graph], rope: lower.RopeConfig, lowering: lower.Lowering, folder: Path, progress: bool,
+    graphs: dict[str, Graph],
+    rope: lower.RopeConfig,
+    lowering: lower.Lowering,
+    folder: Path,
+    progress: bool,
     text_encoder_bits: int | None,
-) -> None:  # fmt: skip
+) -> None:
     by_weights: dict[str, list[Graph]] = {}
     for graph in graphs.values():
         by_weights.setdefault(graph.weights, []).append(graph)

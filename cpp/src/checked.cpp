@@ -78,7 +78,15 @@ Schedule choose_schedule(const BundleSpec& spec, const Request& request, const M
           .hint("give a larger strength or more steps");
     }
   }
-  if (first != 0 || steps != own) schedule.table = make_table(schedule, steps, first);
+  if (first != 0 || steps != own) {
+    if (schedule.is_fixed()) {
+      throw Error(EV_ERROR_REQUEST, "request.option", steps != own ? "num_inference_steps" : "strength")
+          .found(steps - first, " steps of schedule \"", schedule.name, "\"")
+          .expected("its ", own, " steps, whose noise levels are fixed")
+          .hint("leave the number of steps out, give strength 1, or take another schedule");
+    }
+    schedule.table = make_table(schedule, steps, first);
+  }
   return request.guidance_scale ? schedule.with_guidance(*request.guidance_scale) : schedule;
 }
 

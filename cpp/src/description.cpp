@@ -123,7 +123,7 @@ Schedule read_schedule(const std::string& name, Fields fields) {
   Schedule schedule;
   schedule.name = name;
   Fields options = fields.child("options");
-  schedule.graph = fields.string("graph");
+  schedule.graph = fields.text("graph");
   schedule.guidance_scale = fields.number("guidance_scale", 0.0);
   schedule.table = read_table(fields.child("table"));
   for (const std::string& option : options.names()) schedule.options.emplace_back(option, options.number(option));
@@ -177,10 +177,12 @@ void check_schedules(const BundleSpec& spec, const Fields& fields) {
   for (const Schedule& schedule : spec.schedules) {
     const std::string where = "schedules." + schedule.name;
     const GraphSpec* graph = spec.find_graph(schedule.graph);
-    if (graph == nullptr || graph->name.rfind("schedule_", 0) != 0) {
+    const bool makes_tables = graph != nullptr && graph->name.rfind("schedule_", 0) == 0;
+    // A fixed table has neither a graph nor options to make another from.
+    if (!makes_tables && !(schedule.is_fixed() && schedule.options.empty())) {
       fields.refuse(where + ".graph", schedule.graph, "one of the graphs " + graphs);
     }
-    check_options(schedule, *graph, fields);
+    if (makes_tables) check_options(schedule, *graph, fields);
     for (const Matrix& matrix : schedule.table.matrices) {
       const bool fits = matrix.size() == states && std::all_of(matrix.begin(), matrix.end(), [&](const auto& row) {
                           return row.size() == states + 1;

@@ -33,6 +33,9 @@ struct Schedule {
 
   std::int64_t num_inference_steps() const { return static_cast<std::int64_t>(table.timesteps.size()); }
 
+  /// Whether no graph makes another number of steps.
+  bool is_fixed() const { return graph.empty(); }
+
   /// This schedule with the caller's guidance. Steps that the table leaves unguided (a guidance of 1) stay so; a table
   /// without any guidance takes the caller's everywhere. Throws EV_ERROR_REQUEST below 0 or not finite.
   Schedule with_guidance(double scale) const;

@@ -141,6 +141,26 @@ Json first_step_result(const Json& one) {
   return asked;
 }
 
+/// A schedule without a graph runs its own table, and no other number of steps.
+void check_fixed_schedule() {
+  ev::BundleSpec spec;
+  spec.schedules = {{"fast", "", 1.0, {{0.0, 0.5}, {0.0, 0.5}, {1.0, 1.0}, {}, {0, 0}}, {}}};
+  spec.default_schedule = "fast";
+  const auto no_table = [](const ev::Schedule&, std::int64_t, std::int64_t) -> ev::ScheduleTable {
+    throw std::logic_error("a fixed schedule has no graph to run");
+  };
+  ev::Request request;
+  CHECK(ev::choose_schedule(spec, request, no_table).num_inference_steps() == 2);
+  request.num_inference_steps = 3;
+  std::string said;
+  try {
+    ev::choose_schedule(spec, request, no_table);
+  } catch (const ev::Error& error) {
+    said = error.what();
+  }
+  CHECK(said.find("3 steps of schedule \"fast\"; expected its 2 steps, whose noise levels are fixed") == 0);
+}
+
 /// outcome() with the error's code and field.
 template <typename Call>
 Json coded_outcome(const Call& call) {
@@ -216,6 +236,7 @@ int main(int argc, char** argv) {
   check_list(read_vectors(folder, "prompts.json"), "prompts.json", prompt_result);
   check_list(read_vectors(folder, "layouts.json"), "layouts.json", layout_result);
   check_list(read_vectors(folder, "schedules.json"), "schedules.json", schedule_result);
+  check_fixed_schedule();
   check_list(read_vectors(folder, "sampling.json"), "sampling.json", sampling_result);
   check_with_geometries(folder, "sizes.json", size_result);
   check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {

@@ -509,6 +509,9 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         ["quality"],
     ):
         edits.append([["delete", path]])
+    # A schedule whose noise levels are fixed: no graph makes another table, so there are no options either.
+    fixed = [["set", ["schedules", "paper", "graph"], ""], ["set", ["schedules", "paper", "options"], {}]]
+    edits.append(fixed)
     return [{"edits": edit, **outcome(lambda e=edit: bundle_result(base, e))} for edit in edits]
 
 

@@ -291,6 +291,42 @@ def _report_soak(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{_table(head, lines)}", drawing
 
 
+def _report_serving(results: Results) -> tuple[str, str]:
+    facts = results.facts
+    lines = [
+        [
+            str(row["clients"]),
+            str(row["done"]),
+            f"{row['requests_per_s']:.2f}",
+            f"{row['in_process_requests_per_s']:.2f}",
+            f"{row['requests_per_s'] / row['in_process_requests_per_s']:.0%}",
+            *(
+                f"{_seconds(row[f'{name}_p50_s'])}; {_seconds(row[f'{name}_p99_s'])}"
+                for name in ("healthz", "status")
+            ),
+            *(" to ".join(map(_megabytes, row[f"{name}_bytes"])) for name in ("server", "worker")),
+            str(len(row["failures"])),
+        ]
+        for row in results.rows
+    ]
+    head = [
+        "clients", "jobs done", "jobs/s", "in process", "share of that", "/healthz, p50; p99", "a job, p50; p99",
+        "memory of the server", "of its worker", "failures",
+    ]  # fmt: skip
+    note = (
+        f"At most {facts['jobs']} mixed edits of {facts['bundle']} or {facts['seconds']:g} s a row; "
+        f"{facts['slots']} at once on the worker, and as many in process, but no more than clients."
+    )
+    bars = {
+        f"{row['clients']} clients": {
+            "server": row["requests_per_s"],
+            "in process": row["in_process_requests_per_s"],
+        }
+        for row in results.rows
+    }
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Throughput of a server", bars, "jobs/s")
+
+
 def _report_native(results: Results) -> tuple[str, str]:
     def between(row: Row, measure: str, show: Callable[[float], str]) -> str:
         if measure not in row:
@@ -321,6 +357,7 @@ _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "scaling": _report_scaling,
     "frontier": _report_frontier,
     "soak": _report_soak,
+    "serving": _report_serving,
     "metrics": _report_metrics,
     "versus": _report_versus,
     "native": _report_native,

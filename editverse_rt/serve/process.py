@@ -191,8 +191,8 @@ class WorkerProcess:
                     self._on_event(self, message)
 
     async def _end(self) -> None:
-        """See to it that the process is gone, and tell."""
-        process, self._process = self._process, None
+        """See to it that the process is gone, and tell. Where this is cancelled, call it again: it waits on."""
+        process = self._process
         if process is None:
             return
         was_up, self.is_up = self.is_up, False
@@ -203,6 +203,7 @@ class WorkerProcess:
             with suppress(ProcessLookupError):
                 process.kill()
         code = await process.wait()
+        self._process = None
         was_asked = bool(self._asked)
         for answer in self._asked.values():
             if not answer.done():

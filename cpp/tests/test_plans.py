@@ -335,7 +335,9 @@ def test_a_budget_needs_plans_that_stream(bundle: Bundle, tmp_path: Path) -> Non
     engines = build_plans(bundle)
     write_manifest(replace(engines, plans=tuple(replace(plan, facts={}) for plan in engines.plans)))
     said, _ = run(bundle, tmp_path, options={"weight_budget_bytes": 1})
-    assert "its plans hold all weights on the GPU; build the engines again with weight streaming" in said["text"]
+    assert (
+        "its plans hold all weights on the GPU; build the engines again with weight streaming" in said["text"]
+    )
 
 
 def test_a_gpu_option_passes_the_cpu_over(bundle: Bundle, tmp_path: Path) -> None:

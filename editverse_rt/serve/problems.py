@@ -13,7 +13,7 @@ from editverse_rt.errors import (
     RequestError,
 )
 
-__all__ = ["HttpError", "RefusedError", "error_json", "status_of"]
+__all__ = ["HttpError", "RefusedError", "died_error", "error_json", "status_of"]
 
 
 class HttpError(EditVerseError):
@@ -64,3 +64,14 @@ class RefusedError(HttpError):
 
     def to_json(self) -> dict[str, str]:
         return dict(self._facts)
+
+
+def died_error(deaths: int) -> dict[str, str]:
+    """The error of a job whose process ended too often."""
+    return HttpError(
+        500,
+        f"the process that ran this job ended {deaths} times",
+        expected="a result",
+        hint="make the request smaller, or look for the reason in the server's log",
+        code="worker_died",
+    ).to_json()

@@ -23,7 +23,7 @@ from typing import Any
 
 from editverse_rt.serve.folder import DataFolder, remove, sync_file, sync_folder
 from editverse_rt.serve.job import MAX_DEATHS, Job
-from editverse_rt.serve.problems import HttpError
+from editverse_rt.serve.problems import HttpError, died_error
 from editverse_rt.serve.table import JobTable, job_from, values_from
 
 __all__ = ["JobStore"]
@@ -278,7 +278,7 @@ class JobStore:
                 self._end(job, run, "cancelled")
             elif died and found.deaths + 1 >= MAX_DEATHS:
                 self._change("deaths = deaths + 1", [], job, "in_progress")
-                self._end(job, run, "failed", error=_died_error(found.deaths + 1))
+                self._end(job, run, "failed", error=died_error(found.deaths + 1))
             else:
                 self._change(
                     "state = 'queued', started_at = NULL, queued_at = ?, deaths = deaths + ?",
@@ -387,17 +387,8 @@ class JobStore:
         self, assignments: str, values: list[Any], job: str, state: str, run: int | None = None
     ) -> bool:
         query = f"UPDATE jobs SET {assignments} WHERE id = ? AND state = ?"
-        more = [job, state]
+        where: list[Any] = [job, state]
         if run is not None:
             query += " AND runs = ?"
-        return self._table.execute(query, [*values, *more, *([] if run is None else [run])]) == 1
-
-
-def _died_error(deaths: int) -> dict[str, str]:
-    return HttpError(
-        500,
-        f"the process that ran this job ended {deaths} times",
-        expected="a result",
-        hint="make the request smaller, or look for the reason in the server's log",
-        code="worker_died",
-    ).to_json()
+            where.append(run)
+        return self._table.execute(query, [*values, *where]) == 1

@@ -36,16 +36,9 @@ class EditVerse:
         ]
         items.append(next(counts))
         target = _grid(geometry, (footage.num_frames, height_px, width_px))
-        return LaidOutRequest(
-            segments=checked.segments,
-            sources={name: footage.clips[name].shape[:3] for name in checked.inputs.names},
-            main=checked.inputs.main,
-            num_frames=footage.num_frames,
-            height_px=height_px,
-            width_px=width_px,
-            fps=footage.fps,
-            schedule=checked.schedule,
-            seed=checked.request.seed,
+        return LaidOutRequest.of(
+            checked,
+            footage,
             target=target,
             cond=Branch(0, lay_out(items, target)),
             uncond=Branch(None, lay_out(items, target, with_text=False)),

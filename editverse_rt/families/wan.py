@@ -48,16 +48,9 @@ class Wan:
             num_clean = noisy.num_patches
         layout = _lay_out_grid(noisy, num_clean, kept)
         _check_lengths(roles, footage)
-        return LaidOutRequest(
-            segments=checked.segments,
-            sources={name: footage.clips[name].shape[:3] for name in checked.inputs.names},
-            main=checked.inputs.main,
-            num_frames=footage.num_frames,
-            height_px=height_px,
-            width_px=width_px,
-            fps=footage.fps,
-            schedule=checked.schedule,
-            seed=checked.request.seed,
+        return LaidOutRequest.of(
+            checked,
+            footage,
             target=noisy,
             cond=Branch(0, layout),
             uncond=Branch(1, layout),

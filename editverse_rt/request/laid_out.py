@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from editverse_rt.bundle.schedule import Schedule
 from editverse_rt.planning.planner import Work
+from editverse_rt.request.checked import CheckedRequest
+from editverse_rt.request.inputs import Footage
 from editverse_rt.request.layout import Grid, Layout
 from editverse_rt.request.prompt import TextSegment, VisionSegment
 
@@ -45,6 +47,39 @@ class LaidOutRequest:
     num_kept: int = 0
     num_dropped: int = 0
     start: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        checked: CheckedRequest,
+        footage: Footage,
+        *,
+        target: Grid,
+        cond: Branch,
+        uncond: Branch,
+        num_kept: int = 0,
+        num_dropped: int = 0,
+        start: str | None = None,
+    ) -> LaidOutRequest:
+        """A family's layout with what every family takes over from the request; the fields are the class's."""
+        height_px, width_px = checked.inputs.size
+        return cls(
+            segments=checked.segments,
+            sources={name: footage.clips[name].shape[:3] for name in checked.inputs.names},
+            main=checked.inputs.main,
+            num_frames=footage.num_frames,
+            height_px=height_px,
+            width_px=width_px,
+            fps=footage.fps,
+            schedule=checked.schedule,
+            seed=checked.request.seed,
+            target=target,
+            cond=cond,
+            uncond=uncond,
+            num_kept=num_kept,
+            num_dropped=num_dropped,
+            start=start,
+        )
 
     @property
     def work(self) -> Work:

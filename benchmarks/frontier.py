@@ -1,7 +1,8 @@
 """`python -m benchmarks.frontier BUNDLE`: quality against time for each schedule, and which to offer.
 
-Each candidate edits the held-out set of `export.quality` and its real clips, in turns, edit by edit. The
-first is the paper's schedule, which the others are held to. From those, two are named:
+Each candidate edits the held-out set of `export.quality` and its real clips, in turns, edit by edit, and
+generates described scenes. The first is the paper's schedule, which the others are held to. From those, two
+are named:
   balanced  the fewest evaluations that keep success to MAX_LOST and 40 dB to the paper's result;
   fast      the fewest that keep it, and 30 dB.
 With `--standard OTHER`, the first is the paper's schedule on another bundle: what a lossy one is held to.
@@ -21,7 +22,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, Literal
 
 if not __package__:  # run as a file: `python benchmarks/frontier.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -39,7 +40,16 @@ from editverse_rt.pipeline import Pipeline
 from editverse_rt.quality.statistics import mean_of
 from export.quality import read_real_clips
 from export.schedules import ScheduleSettings, build_schedule
-from reference.nano.heldout import PER_KIND, Score, heldout_samples, real_samples, score_edit
+from reference.nano.heldout import (
+    GENERATIONS_PER_KIND,
+    PER_KIND,
+    Score,
+    generation_samples,
+    heldout_samples,
+    objects_shown,
+    real_samples,
+    score_edit,
+)
 from reference.nano.styles import psnr_db
 from reference.nano.tasks import Sample
 
@@ -53,12 +63,14 @@ PAPER = "euler-50"
 EDITS_A_PART = 12
 """That one process measures before it hands over what it found."""
 
+Kind = Literal["edit", "real", "generation"]
+
 CANDIDATES = (
     PAPER, "euler-20", "ab2-20", "ab2-12", "ab2-8",
     "ab2-12 shift 0.3", "ab2-10 shift 0.3 guided 0.1-1", "ab2-8 shift 0.3 guided 0.1-1",
     "ab2-6 shift 0.3 guided 0.1-1", "ab2-6 shift 0.2 guided 0.1-1", "ab3-6 shift 0.2 guided 0.1-1",
     "ab2-5 shift 0.2 guided 0.1-1", "ab2-4 shift 0.2 guided 0.1-1", "ab2-3 shift 0.2 guided 0.1-1",
-    "ab2-2 shift 0.2 guided 0.1-1",
+    "ab2-2 shift 0.2 guided 0.1-1", "euler-1 guidance 1",
 )  # fmt: skip
 
 
@@ -68,6 +80,7 @@ class _Tally:
 
     scores: list[Score] = dataclasses.field(default_factory=list)
     real_scores: list[Score] = dataclasses.field(default_factory=list)
+    objects: list[bool] = dataclasses.field(default_factory=list)
     decibels: list[float] = dataclasses.field(default_factory=list)
     cpu_s: list[float] = dataclasses.field(default_factory=list)
 
@@ -81,6 +94,7 @@ def measure_schedules(
     settings: Mapping[str, ScheduleSettings],
     samples: Iterable[Sample],
     real: Iterable[Sample] = (),
+    generations: Iterable[Sample] = (),
     *,
     threads: int = 1,
     workers: int = 1,
@@ -88,13 +102,16 @@ def measure_schedules(
 ) -> list[dict[str, Any]]:
     """Rows, one a settings, in their order; the first is what the results of the others are compared with.
 
-    settings: by label. samples, real: held-out edits, and those of real clips, scored apart. workers:
+    settings: by label. samples, real: held-out edits, and those of real clips, scored apart. generations:
+    described scenes, whose objects are counted; they enter neither PSNR nor time. workers:
     processes that share the edits. standard: the bundle that runs the first settings, None for the same as
     the others'.
     """
     schedules = {label: build_schedule(label, settings) for label, settings in settings.items()}
     tallies = {label: _Tally() for label in schedules}
-    marked = [*((sample, False) for sample in samples), *((sample, True) for sample in real)]
+    marked: list[tuple[Sample, Kind]] = [(sample, "edit") for sample in samples]
+    marked += [(sample, "real") for sample in real]
+    marked += [(sample, "generation") for sample in generations]
     parts = [marked[start : start + EDITS_A_PART] for start in range(0, len(marked), EDITS_A_PART)]
     measure = partial(_measure_part, bundle, standard, schedules, threads)
     with ExitStack() as stack:
@@ -114,9 +131,9 @@ def _measure_part(
     standard: Bundle | None,
     schedules: Mapping[str, Schedule],
     threads: int,
-    marked: Sequence[tuple[Sample, bool]],
+    marked: Sequence[tuple[Sample, Kind]],
 ) -> dict[str, _Tally]:
-    """Some of the edits, each by every schedule in turn. marked: with whether its clip is a real one."""
+    """Some of the requests, each by every schedule in turn."""
     tallies = {label: _Tally() for label in schedules}
     with ExitStack() as stack:
         others = stack.enter_context(_open_with(bundle, schedules, threads))
@@ -125,13 +142,18 @@ def _measure_part(
         longest = max((sample for sample, _ in marked), key=lambda sample: len(sample.target))
         for pipeline in (first, others):
             _edit(pipeline, longest, min(schedules, key=lambda label: schedules[label].num_inference_steps))
-        for sample, is_real in marked:
+        for sample, kind in marked:
+            if kind == "generation":
+                for label, tally in tallies.items():
+                    frames = _edit(first if label == next(iter(tallies)) else others, sample, label)
+                    tally.objects.extend(objects_shown(sample, frames))
+                continue
             expected: Frames | None = None
             for label, tally in tallies.items():
                 pipeline = first if expected is None else others
                 taken, frames = time_call(partial(_edit, pipeline, sample, label))
                 expected = frames if expected is None else expected
-                (tally.real_scores if is_real else tally.scores).append(score_edit(sample, frames))
+                (tally.real_scores if kind == "real" else tally.scores).append(score_edit(sample, frames))
                 tally.decibels.append(psnr_db(frames, expected))
                 tally.cpu_s.append(taken.cpu_s)
     return tallies
@@ -164,6 +186,7 @@ def _row(label: str, settings: ScheduleSettings, schedule: Schedule, tally: _Tal
         "success_rate": rate.mean,
         "success_interval": [rate.low, rate.high],
         "success_rate_real": mean_of([score.is_success for score in tally.real_scores]).mean,
+        "objects_shown": mean_of(tally.objects).mean,
         "psnr_db": mean(tally.decibels),
         "psnr_median_db": median(tally.decibels),
         "cpu_s": mean(tally.cpu_s),
@@ -197,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--schedule", nargs="+", default=CANDIDATES, metavar="LABEL", help="as 'ab2-10 shift 2 guided 0-0.6'")
     add("--per-kind", type=int, default=PER_KIND, help="edits of each task, for images and for videos")
     add("--skip-real", action="store_true", help="leave the real clips out")
+    add("--skip-generations", action="store_true", help="leave the described scenes out")
     add("--threads", type=int, default=1, help="of the CPU, of each process (default: 1)")
     add("--workers", type=int, default=1, help="processes that share the edits (default: 1)")
     add("--standard", metavar="OTHER", help="the bundle that BUNDLE is held to (default: itself)")
@@ -213,12 +237,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     samples = list(heldout_samples(args.per_kind))
     real = [] if args.skip_real else list(real_samples(read_real_clips()))
+    generations = [] if args.skip_generations else list(generation_samples(GENERATIONS_PER_KIND))
     standard = None
     if args.standard is not None:
         standard = load_bundle(args.standard)
         settings = {f"{PAPER} of {standard.spec.name}": settings[PAPER], **settings}
     rows = measure_schedules(
-        bundle, settings, samples, real, threads=args.threads, workers=args.workers, standard=standard
+        bundle,
+        settings,
+        samples,
+        real,
+        generations,
+        threads=args.threads,
+        workers=args.workers,
+        standard=standard,
     )
     named = choose_named(rows)
     for name, label in named.items():

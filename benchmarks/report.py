@@ -173,13 +173,17 @@ def _success(row: Mapping[str, Any]) -> str:
 
 
 def _report_frontier(results: Results) -> tuple[str, str]:
+    has_objects = any(row.get("objects_shown") is not None for row in results.rows)
+    shares = {"success_rate_real": "on real clips"} | (
+        {"objects_shown": "objects shown"} if has_objects else {}
+    )
     lines = [
         [
             f"**{row['named']}**: {row['schedule']}" if row.get("named") else row["schedule"],
             str(row["steps"]),
             str(row["evaluations"]),
             _success(row),
-            f"{row['success_rate_real']:.1%}" if row.get("success_rate_real") is not None else "",
+            *(f"{row[key]:.1%}" if row.get(key) is not None else "" for key in shares),
             f"{row['psnr_db']:.1f}",
             f"{row['cpu_s']:.3g} s",
             f"{results.rows[0]['cpu_s'] / row['cpu_s']:.1f}x",
@@ -187,7 +191,7 @@ def _report_frontier(results: Results) -> tuple[str, str]:
         for row in results.rows
     ]
     head = [
-        "schedule", "steps", "evaluations", "success", "on real clips", "PSNR against the first, dB",
+        "schedule", "steps", "evaluations", "success", *shares.values(), "PSNR against the first, dB",
         "CPU an edit", "faster by",
     ]  # fmt: skip
     solvers = list(dict.fromkeys(row["solver"] for row in results.rows))

@@ -15,11 +15,12 @@ from reference.nano import styles
 from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
 from reference.nano.styles import psnr_db
 from reference.nano.tasks import EDIT_TASKS, MIRROR_SENTENCES, STYLE_SENTENCES, Sample
-from reference.nano.world import Canvas, Frames
+from reference.nano.world import Canvas, Frames, render, render_mask
 
 HELDOUT_SEED = 9
 PER_KIND = 9
 VIDEO_LENGTHS = (5, 9, 17)
+GENERATIONS_PER_KIND = 36
 CHANGED_LEVELS = 16
 """A pixel had to change when the right answer differs from the source by more in a channel."""
 MIN_PRESERVED_DB = 22.0
@@ -40,6 +41,32 @@ def heldout_samples(per_kind: int = PER_KIND) -> Iterator[Sample]:
                 height, width = SIZES[index % len(SIZES)]
                 frames = VIDEO_LENGTHS[index % len(VIDEO_LENGTHS)] if kind == "video" else 1
                 yield draw_curated(rng, task, Canvas(frames, height, width))
+
+
+def generation_samples(per_kind: int = GENERATIONS_PER_KIND) -> Iterator[Sample]:
+    """Described scenes without any input, images and videos, of seeds that training never draws."""
+    for kind in ("image", "video"):
+        for index in range(per_kind):
+            rng = np.random.default_rng([HELDOUT_SEED, len(EDIT_TASKS), kind == "video", index])
+            height, width = SIZES[index % len(SIZES)]
+            frames = VIDEO_LENGTHS[index % len(VIDEO_LENGTHS)] if kind == "video" else 1
+            yield draw_curated(rng, "generation", Canvas(frames, height, width))
+
+
+def objects_shown(sample: Sample, result: Frames) -> list[bool]:
+    """For each object that a generation's caption names, whether the result shows it.
+
+    An object is shown if the result, where the object has to be seen, is nearer (PSNR) to the right answer than to
+    the same scene without the object. result: uint8 [T, H, W, 3] of the target's shape.
+    """
+    scene = sample.scenes[0]
+    canvas = Canvas(*sample.target.shape[:3])
+    shown = []
+    for index in range(len(scene.things)):
+        where = render_mask(scene, index, canvas)[..., 0] > 127
+        absent = render(scene.without(index), canvas)
+        shown.append(psnr_db(result, sample.target, where) > psnr_db(result, absent, where))
+    return shown
 
 
 def real_clip_folder() -> Path:

@@ -146,7 +146,7 @@ test-pins:
 	rm -f build/pins-dist/*.whl && $(PINS_VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/pins-dist .
 	$(PINS_VENV)/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
 	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.32,<5' \
-	    "$$(ls build/pins-dist/editverse_rt-*.whl)[evaluate,serve]" \
+	    $(CUDA_BINDINGS) "$$(ls build/pins-dist/editverse_rt-*.whl)[evaluate,serve]" \
 	    $(if $(filter oldest,$(PINS)),$$($(PYTHON) tests/oldest_pins.py))
 	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/pins-tests/tests/
 	@printf '[pytest]\naddopts = --import-mode=importlib -m "not slow"\nmarkers = slow: left out\n' \

@@ -235,10 +235,13 @@ class JobStore:
             changed = is_written and self._end(
                 job, run, "completed", num_bytes=num_bytes, result={**result, "files": files}
             )
-            if self.get(job) is None:
+            found = self.get(job)
+            if found is None:
                 self.discard(job)
             elif not changed:
-                for name in files.values():
+                # A run that is told twice has one set of files, which its job keeps.
+                kept = (found.result or {}).get("files", {}).values()
+                for name in set(files.values()).difference(kept):
                     remove(self.output_folder(job) / name)
             return changed
 

@@ -282,6 +282,19 @@ def test_the_oldest_finished_go_first_when_the_disk_is_full(tmp_path: Path) -> N
         assert store.num_bytes() <= 3 * (INPUT_BYTES + 100)
 
 
+def test_a_run_that_is_finished_twice_keeps_its_files(tmp_path: Path) -> None:
+    with JobStore(tmp_path) as store:
+        job = store.add(make_job(store)).id
+        store.begin(job)
+        assert store.finish(job, 1, write_part(store, job, 1), {})
+        assert not store.finish(job, 1, write_part(store, job, 1), {})
+        found = store.get(job)
+        assert found is not None
+        result = store.content_path(found, "result")
+        assert result is not None
+        assert result.is_file()
+
+
 def test_a_table_that_is_none_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite3").write_bytes(b"not a table, and long enough to be looked at" * 10)
     before = (tmp_path / "jobs.sqlite3").read_bytes()

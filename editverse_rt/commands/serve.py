@@ -62,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-queued-per-key", type=thread_count, metavar="N", help="jobs of one key that wait (default: 16)"
     )
     add("--max-stored", type=bytes_from_text, metavar="SIZE", help="files of jobs (default: 10.7GB)")
+    add("--min-free", type=bytes_from_text, metavar="SIZE", help="disk that stays free (default: 536.9MB)")
     for flag, text in (
+        ("--worker-silence-s", "seconds after which a job that tells nothing hangs (default: 60)"),
         ("--keep-s", "seconds that finished jobs are kept (default: 86400)"),
         ("--max-deadline-s", "seconds that a job may run (default: 3600)"),
         ("--body-silence-s", "seconds without a byte of a body (default: 30)"),
@@ -109,9 +111,10 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         "keep_s": args.keep_s,
         "max_deadline_s": args.max_deadline_s,
         "drain_s": args.drain_s,
+        "worker_silence_s": args.worker_silence_s,
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
-    body = {"max_bytes": args.max_body, "silence_s": args.body_silence_s}
+    body = {"max_bytes": args.max_body, "silence_s": args.body_silence_s, "min_free_bytes": args.min_free}
     return replace(
         settings,
         body=replace(settings.body, **{name: value for name, value in body.items() if value is not None}),

@@ -105,10 +105,10 @@ def prepare_request(
     return Prepared(checked, facts, named, chosen, plan)
 
 
-def error_without_paths(error: EditVerseError, inputs: Mapping[str, Path]) -> dict[str, str]:
-    """The error as JSON, with the names of inputs in place of the server's paths."""
+def error_without_paths(error: EditVerseError, places: Mapping[str, Path]) -> dict[str, str]:
+    """The error as JSON, with names in place of the server's paths."""
     facts = error.to_json()
-    for name, path in inputs.items():
+    for name, path in places.items():
         facts = {part: text.replace(str(path), name) for part, text in facts.items()}
     return facts
 

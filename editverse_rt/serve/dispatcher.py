@@ -6,9 +6,10 @@ One event loop runs all of it; what touches the disk is done in threads.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,11 @@ from editverse_rt.serve.job import FINISHED, Job
 from editverse_rt.serve.live import LiveRun, Speeds
 from editverse_rt.serve.logs import Log
 from editverse_rt.serve.meters import Meters
+from editverse_rt.serve.problems import not_kept
 from editverse_rt.serve.process import Message, WorkerOptions, WorkerProcess
+from editverse_rt.serve.repeating import repeat, tell_error, write_until_done
 from editverse_rt.serve.store import JobStore
+from editverse_rt.serve.watching import Watchers
 
 __all__ = ["Dispatcher"]
 
@@ -30,7 +34,16 @@ _WATCH_S = 1.0
 class Dispatcher:
     """Runs the store's jobs on workers. Use start() and stop() inside one event loop."""
 
-    def __init__(self, store: JobStore, workers: Iterable[WorkerOptions], log: Log, meters: Meters) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        workers: Iterable[WorkerOptions],
+        log: Log,
+        meters: Meters,
+        silence_s: float = 60.0,
+    ) -> None:
+        """silence_s: for which a run may at least tell nothing before its worker is killed."""
+        self._silence_s = silence_s
         self.store, self.log, self.meters = store, log, meters
         self.workers = [WorkerProcess(options, self._on_event, self._on_end) for options in workers]
         self.live: dict[str, LiveRun] = {}
@@ -38,7 +51,7 @@ class Dispatcher:
         self.is_draining = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._watchers = Watchers()
         self._last_shapes: dict[str, tuple[object, ...]] = {}
 
     # --- for the routes -----------------------------------------------------------------------------------
@@ -52,7 +65,7 @@ class Dispatcher:
             self._spawn(worker.keep_running(up[-1]))
         await asyncio.gather(*up)
         for work in (self._pump, self._watch, self._sweep):
-            self._spawn(work())
+            self._spawn(repeat(work, self.log, self._wake.set))
 
     async def stop(self, drain_s: float) -> None:
         """Let what runs end for a while, then put it back into the queue, and end the workers."""
@@ -68,15 +81,14 @@ class Dispatcher:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for run in list(self.live.values()):
-            self.store.give_back(run.job.id, run.job.runs, died=False)
-            self.log.write("job_given_back", job_id=run.job.id)
+            with suppress(sqlite3.Error):  # the next start does it then
+                self.store.give_back(run.job.id, run.job.runs, died=False)
+                self.log.write("job_given_back", job_id=run.job.id)
 
     def begin_draining(self) -> None:
         """Take nothing more, and wake all who wait for events, so that they leave."""
         self.is_draining = True
-        for events in self._watchers.values():
-            for event in events:
-                event.set()
+        self._watchers.tell_all()
         self._wake.set()
 
     async def do(self, act: Callable[[], Answer]) -> Answer:
@@ -133,7 +145,7 @@ class Dispatcher:
             if state == "in_progress" and run is not None:
                 self._stop_run(run)
             elif state is not None:
-                self._changed(job)
+                self._watchers.tell(job)
             end = time.monotonic() + patience_s
             while job in self.live and (left := end - time.monotonic()) > 0:
                 event.clear()
@@ -153,11 +165,11 @@ class Dispatcher:
                     with suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(event.wait(), 1.0)
             await self.do(lambda: self.store.discard(job))
-        self._changed(job)
+        self._watchers.tell(job)
 
-    def watch(self, job: str) -> _Watch:
+    def watch(self, job: str) -> AbstractContextManager[asyncio.Event]:
         """A context whose event is set whenever something about the job changes."""
-        return _Watch(self._watchers, job)
+        return self._watchers.watch(job)
 
     async def wait_for_end(self, job: str) -> Job | None:
         """The job once it is over; None if it was deleted."""
@@ -201,28 +213,27 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _changed(self, job: str) -> None:
-        for event in self._watchers.get(job, ()):
-            event.set()
+    async def _write(self, act: Callable[[], Answer]) -> Answer:
+        """Record something of a run that must not be lost."""
+        return await write_until_done(act, self.log)
 
     def _stop_run(self, run: LiveRun) -> None:
         run.cancelled_s = run.cancelled_s or time.monotonic()
         run.worker.send({"do": "cancel", "job": run.job.id})
 
     async def _pump(self) -> None:
-        """Give free workers their next jobs, whenever something has changed."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if self.is_draining:
-                continue
-            queued = await self.do(self.store.queued)
-            for worker in self.workers:
-                while (
-                    job := choose_next(queued, worker, self.live, self._last_shapes.get(worker.name))
-                ) is not None:
-                    queued = [other for other in queued if other.id != job.id]
-                    await self._begin(job, worker)
+        """Give free workers their next jobs, when something has changed."""
+        await self._wake.wait()
+        self._wake.clear()
+        if self.is_draining:
+            return
+        queued = await self.do(self.store.queued)
+        for worker in self.workers:
+            while (
+                job := choose_next(queued, worker, self.live, self._last_shapes.get(worker.name))
+            ) is not None:
+                queued = [other for other in queued if other.id != job.id]
+                await self._begin(job, worker)
 
     async def _begin(self, queued: Job, worker: WorkerProcess) -> None:
         job = await self.do(lambda: self.store.begin(queued.id))
@@ -233,7 +244,7 @@ class Dispatcher:
         self.meters.queue_wait_s.observe(max(0.0, time.time() - job.queued_at))
         self.log.write("job_begun", job_id=job.id, device=worker.name, attempt=job.runs)
         if not worker.is_up:
-            self._spawn(self._give_back(self.live[job.id], died=False))
+            self._end_by(self.live[job.id], self._give_back(self.live[job.id], died=False))
             return
         worker.send(
             {
@@ -248,7 +259,7 @@ class Dispatcher:
                 "deadline_s": job.deadline_s,
             }
         )
-        self._changed(job.id)
+        self._watchers.tell(job.id)
 
     def _on_event(self, worker: WorkerProcess, message: Message) -> None:
         event = message["event"]
@@ -260,31 +271,41 @@ class Dispatcher:
             self.log.write("worker_error", level=message["level"], device=worker.name, text=message["text"])
             return
         run = self.live.get(message["job"])
-        if run is None or run.job.runs != message["run"] or run.worker is not worker:
+        if run is None or run.job.runs != message["run"] or run.worker is not worker or run.is_ending:
             return
         if event == "progress":
             run.hear(message["phase"], message["step"])
-            self._changed(run.job.id)
+            self._watchers.tell(run.job.id)
         else:
-            self._spawn(self._finish(run, message))
+            self._end_by(run, self._finish(run, message))
+
+    def _end_by(self, run: LiveRun, work: Coroutine[Any, Any, None]) -> None:
+        """Record a run's end, once: a report and the end of the process may come at the same time."""
+        run.is_ending = True
+        self._spawn(work)
 
     async def _finish(self, run: LiveRun, message: Message) -> None:
         job, store, event = run.job, self.store, message["event"]
         run.hear(run.phase, run.step)
+        error: dict[str, Any] = message.get("error", {})
         if event == "done":
-            result = message["result"]
+            result = dict(message["result"])
             folder = store.output_folder(job.id)
             parts = {variant: folder / name for variant, name in result.pop("parts").items()}
-            await self.do(lambda: store.finish(job.id, job.runs, parts, result))
-            self._learn(run)
-        elif event == "failed":
-            await self.do(lambda: store.fail(job.id, job.runs, message["error"]))
-        elif self.is_draining and run.cancelled_s is None:
-            await self.do(lambda: store.give_back(job.id, job.runs, died=False))
-        else:
-            await self.do(lambda: store.end_cancelled(job.id, job.runs))
+            try:
+                await self._write(lambda: store.finish(job.id, job.runs, parts, result))
+                self._learn(run)
+            except OSError as refused:  # the files cannot be kept
+                tell_error(self.log, refused)
+                event, error = "failed", not_kept(refused).to_json()
+        if event == "failed":
+            await self._write(lambda: store.fail(job.id, job.runs, error))
+        elif event == "cancelled" and self.is_draining and run.cancelled_s is None:
+            await self._write(lambda: store.give_back(job.id, job.runs, died=False))
+        elif event == "cancelled":
+            await self._write(lambda: store.end_cancelled(job.id, job.runs))
         outcome = "completed" if event == "done" else str(event)
-        self._over(run, outcome, message.get("error", {}).get("code"))
+        self._over(run, outcome, error.get("code"))
 
     def _learn(self, run: LiveRun) -> None:
         seconds = sum(run.stage_s.get(phase, 0.0) for phase in ("encode", "denoise", "decode"))
@@ -292,7 +313,7 @@ class Dispatcher:
             run.worker.name, run.job.model, float(sum(run.job.plan["flops"].values())), seconds
         )
         if learnt is not None:
-            self._spawn(self.do(lambda: self.store.keep_speed(*learnt)))
+            self._spawn(self._write(lambda: self.store.keep_speed(*learnt)))
 
     def _over(self, run: LiveRun, outcome: str, code: str | None = None) -> None:
         job, now = run.job, time.monotonic()
@@ -307,51 +328,34 @@ class Dispatcher:
             code=code,
             ms=round(1000 * (now - run.begun_s)),
         )
-        self._changed(job.id)
+        self._watchers.tell(job.id)
         self._wake.set()
 
     def _on_end(self, worker: WorkerProcess, reason: str, was_asked: bool) -> None:
         """A worker's process has ended: its jobs go back. Where it looked at an upload then, that is to blame."""
         self.log.write("worker_ended", level="error", device=worker.name, reason=reason)
         self.meters.worker_ended(worker.name, reason)
-        for run in [run for run in self.live.values() if run.worker is worker]:
-            blamed = not was_asked and not self.is_draining
-            if reason == "silent":
-                blamed = run.is_silent(None)
-            self._spawn(self._give_back(run, died=blamed))
+        for run in [run for run in self.live.values() if run.worker is worker and not run.is_ending]:
+            is_blamed = run.is_blamed if reason == "silent" else not was_asked and not self.is_draining
+            self._end_by(run, self._give_back(run, died=is_blamed))
 
     async def _give_back(self, run: LiveRun, *, died: bool) -> None:
         job = run.job
-        state = await self.do(lambda: self.store.give_back(job.id, job.runs, died=died))
+        state = await self._write(lambda: self.store.give_back(job.id, job.runs, died=died))
         # None: deleted meanwhile.
         self._over(run, "given_back" if state in ("queued", None) else str(state))
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            for run in list(self.live.values()):
-                seconds = self.expected_seconds(run.job.model, run.job.plan)
-                if run.is_silent(None if seconds is None else seconds / max(1, run.num_steps)):
-                    self.log.write("worker_silent", level="error", device=run.worker.name, job_id=run.job.id)
-                    run.worker.kill("silent")
+        await asyncio.sleep(_WATCH_S)
+        for run in list(self.live.values()):
+            seconds = self.expected_seconds(run.job.model, run.job.plan)
+            step_s = None if seconds is None else seconds / max(1, run.num_steps)
+            if not run.is_ending and run.is_silent(step_s, self._silence_s):
+                run.is_blamed = True
+                self.log.write("worker_silent", level="error", device=run.worker.name, job_id=run.job.id)
+                run.worker.kill("silent")
 
     async def _sweep(self) -> None:
-        while True:
-            for job in await self.do(self.store.sweep):
-                self.log.write("job_expired", job_id=job)
-            await asyncio.sleep(SWEEP_S)
-
-
-class _Watch:
-    def __init__(self, watchers: dict[str, set[asyncio.Event]], job: str) -> None:
-        self._watchers, self._job, self._event = watchers, job, asyncio.Event()
-
-    def __enter__(self) -> asyncio.Event:
-        self._watchers.setdefault(self._job, set()).add(self._event)
-        return self._event
-
-    def __exit__(self, *exception: object) -> None:
-        events = self._watchers[self._job]
-        events.discard(self._event)
-        if not events:
-            del self._watchers[self._job]
+        for job in await self.do(self.store.sweep):
+            self.log.write("job_expired", job_id=job)
+        await asyncio.sleep(SWEEP_S)

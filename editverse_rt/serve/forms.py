@@ -6,11 +6,11 @@ No name from a request becomes a file's name.
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,14 @@ from starlette.requests import Request
 
 from editverse_rt.fields import LARGEST
 from editverse_rt.serve.job import StoredInput
-from editverse_rt.serve.problems import HttpError
+from editverse_rt.serve.problems import HttpError, disk_full, is_disk_full
 
 __all__ = ["BodyLimits", "Form", "read_form", "read_json_body"]
 
 MAX_PART_HEADER_BYTES = 8192
 MAX_FIELDS = 64
+LEAST_BYTES_PER_S = 1024
+"""A body that is slower than this on average, after its first `silence_s` seconds, is given up."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ async def read_form(request: Request, folder: Path, limits: BodyLimits) -> Form:
             400, f"the multipart body is malformed ({error})", expected="parts", code="serve.form"
         ) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise disk_full() from error
     finally:
@@ -140,37 +142,35 @@ async def read_form(request: Request, folder: Path, limits: BodyLimits) -> Form:
     return reader.form
 
 
-def disk_full() -> HttpError:
-    return HttpError(
-        507, "the server's disk is full", hint="try again later, or delete jobs", code="serve.disk"
-    )
-
-
 async def _pieces(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
-    """The pieces of a body. Raises HttpError: 413 at once where it is too large, 408 where none comes."""
+    """The pieces of a body. Raises HttpError: 413 at once where it is too large, 408 where it is too slow."""
     told = request.headers.get("content-length", "0")
     if not re.fullmatch(r"\d{1,18}", told):
         raise HttpError(400, f"Content-Length is {told[:40]!r}", expected="a number", code="serve.form")
     if int(told) > limits.max_bytes:
         raise _too_large("the body", limits.max_bytes)
     stream = request.stream()
-    size = 0
+    size, begin = 0, time.monotonic()
     while True:
         try:
             piece = await asyncio.wait_for(anext(stream), limits.silence_s)
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError as error:
-            raise HttpError(
-                408,
-                f"nothing of the body came for {limits.silence_s:g} s",
-                hint="send it again",
-                code="serve.slow",
-            ) from error
+            raise _too_slow(f"nothing of the body came for {limits.silence_s:g} s") from error
         size += len(piece)
+        seconds = time.monotonic() - begin
+        if size < LEAST_BYTES_PER_S * (seconds - limits.silence_s):
+            raise _too_slow(f"{size} bytes of the body came in {seconds:.0f} s")
         if size > limits.max_bytes:
             raise _too_large("the body", limits.max_bytes)
         yield piece
+
+
+def _too_slow(found: str) -> HttpError:
+    return HttpError(
+        408, found, expected=f"{LEAST_BYTES_PER_S} bytes a second", hint="send it again", code="serve.slow"
+    )
 
 
 def _too_large(what: str, limit: int) -> HttpError:

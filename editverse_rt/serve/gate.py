@@ -17,7 +17,7 @@ from editverse_rt.errors import EditVerseError
 from editverse_rt.serve.auth import COOKIE, Keys, check_host, check_origin
 from editverse_rt.serve.logs import Log
 from editverse_rt.serve.meters import Meters
-from editverse_rt.serve.problems import HttpError, error_json, status_of
+from editverse_rt.serve.problems import HttpError, disk_full, error_json, is_disk_full, status_of
 
 __all__ = ["Gate", "error_response", "owner_of"]
 
@@ -79,6 +79,8 @@ class Gate:
                 out["Referrer-Policy"] = "no-referrer"
                 out.setdefault("Content-Security-Policy", CSP)
                 out.setdefault("Cache-Control", "no-store")
+                if status == 408:  # or the connection waits for the rest of the body
+                    out["Connection"] = "close"
                 if is_cors and origin is not None:
                     out["Access-Control-Allow-Origin"] = origin
                     out["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After, Content-Disposition"
@@ -107,6 +109,8 @@ class Gate:
             )
             if not status:
                 broken = HttpError(500, "an error inside the server", hint="its log says more", code="error")
+                if is_disk_full(error):
+                    broken = disk_full()
                 await error_response(broken)(scope, receive, send_with_headers)
         finally:
             self._tell(scope, headers, status, request_id, begin)

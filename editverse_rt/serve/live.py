@@ -11,8 +11,9 @@ from editverse_rt.serve.process import WorkerProcess
 __all__ = ["LiveRun", "Speeds"]
 
 _NEWEST_SHARE = 0.3
-LEAST_SILENCE_S = 60.0
 SILENT_STEPS = 10
+UNKNOWN_FLOPS_PER_S = 1e9
+"""What a device is taken to reach before it was measured: less than any does."""
 
 
 @dataclass(eq=False)
@@ -29,6 +30,10 @@ class LiveRun:
     stage_s: dict[str, float] = field(default_factory=dict)
     step_s: float | None = None
     cancelled_s: float | None = None
+    is_blamed: bool = False
+    """Its process was killed because this run told nothing."""
+    is_ending: bool = False
+    """Its end is being recorded; what its process tells after that is not believed."""
 
     @property
     def num_steps(self) -> int:
@@ -44,10 +49,17 @@ class LiveRun:
             self.step_s = (now - self.phase_begun_s) / step
         self.step, self.heard_s = step, now
 
-    def is_silent(self, expected_step_s: float | None) -> bool:
-        """Whether its process has told nothing for so long that it must hang."""
-        step_s = self.step_s or expected_step_s or 0.0
-        return time.monotonic() - self.heard_s > max(LEAST_SILENCE_S, SILENT_STEPS * step_s)
+    def is_silent(self, expected_step_s: float | None, least_s: float) -> bool:
+        """Whether its process has told nothing for so long that it must hang.
+
+        That is the time of 10 steps, but least_s at least and the job's deadline at most. expected_step_s: by
+        the learnt speed, None before there is one.
+        """
+        step_s = self.step_s or expected_step_s
+        if step_s is None:
+            step_s = sum(self.job.plan["flops"].values()) / max(1, self.num_steps) / UNKNOWN_FLOPS_PER_S
+        limit_s = max(least_s, min(SILENT_STEPS * step_s, self.job.deadline_s))
+        return time.monotonic() - self.heard_s > limit_s
 
     @property
     def done_flops(self) -> float:

@@ -28,5 +28,7 @@ class Log:
             with self._turn:
                 self._stream.write(line + "\n")
                 self._stream.flush()
-        except (OSError, ValueError):
+        except (BrokenPipeError, ValueError):
             self._stream = None
+        except OSError:  # a full disk, say: this line is lost, and a later one may be written
+            pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from typing import Any
 
 from editverse_rt.errors import (
@@ -13,7 +15,16 @@ from editverse_rt.errors import (
     RequestError,
 )
 
-__all__ = ["HttpError", "RefusedError", "died_error", "error_json", "status_of"]
+__all__ = [
+    "HttpError",
+    "RefusedError",
+    "died_error",
+    "disk_full",
+    "error_json",
+    "is_disk_full",
+    "not_kept",
+    "status_of",
+]
 
 
 class HttpError(EditVerseError):
@@ -75,3 +86,31 @@ def died_error(deaths: int) -> dict[str, str]:
         hint="make the request smaller, or look for the reason in the server's log",
         code="worker_died",
     ).to_json()
+
+
+def disk_full() -> HttpError:
+    """The error of whatever cannot be kept because the disk, or a quota of it, is full."""
+    return HttpError(
+        507, "the server's disk is full", hint="try again later, or delete jobs", code="serve.disk"
+    )
+
+
+def not_kept(error: OSError) -> HttpError:
+    """The error of a result whose files cannot be put into their place."""
+    if is_disk_full(error):
+        return disk_full()
+    return HttpError(
+        500, "the result cannot be kept", hint="look for the reason in the server's log", code="serve.disk"
+    )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # Before Python 3.11 SQLite's code of an error cannot be read.
+        if isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error):
+            return True
+        error = error.__cause__
+    return False

@@ -19,6 +19,8 @@ from editverse_rt.serve.problems import HttpError
 __all__ = ["Message", "WorkerOptions", "WorkerProcess"]
 
 Message = dict[str, Any]
+WORKER = (sys.executable, "-m", "editverse_rt.serve.worker")
+"""The command of a worker's process, without the handle of its socket."""
 _MAX_LINE_BYTES = 1 << 22
 _LONGEST_PAUSE_S = 30.0
 
@@ -151,9 +153,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "editverse_rt.serve.worker",
+                *WORKER,
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,

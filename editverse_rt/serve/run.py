@@ -47,7 +47,7 @@ def run_server(settings: ServerSettings) -> None:
             )
             for device in devices
         ]
-        dispatcher = Dispatcher(store, workers, log, Meters())
+        dispatcher = Dispatcher(store, workers, log, Meters(), settings.worker_silence_s)
         app = make_app(settings, dispatcher, keys)
         config = uvicorn.Config(
             app,

@@ -17,7 +17,8 @@ class ServerSettings:
     """bundles: names or folders, the first is the default. devices: numbers of GPUs, none for one worker on what
     the backend chooses. api_keys: a file of name:sha256 lines. hosts: names that requests may give as Host
     besides addresses and localhost. cors_origins: exact origins of other pages that may call.
-    worker_memory_bytes: RLIMIT_AS of a worker on a CPU; None for none.
+    worker_memory_bytes: RLIMIT_AS of a worker on a CPU; None for none. worker_silence_s: for which a job may tell
+    nothing before its worker is taken to hang, at least.
     """
 
     data: Path
@@ -37,6 +38,7 @@ class ServerSettings:
     max_queued_per_key: int = 16
     max_deadline_s: float = 3600.0
     prepare_s: float = 30.0
+    worker_silence_s: float = 60.0
     keep_s: float = 86_400.0
     max_stored_bytes: int = 10 << 30
     drain_s: float = 30.0

@@ -217,16 +217,18 @@ class JobStore:
     def finish(self, job: str, run: int, parts: Mapping[str, Path], result: Mapping[str, Any]) -> bool:
         """Take the files of a run, by variant, and complete its job; False, without the files, if it is over.
 
-        parts: in the job's output folder, under the run's own names.
+        parts: in the job's output folder, under the run's own names. It may be called again where it has raised.
         """
         files = {variant: f"{variant}-{run}{part.suffix}" for variant, part in parts.items()}
         num_bytes = 0
         is_written = bool(files)
         try:
             for variant, part in parts.items():
-                sync_file(part)
-                num_bytes += part.stat().st_size
-                os.replace(part, part.with_name(files[variant]))
+                target = part.with_name(files[variant])
+                if not target.exists():
+                    sync_file(part)
+                    os.replace(part, target)
+                num_bytes += target.stat().st_size
             sync_folder(self.output_folder(job))
             sync_folder(self.folder / "out")
         except FileNotFoundError:  # deleted meanwhile, with its folder

@@ -16,10 +16,9 @@ from starlette.requests import Request
 
 from editverse_rt.files import hash_file
 from editverse_rt.serve.dispatcher import Dispatcher
-from editverse_rt.serve.forms import disk_full
 from editverse_rt.serve.gate import owner_of
 from editverse_rt.serve.job import Job, StoredInput
-from editverse_rt.serve.problems import HttpError, RefusedError
+from editverse_rt.serve.problems import HttpError, RefusedError, disk_full
 from editverse_rt.serve.settings import ServerSettings
 from editverse_rt.serve.views import plan_json
 

@@ -26,7 +26,7 @@ from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.serve.bundles import describe_model, open_pipelines
 from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request
-from editverse_rt.serve.problems import HttpError
+from editverse_rt.serve.problems import HttpError, disk_full, is_disk_full
 
 __all__ = ["main"]
 
@@ -62,8 +62,20 @@ class Worker:
                 else:
                     if message["do"] == "run":
                         self._stops[message["job"]] = threading.Event()
-                    act = {"prepare": self._prepare, "run": self._run}[message["do"]]
-                    threading.Thread(target=act, args=(message,), daemon=True).start()
+                    self._start(message)
+
+    def _start(self, message: Message) -> None:
+        """Answer a message in a thread; where the memory has no room for one, say so at once."""
+        act = {"prepare": self._prepare, "run": self._run}[message["do"]]
+        try:
+            threading.Thread(target=act, args=(message,), daemon=True).start()
+        except (RuntimeError, MemoryError):
+            error = self._error(MemoryError(), {})
+            if message["do"] == "prepare":
+                self._send(event="refused", id=message["id"], error=error)
+            else:
+                del self._stops[message["job"]]
+                self._send(event="failed", job=message["job"], run=message["run"], error=error)
 
     def _send(self, **message: Any) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -124,14 +136,18 @@ class Worker:
             if isinstance(error, RequestCancelled) and not run.is_late:
                 event: Message = {"event": "cancelled"}
             else:
-                event = {"event": "failed", "error": self._error(run.late_error() or error, run.inputs)}
+                places = {**run.inputs, "the result": Path(message["folder"])}
+                event = {"event": "failed", "error": self._error(run.late_error() or error, places)}
         else:
             event = {"event": "done", "result": result}
         # Before it is told, so that a cancel that comes later finds nothing, and the memory is free.
         del self._stops[job], run
         self._send(job=job, run=message["run"], **event)
 
-    def _error(self, error: BaseException, inputs: dict[str, Path]) -> dict[str, str]:
+    def _error(self, error: BaseException, places: dict[str, Path]) -> dict[str, str]:
+        """The error as JSON. places: paths of the server that must not be told, by what is told instead."""
+        if is_disk_full(error):
+            error = disk_full()
         if isinstance(error, MemoryError):
             error = BackendError(
                 "the worker has no memory left",
@@ -139,7 +155,7 @@ class Worker:
                 code="backend.memory",
             )
         if isinstance(error, EditVerseError):
-            return error_without_paths(error, inputs)
+            return error_without_paths(error, places)
         self._send(event="log", level="error", text="".join(traceback.format_exception(error)))
         return HttpError(
             500,

@@ -24,12 +24,19 @@ PATIENCE_S = 120.0
 class LiveServer:
     """`editverse-rt serve` on a free port. `lines` has its log so far."""
 
-    def __init__(self, data: Path, *options: str, host: str = "127.0.0.1", wait: bool = True) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *options: str,
+        host: str = "127.0.0.1",
+        wait: bool = True,
+        program: tuple[str, ...] = ("-m", "editverse_rt"),
+    ) -> None:
         self.lines: list[dict[str, Any]] = []
         self.host = host
         self._news: queue.Queue[dict[str, Any]] = queue.Queue()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "editverse_rt", "serve", "--data", str(data), "--port", "0", *options],
+            [sys.executable, *program, "serve", "--data", str(data), "--port", "0", *options],
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             text=True,
@@ -95,7 +102,7 @@ def worker_pids(server: int) -> list[int]:
 def _is_worker(path: Path, server: int) -> bool:
     try:
         parent = int(path.read_text().rpartition(")")[2].split()[1])
-        return parent == server and b"serve.worker" in (path.parent / "cmdline").read_bytes()
+        return parent == server and b"worker" in (path.parent / "cmdline").read_bytes()
     except (OSError, ValueError):  # it has ended meanwhile
         return False
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
-import time
 from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer
 
 GOOD = {"prompt": "A red circle", "schedule": "fast"}
 FORM = {"request": json.dumps({"prompt": "Make it night", "schedule": "fast"})}
@@ -173,27 +170,6 @@ def test_a_malformed_form_is_refused(client: httpx.Client, body: bytes) -> None:
 def test_other_content_types_are_refused(client: httpx.Client, kind: str) -> None:
     answer = client.post("/v1/jobs", content=b"x", headers={"Content-Type": kind})
     refuse(answer, 415, "serve.content_type")
-
-
-def test_a_client_that_leaves_in_mid_upload_leaves_no_file(
-    client: httpx.Client, server: LiveServer, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    data = next(tmp_path_factory.getbasetemp().glob("serve*/data"))
-    before = {path.name for path in (data / "in").iterdir()}
-    head = (
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
-        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
-        b'--b\r\nContent-Disposition: form-data; name="video1"; filename="a"\r\n\r\n'
-    )
-    with socket.create_connection(("127.0.0.1", server.port)) as link:
-        link.sendall(head + b"x" * 30_000)
-        time.sleep(0.3)
-        during = {path.name for path in (data / "in").iterdir()} - before
-        assert len(during) == 1
-    end = time.monotonic() + 10
-    while {path.name for path in (data / "in").iterdir()} - before:
-        assert time.monotonic() < end, "the half of an upload is left"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

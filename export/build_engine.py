@@ -1,6 +1,6 @@
 """`python -m export.build_engine BUNDLE --target rtx4090`: build a bundle's TensorRT plans for named GPUs.
 
-Each graph but the noise, which TensorRT cannot read, is typed (export/precision.py), its error against
+Each graph but those that run on the CPU with every backend is typed (export/precision.py), its error against
 float32 measured on the CPU, and built; a plan that is there already, of the same inputs, is left as it is.
 """
 
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         bundle = load_bundle(args.bundle)
         check_source(bundle)
-        orders = plan_orders(args)
+        orders = plan_orders(args, bundle)
         if args.plugin is not None and not keeps_plugin(bundle, "transformer"):
             raise RequestError(
                 f'bundle "{bundle.spec.name}" does not need a plugin; export it with the attention as a plugin, '

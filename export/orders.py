@@ -20,17 +20,20 @@ from editverse_rt.planning.targets import (
 from export.precision import precision_of_graph
 from export.profiles import Overrides, parse_shapes, profiles_of
 
-__all__ = ["BUILT_GRAPHS", "Order", "describe_order", "plan_orders"]
+__all__ = ["BUILT_GRAPHS", "Order", "built_graphs", "describe_order", "plan_orders"]
 
 BUILT_GRAPHS = (
     "text_encoder",
     "vae_encoder_first",
     "vae_encoder_next",
+    "condition",
     "transformer",
+    "transformer_2",
     "solver_step",
     "vae_decoder_first",
     "vae_decoder_next",
 )
+"""In the order of a request; a bundle has those of its family. The others run on the CPU with every backend."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,21 @@ class Order:
         return precision_of_graph(graph, self.precision)
 
 
-def plan_orders(args: argparse.Namespace) -> list[Order]:
+def built_graphs(bundle: Bundle) -> tuple[str, ...]:
+    """The graphs of a bundle that become plans, in the order of a request."""
+    return tuple(name for name in BUILT_GRAPHS if name in bundle.spec.graphs)
+
+
+def plan_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
     """What the arguments ask for: one order, or for --all one for each set of precisions.
 
-    Raises RequestError for what no backend can build, with what to use instead.
+    Raises RequestError for what no backend can build, with what to use instead, and for a graph that the bundle
+    does not have.
     """
+    graphs = built_graphs(bundle)
+    for name in args.graph or ():
+        if name not in graphs:
+            raise RequestError(f'bundle "{bundle.spec.name}" has no graph {name}; it has {", ".join(graphs)}')
     if args.all:
         backend = args.backend or "tensorrt-rtx"
         targets = [t for t in map(load_target, target_names()) if _can_build(t, backend, args.precision)]
@@ -114,7 +127,7 @@ def plan_orders(args: argparse.Namespace) -> list[Order]:
             max_tokens=args.max_tokens,
             overrides=overrides,
             weight_streaming=args.weight_streaming,
-            graphs=tuple(args.graph or BUILT_GRAPHS),
+            graphs=tuple(args.graph or graphs),
             plugin=None if args.plugin is None else args.plugin.absolute(),
         )
         for group in groups.values()

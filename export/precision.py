@@ -53,11 +53,13 @@ _ARGUMENT_INPUTS = {"Resize": (1, 2), "Pad": ()}
 def precision_of_graph(graph: str, parts: Mapping[str, str]) -> str:
     """The precision of one graph of a bundle, from those of the model's parts (`targets.PARTS`).
 
-    solver_step has no weights and adds up the whole edit, so it stays in float32.
+    solver_step and condition have no weights, and what they give is the edit itself or its source, so they stay in
+    float32.
     """
-    if graph == "solver_step":
+    if graph in ("solver_step", "condition"):
         return "fp32"
-    return parts["vae" if graph.startswith("vae_") else graph]
+    part = graph.removesuffix("_2")
+    return parts["vae" if graph.startswith("vae_") else part]
 
 
 def use_standard_attention(model: ir.Model) -> None:

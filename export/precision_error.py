@@ -19,9 +19,9 @@ from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec
 from editverse_rt.errors import RequestError
-from editverse_rt.request.layout import Grid, lay_out
 from export.graphs import axis_size
 from export.precision import save_typed, set_precision
+from export.sequences import SAMPLE_GRID, sample_rows
 from export.standard import load_standard
 
 __all__ = ["measure_error", "relative_error", "sample_inputs"]
@@ -72,20 +72,18 @@ def relative_error(found: Array, expected: Array) -> float:
 def sample_inputs(bundle: Bundle, graph: str, seed: int = 0) -> dict[str, Array]:
     """Inputs of a small edit: normal values, random pixels, a real layout with its positions."""
     rng = np.random.default_rng(seed)
-    grid = Grid(2, 4, 5)
-    num_text = 12
-    layout = lay_out([num_text - 1, grid, 1], grid)
+    rows = sample_rows(bundle.spec)
     sizes = {
-        "Lt": num_text,
-        "Lc": grid.num_patches,
-        "Lg": grid.num_patches,
-        "L": len(layout.layout),
-        "h": grid.rows,
-        "w": grid.columns,
+        "Lt": rows.num_text,
+        "Lc": rows.num_clean,
+        "Lg": rows.num_noisy,
+        "L": len(rows.layout),
+        "h": SAMPLE_GRID.rows,
+        "w": SAMPLE_GRID.columns,
     }
     exact: Mapping[str, Array] = {
-        "layout": layout.layout,
-        "positions": layout.positions,
+        "layout": rows.layout,
+        "positions": rows.positions,
         "timestep": np.array(0.4, np.float32),
     }
     return {
@@ -97,6 +95,8 @@ def sample_inputs(bundle: Bundle, graph: str, seed: int = 0) -> dict[str, Array]
 def _draw(rng: np.random.Generator, graph: GraphSpec, name: str, sizes: Mapping[str, int]) -> Array:
     tensor = next(t for t in graph.inputs if t.name == name)
     shape = [axis_size(axis, sizes) for axis in tensor.shape]
+    if name == "keep":
+        return np.asarray(rng.integers(0, 2, shape), np.float32)
     if tensor.dtype == "float32":
         # Text rows leave a norm, latents are normalised, and caches hold activations: all near 1.
         return np.asarray(rng.normal(size=shape), np.float32)

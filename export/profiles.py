@@ -12,20 +12,14 @@ from editverse_rt.engines.shapes import Shape
 from editverse_rt.errors import RequestError
 from editverse_rt.planning.targets import Profile, Target
 from export.graphs import axis_size, split_axis
+from export.sequences import most_noisy_rows, most_tokens, row_range
 
-__all__ = ["Overrides", "most_tokens", "parse_shapes", "profiles_of"]
+__all__ = ["Overrides", "parse_shapes", "profiles_of"]
 
 Overrides = Mapping[str, Mapping[str, Shape]]
 """By "min", "opt" and "max": shapes that replace a profile's, by the input's name or by graph/name."""
 
-# A request of three clips and the result is the longest that a profile provides for.
-_MOST_CLIPS = 3
 _OPT_TEXT = 32
-
-
-def most_tokens(spec: BundleSpec) -> int:
-    """The longest sequence of the bundle: its whole text, three clips and the result at their largest."""
-    return spec.tokenizer.max_tokens + (_MOST_CLIPS + 1) * (_most_patches(spec) + 2)
 
 
 def parse_shapes(text: str | None) -> dict[str, Shape]:
@@ -77,11 +71,10 @@ def profiles_of(
 def _axis_ranges(
     spec: BundleSpec, graph: str, target: Target, max_tokens: int | None
 ) -> list[tuple[str, dict[str, int], dict[str, int], dict[str, int]]]:
-    text, patches = spec.tokenizer.max_tokens, _most_patches(spec)
-    if graph == "transformer":
-        return [
-            _token_range(spec, profile, max_tokens) for profile in _clip_profiles(spec, target, max_tokens)
-        ]
+    text, patches = spec.tokenizer.max_tokens, most_noisy_rows(spec)
+    if graph.startswith("transformer"):
+        ranges = [(p.name, row_range(spec, p)) for p in _clip_profiles(spec, target, max_tokens)]
+        return [(name, rows.low, rows.opt, rows.high) for name, rows in ranges]
     if graph == "text_encoder":
         return [("text", {"Lt": 1}, {"Lt": min(_OPT_TEXT, text)}, {"Lt": text})]
     if graph == "solver_step":
@@ -113,31 +106,6 @@ def _clip_profiles(spec: BundleSpec, target: Target, max_tokens: int | None) -> 
     kept = [p for p in target.profiles if p.max_tokens < end]
     last = next((p for p in target.profiles if p.max_tokens >= end), target.profiles[-1])
     return [*kept, Profile(last.name, min(last.opt_tokens, max(3, end // 2)), end)]
-
-
-def _token_range(
-    spec: BundleSpec, profile: Profile, max_tokens: int | None
-) -> tuple[str, dict[str, int], dict[str, int], dict[str, int]]:
-    patches = _most_patches(spec)
-
-    def split(total: int, text: int, share: float) -> dict[str, int]:
-        text = min(text, total // 4)
-        noisy = max(1, min(patches, int(share * (total - text - 2))))
-        return {"Lt": text, "Lc": max(0, min(_MOST_CLIPS * patches, total - 3)), "Lg": noisy, "L": total}
-
-    low = {"Lt": 0, "Lc": 0, "Lg": 1, "L": 3}
-    opt = split(profile.opt_tokens, _OPT_TEXT, 0.5)
-    opt["Lc"] = max(0, opt["L"] - opt["Lt"] - opt["Lg"] - 4)
-    high = split(profile.max_tokens, spec.tokenizer.max_tokens, 1.0)
-    high["Lt"] = spec.tokenizer.max_tokens
-    return profile.name, low, opt, high
-
-
-def _most_patches(spec: BundleSpec) -> int:
-    geometry = spec.geometry
-    return geometry.count_latent_frames(geometry.max_frames) * (
-        geometry.max_area_px // geometry.size_multiple**2
-    )
 
 
 def _resolve(axes: tuple[int | str, ...], sizes: Mapping[str, int]) -> Shape:

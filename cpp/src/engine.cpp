@@ -221,7 +221,9 @@ fs::path engines_folder(const Bundle& bundle) {
   return is_checkout ? recipes / root.filename() : bundle.root / "engines";
 }
 
-bool is_host_graph(const std::string& graph) { return graph == "noise" || graph.rfind("schedule_", 0) == 0; }
+bool is_host_graph(const std::string& graph) {
+  return graph == "noise" || graph == "add_noise" || graph.rfind("schedule_", 0) == 0;
+}
 
 ChosenPlans choose_plans(const Bundle& bundle, const std::vector<std::string>& graphs, const std::string& backend,
                          const std::string& version, const Gpu& gpu) {

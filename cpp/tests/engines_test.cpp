@@ -119,7 +119,7 @@ Json choice_result(const Json& base, const Json& one, const std::vector<std::str
 }
 
 void check_host_graphs() {
-  for (const char* name : {"noise", "schedule_euler", "schedule_"}) CHECK(ev::is_host_graph(name));
+  for (const char* name : {"noise", "add_noise", "schedule_euler", "schedule_"}) CHECK(ev::is_host_graph(name));
   for (const char* name : {"transformer", "solver_step", "noise_next", "schedules"}) CHECK(!ev::is_host_graph(name));
 }
 

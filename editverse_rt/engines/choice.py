@@ -35,7 +35,7 @@ def is_host_graph(name: str) -> bool:
 
     TensorRT does not have 64-bit shifts, and ONNX Runtime's CUDA provider leaves them to the CPU node by node.
     """
-    return name == "noise" or name.startswith("schedule_")
+    return name in ("noise", "add_noise") or name.startswith("schedule_")
 
 
 def choose_plans(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editverse_rt.bundle.manifest import load_spec
+from editverse_rt.bundle.manifest import Bundle, load_spec
 from editverse_rt.errors import RequestError
 from editverse_rt.planning.targets import load_target, target_names
 from editverse_rt.request.layout import Grid, lay_out
-from export.build_engine import BUILT_GRAPHS
-from export.profiles import most_tokens, parse_shapes, profiles_of
+from export.orders import built_graphs
+from export.profiles import parse_shapes, profiles_of
+from export.sequences import most_tokens
 
 NANO = load_spec("nano")
 LARGE = replace(
@@ -35,7 +37,7 @@ LARGE = replace(
 @pytest.mark.parametrize("spec", [NANO, LARGE], ids=["nano", "large"])
 def test_every_profile_is_in_order(target: str, spec: object) -> None:
     assert isinstance(spec, type(NANO))
-    for name in BUILT_GRAPHS:
+    for name in built_graphs(Bundle(Path(), spec)):
         profiles = profiles_of(spec, spec.graphs[name], load_target(target), None, {})
         assert len({repr(p.shapes) for p in profiles}) == len(profiles) >= 1
         dynamic = {t.name for t in spec.graphs[name].inputs if any(isinstance(a, str) for a in t.shape)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from safetensors.torch import save_file
 
 from editverse_rt import Pipeline, load_bundle
 from editverse_rt.backends import select_backend
-from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.errors import RequestError
 from export import export_onnx
@@ -25,19 +23,18 @@ from export.families import family_export
 from export.families.distilled import distilled_schedule
 from export.graphs import Graph
 from export.lower import Lowering, RopeConfig
-from reference.checkpoint import Checkpoint, load_any_checkpoint
+from export.sequences import sample_rows
+from reference.checkpoint import load_any_checkpoint
 from reference.families.wan_checkpoint import WanCheckpoint
 from reference.families.wan_random import make_random_wan
 from reference.lora import Lora
 
 # Largest difference over the largest value: float32, other kernels and another order of sums; 3e-6 was measured.
 TOLERANCE = 1e-4
-NARROW = {"num_layers": 2, "ffn_dim": 64}
 CLASSES = (
     "wan-t2v-tiny", "wan-v2v-tiny", "wan-ti2v-tiny", "wan-ti2v-text-tiny", "wan-a14b-tiny", "wan-vace-tiny",
     "lucy-tiny",
 )  # fmt: skip
-Load = Callable[[Path], WanCheckpoint]
 
 
 def load(folder: Path) -> WanCheckpoint:
@@ -46,78 +43,35 @@ def load(folder: Path) -> WanCheckpoint:
     return checkpoint
 
 
-@pytest.fixture(scope="module")
-def folder(checkpoint: Checkpoint, checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text-to-video checkpoint with the VAE of this folder's EditVerse checkpoint."""
-    z, p = int(checkpoint.vae.config.z_dim), checkpoint.patch_size
-    channels = {"in_channels": z, "out_channels": z, "patch_size": (1, p, p)}
-    made = make_random_wan(
-        "wan-t2v-tiny",
-        tmp_path_factory.mktemp("wan") / "checkpoint",
-        transformer_overrides=NARROW | channels,
-        vae_overrides={"base_dim": 4, "num_res_blocks": 0, "dim_mult": [1, 1, 1], "z_dim": z,
-                       "temperal_downsample": [True, True]},
-    )  # fmt: skip
-    shutil.rmtree(made / "vae")
-    shutil.copytree(checkpoint_folder / "vae", made / "vae")
-    return made
-
-
-@pytest.fixture
-def graphs_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
-    """Let an export take the graphs whose names begin so from a bundle that has the same ones."""
-    return lambda bundle, prefix: _take_graphs(monkeypatch, load_bundle(bundle), prefix)
-
-
-def _take_graphs(patch: pytest.MonkeyPatch, bundle: Bundle, prefix: str) -> None:
-    def export(graph: Graph, rope: RopeConfig, lowering: Lowering) -> ir.Model:
-        if not graph.spec.name.startswith(prefix):
-            return export_graph(graph, rope, lowering)
-        assert bundle.spec.graphs[graph.spec.name] == graph.spec
-        model = ir.load(bundle.graph_path(graph.spec.name))
-        ir.external_data.load_to_model(model)
-        return model
-
-    patch.setattr(export_onnx, "export_graph", export)
-
-
-@pytest.fixture(scope="module")
-def bundle(folder: Path, bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Its bundle. The VAE's graphs are those of EditVerse's bundle, traced from the same weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        _take_graphs(patch, load_bundle(bundle_folder), "vae_")
-        yield export_bundle(folder, tmp_path_factory.mktemp("wan") / "t2v")
-
-
-def test_every_graph_equals_pytorch(folder: Path, bundle: Path) -> None:
-    found = load_bundle(bundle)
+def test_every_graph_equals_pytorch(wan_folder: Path, wan_bundle: Path) -> None:
+    found = load_bundle(wan_bundle)
     with select_backend("ort-cpu", found).backend.open_runner(found, 1) as runner:
-        measured = list(compare_wan_graphs(found, load(folder), runner))
+        measured = list(compare_wan_graphs(found, load(wan_folder), runner))
     assert [m for m in measured if not m.passed] == []
     names = {name.split("_unipc2")[0] for name in found.spec.graphs} - {"solver_step"}
     assert {m.graph for m in measured} == names
 
 
-def test_a_whole_request_equals_the_slow_loop(folder: Path, bundle: Path) -> None:
-    patches, frames = compare_wan_request(bundle, load(folder), num_threads=1)
+def test_a_whole_request_equals_the_slow_loop(wan_folder: Path, wan_bundle: Path) -> None:
+    patches, frames = compare_wan_request(wan_bundle, load(wan_folder), num_threads=1)
     assert patches.max_abs <= TOLERANCE * 4
     assert patches.passed
     assert frames.passed
     assert frames.shape[0] > 5
 
 
-def test_another_weight_is_seen(folder: Path, bundle: Path) -> None:
-    checkpoint, found = load(folder), load_bundle(bundle)
+def test_another_weight_is_seen(wan_folder: Path, wan_bundle: Path) -> None:
+    checkpoint, found = load(wan_folder), load_bundle(wan_bundle)
     with torch.no_grad():
         checkpoint.transformer.blocks[1].cross.to_k.weight.mul_(1.5)
     with select_backend("ort-cpu", found).backend.open_runner(found, 1) as runner:
         broken = {m.graph for m in compare_wan_graphs(found, checkpoint, runner) if not m.passed}
     assert broken == {"transformer"}
-    assert not compare_wan_request(bundle, checkpoint, num_threads=1)[0].passed
+    assert not compare_wan_request(wan_bundle, checkpoint, num_threads=1)[0].passed
 
 
-def test_the_bundle_says_what_it_is(bundle: Path) -> None:
-    spec = load_bundle(bundle).spec
+def test_the_bundle_says_what_it_is(wan_bundle: Path) -> None:
+    spec = load_bundle(wan_bundle).spec
     assert (spec.family, spec.conditioning, spec.unconditional) == ("wan", "none", "prompt")
     assert spec.tokenizer.max_tokens == 512
     assert spec.capabilities.strength
@@ -126,31 +80,25 @@ def test_the_bundle_says_what_it_is(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wan-ti2v-tiny", "lucy-tiny", "wan-vace-tiny"])
-def test_the_transformer_of_a_class_equals_pytorch(name: str, tmp_path: Path) -> None:
-    made = make_random_wan(name, tmp_path / name, blocks=2, transformer_overrides=NARROW)
-    checkpoint = load(made)
-    family = family_export(checkpoint)
-    graph = family.graphs()["transformer"]
-    ir.save(export_graph(graph, family.rope, "fused"), tmp_path / "transformer.onnx")
+def test_the_transformer_of_a_class_equals_pytorch(name: str, traced: Callable[[str], Any]) -> None:
+    """In the lowering for ONNX Runtime, and in standard operators, which plans are built from."""
+    made = traced(name)
+    rows = sample_rows(made.spec)
     generator = torch.Generator().manual_seed(1)
-    frames, rows, columns = 3, 2, 3
-    noisy = frames * rows * columns
-    clean = rows * columns if name == "wan-ti2v-tiny" else noisy
-    total = frames + (name == "wan-ti2v-tiny")
-    axes = torch.meshgrid(*map(torch.arange, (1, total, rows, columns)), indexing="ij")
-    kept = torch.arange(noisy, noisy + total * rows * columns - noisy)
+    config = made.checkpoint.config
     inputs = {
-        "text": torch.randn((6, checkpoint.config.text_dim), generator=generator),
-        "clean": torch.randn((clean, checkpoint.config.clean_dim), generator=generator),
-        "noisy": torch.randn((noisy, checkpoint.config.patch_dim), generator=generator),
-        "layout": torch.cat((kept, torch.arange(noisy))),
-        "positions": torch.stack(axes, -1).flatten(0, 3),
+        "text": torch.randn((rows.num_text, config.text_dim), generator=generator),
+        "clean": torch.randn((rows.num_clean, config.clean_dim), generator=generator),
+        "noisy": torch.randn((rows.num_noisy, config.patch_dim), generator=generator),
+        "layout": torch.from_numpy(rows.layout),
+        "positions": torch.from_numpy(rows.positions),
         "timestep": torch.tensor(0.4),
     }
     with torch.no_grad():
-        expected = checkpoint.transformer(*inputs.values()).numpy()
-    found = run_file(tmp_path / "transformer.onnx", {k: v.numpy() for k, v in inputs.items()})
-    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+        expected = made.checkpoint.transformer(*inputs.values()).numpy()
+    for path in (made.fused, made.inline):
+        found = run_file(path, {k: v.numpy() for k, v in inputs.items()})
+        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def run_file(path: Path, feeds: dict[str, Any]) -> np.ndarray:
@@ -206,11 +154,11 @@ def make_adapter(path: Path, width: int) -> Path:
 
 
 def test_an_adapter_and_its_schedule_go_into_the_bundle(
-    folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wan_folder: Path, wan_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = make_adapter(tmp_path / "fast.safetensors", 64)
     # All graphs but the transformer are those of the bundle without the adapter.
-    other = load_bundle(bundle)
+    other = load_bundle(wan_bundle)
     for prefix in ("text_encoder", "vae_", "noise", "solver_step", "add_noise", "schedule_"):
         assert any(name.startswith(prefix) for name in other.spec.graphs)
 
@@ -223,7 +171,7 @@ def test_an_adapter_and_its_schedule_go_into_the_bundle(
 
     monkeypatch.setattr(export_onnx, "export_graph", export)
     made = export_bundle(
-        folder, tmp_path / "fast", loras=[Lora(adapter, 0.5)], schedule_from="lightx2v-4step"
+        wan_folder, tmp_path / "fast", loras=[Lora(adapter, 0.5)], schedule_from="lightx2v-4step"
     )
     spec = load_bundle(made).spec
     (noted,) = spec.made["loras"]  # type: ignore[misc]
@@ -236,12 +184,12 @@ def test_an_adapter_and_its_schedule_go_into_the_bundle(
     # Shift 5 moves 1, 0.75, 0.5 and 0.25; LightX2V's formula, by hand.
     np.testing.assert_allclose(fixed.table.times, [0, 1 / 16, 1 / 6, 3 / 8], atol=1e-15)
     assert fixed.table.num_evaluations == 4
-    merged = load_any_checkpoint(folder, loras=[Lora(adapter, 0.5)])
+    merged = load_any_checkpoint(wan_folder, loras=[Lora(adapter, 0.5)])
     assert isinstance(merged, WanCheckpoint)
     patches, frames = compare_wan_request(made, merged, num_threads=1, num_inference_steps=3)
     assert patches.passed
     assert frames.passed
-    assert not compare_wan_request(made, load(folder), num_threads=1, num_inference_steps=3)[0].passed
+    assert not compare_wan_request(made, load(wan_folder), num_threads=1, num_inference_steps=3)[0].passed
     with Pipeline.open(made, "ort-cpu", num_threads=1) as pipeline:
         steps: list[float] = []
         pipeline(

@@ -6,7 +6,8 @@ a text beside the sequence is a node `CrossAttention`, without positions. Three 
   inline  the bodies are standard operators of opset 23;
   fused   as inline, but attention is ONNX Runtime's `com.microsoft::MultiHeadAttention`, which never holds
           the L x L scores at once;
-  plugin  `RopeAttention` has no body: it stays for a backend that brings its own kernel.
+  plugin  `RopeAttention` has no body: it stays for a backend that brings its own kernel. Norms that are not given
+          are no inputs at all: TensorRT knows no absent input.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def lower_attention(model: ir.Model, config: RopeConfig, lowering: Lowering) -> 
     For `inline` and `fused` the rotary tables are made once, by a node `RopeTables`, and go into every
     `RopeAttention` as four more inputs, cos and sin of the queries and of the keys, so that the last block
     can do with fewer queries (`rows.py`); the nodes get their function bodies. For `plugin` the nodes keep
-    the inputs they were traced with: the kernel turns by the positions itself.
+    the inputs they were traced with, absent norms left out: the kernel turns by the positions itself.
     Raises ValueError for nodes that do not share their positions.
     """
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]
@@ -83,7 +84,12 @@ def lower_attention(model: ir.Model, config: RopeConfig, lowering: Lowering) -> 
         for node in nodes:
             node.attributes.add(ir.AttrString("plugin_namespace", DOMAIN))
             node.attributes.add(ir.AttrString("plugin_version", PLUGIN_VERSION))
+            if not config.has_norm:
+                _leave_out_norms(node)
     else:
+        for node in nodes:
+            if len(node.inputs) < len(INPUTS):
+                _restore_norms(node)
         _add_tables(model, nodes)
         functions += [_build_tables_function(config), _build_attention_function(config, lowering)]
     for function in functions:
@@ -92,6 +98,22 @@ def lower_attention(model: ir.Model, config: RopeConfig, lowering: Lowering) -> 
     if functions:
         model.opset_imports.update(_body_opsets(bodies))
     model.opset_imports[DOMAIN] = 1
+
+
+def _leave_out_norms(node: ir.Node) -> None:
+    """q, k, v and the positions alone: the plugin tells by their number that q and k come normalised."""
+    kept = [value for name, value in zip(INPUTS, node.inputs, strict=True) if not name.endswith("norm")]
+    node.resize_inputs(len(kept))
+    for index, value in enumerate(kept):
+        node.replace_input_with(index, value)
+
+
+def _restore_norms(node: ir.Node) -> None:
+    """The inputs of the node that was traced, from those that the plugin takes."""
+    q, k, v, positions = node.inputs
+    node.resize_inputs(len(INPUTS))
+    for index, value in enumerate((q, k, v, None, None, positions)):
+        node.replace_input_with(index, value)
 
 
 def _add_tables(model: ir.Model, nodes: list[ir.Node]) -> None:

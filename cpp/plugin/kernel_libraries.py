@@ -7,7 +7,7 @@ tests/device_kernel.cpp.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,14 @@ def address(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def pointers(arrays: Sequence[np.ndarray]) -> Any:
-    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+def pointers(arrays: Sequence[np.ndarray | None]) -> Any:
+    return (ctypes.c_void_p * len(arrays))(*(None if a is None else a.ctypes.data for a in arrays))
+
+
+def _contiguous(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray | None]:
+    """The inputs in the kernel's order; norms that are not given are null."""
+    given = (inputs.get(name) if name.endswith("norm") else inputs[name] for name in INPUTS)
+    return [None if array is None else np.ascontiguousarray(array) for array in given]
 
 
 def emulation_command(compiler: str, library: Path) -> list[str]:
@@ -78,15 +84,15 @@ class EmulatedKernel:
         self.library = ctypes.CDLL(str(library))
 
     def normalize_and_rotate(self, rope: Rope, dtype: str, inputs: dict[str, np.ndarray]) -> EmulatedRun:
-        """inputs: q, k [L, inner], q_norm, k_norm [head_dim], float32 or 16 bits; positions int64 [L, 4]."""
-        arrays = [np.ascontiguousarray(inputs[name]) for name in INPUTS]
-        outputs = [np.zeros_like(arrays[0]), np.zeros_like(arrays[1])]
-        counts = [np.zeros(array.shape, np.uint32) for array in [*arrays, *outputs]]
+        """inputs: q, k [L, inner], q_norm, k_norm [head_dim] or neither, float32 or 16 bits; positions int64 [L, 4]."""
+        arrays = _contiguous(inputs)
+        outputs = [np.zeros(inputs[name].shape, inputs[name].dtype) for name in "qk"]
+        counts = [np.zeros(0 if a is None else a.shape, np.uint32) for a in [*arrays, *outputs]]
         dims, thetas = rope.axis_arrays()
         error = ctypes.create_string_buffer(MESSAGE_BYTES)
         self.library.run_normalize_and_rotate(
             DTYPES[dtype], pointers(arrays), pointers(outputs), pointers(counts),
-            ctypes.c_int64(len(arrays[0])), rope.num_heads, rope.head_dim, address(dims), address(thetas),
+            ctypes.c_int64(len(outputs[0])), rope.num_heads, rope.head_dim, address(dims), address(thetas),
             ctypes.c_float(rope.epsilon), error, ctypes.c_size_t(MESSAGE_BYTES),
         )  # fmt: skip
         reads = dict(zip(INPUTS, counts, strict=False))
@@ -148,12 +154,12 @@ class DeviceKernel:
         self, rope: Rope, dtype: str, inputs: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """q and k as 16 bits; inputs as the emulation takes. Raises RuntimeError with CUDA's message."""
-        arrays = [np.ascontiguousarray(inputs[name]) for name in INPUTS]
-        outputs = [np.zeros_like(arrays[0]), np.zeros_like(arrays[1])]
+        arrays = _contiguous(inputs)
+        outputs = [np.zeros(inputs[name].shape, inputs[name].dtype) for name in "qk"]
         dims, thetas = rope.axis_arrays()
         error = ctypes.create_string_buffer(MESSAGE_BYTES)
         status = self.library.device_normalize_and_rotate(
-            DTYPES[dtype], pointers(arrays), pointers(outputs), ctypes.c_int64(len(arrays[0])),
+            DTYPES[dtype], pointers(arrays), pointers(outputs), ctypes.c_int64(len(outputs[0])),
             rope.num_heads, rope.head_dim, address(dims), address(thetas), ctypes.c_float(rope.epsilon),
             error, ctypes.c_size_t(MESSAGE_BYTES),
         )  # fmt: skip

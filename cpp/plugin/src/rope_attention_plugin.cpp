@@ -19,10 +19,20 @@ using nvinfer1::PluginFieldType;
 
 namespace {
 
-enum Input : std::int32_t { kQ, kK, kV, kQNorm, kKNorm, kPositions, kOffsets };
-constexpr std::int32_t kInputsOfOneSequence = kOffsets;
-constexpr std::int32_t kInputsOfSeveral = kOffsets + 1;
-constexpr const char* kInputNames[] = {"q", "k", "v", "q_norm", "k_norm", "positions", "offsets"};
+enum Input : std::int32_t { kQ, kK, kV };
+constexpr std::int32_t kAbsent = -1;
+
+// Where the inputs after q, k and v stand, by their number: the norms are left out where a model norms over all
+// heads before the node, the offsets where a call holds one sequence.
+struct Places {
+  std::int32_t q_norm = kAbsent;
+  std::int32_t k_norm = kAbsent;
+  std::int32_t positions = kAbsent;
+  std::int32_t offsets = kAbsent;
+
+  bool has_norms() const { return q_norm != kAbsent; }
+  bool has_offsets() const { return offsets != kAbsent; }
+};
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
@@ -46,14 +56,20 @@ std::string written(const Dims& dims) {
   return text + "]";
 }
 
-void check_num_inputs(std::int32_t num_inputs) {
-  if (num_inputs != kInputsOfOneSequence && num_inputs != kInputsOfSeveral) {
-    throw PluginError(std::to_string(num_inputs) +
-                      " inputs; expected 6 (q, k, v, q_norm, k_norm, positions), or 7 with offsets");
+Places places_of(std::int32_t num_inputs) {
+  switch (num_inputs) {
+    case 4: return {kAbsent, kAbsent, 3, kAbsent};
+    case 5: return {kAbsent, kAbsent, 3, 4};
+    case 6: return {3, 4, 5, kAbsent};
+    case 7: return {3, 4, 5, 6};
+    default:
+      throw PluginError(std::to_string(num_inputs) +
+                        " inputs; expected 6 (q, k, v, q_norm, k_norm, positions), 4 without the norms, and one more "
+                        "with offsets");
   }
 }
 
-void check_dims(std::int32_t input, const Dims& dims, std::initializer_list<std::int64_t> expected) {
+void check_dims(const char* input, const Dims& dims, std::initializer_list<std::int64_t> expected) {
   bool fits = dims.nbDims == static_cast<std::int32_t>(expected.size());
   std::int32_t axis = 0;
   for (const std::int64_t wanted : expected) {
@@ -63,23 +79,24 @@ void check_dims(std::int32_t input, const Dims& dims, std::initializer_list<std:
   if (!fits) {
     Dims wanted{};
     for (const std::int64_t length : expected) wanted.d[wanted.nbDims++] = length;
-    throw PluginError(std::string(kInputNames[input]) + " is " + written(dims) + "; expected " + written(wanted) +
-                      " (-1: any)");
+    throw PluginError(std::string(input) + " is " + written(dims) + "; expected " + written(wanted) + " (-1: any)");
   }
 }
 
 // `dims_of(i)` are the dims of input i; -1 is a length that is not known yet.
 template <typename DimsOf>
 void check_shapes(const RopeOptions& options, std::int32_t num_inputs, const DimsOf& dims_of) {
-  check_num_inputs(num_inputs);
-  check_dims(kQ, dims_of(kQ), {-1, options.inner()});
+  const Places places = places_of(num_inputs);
+  check_dims("q", dims_of(kQ), {-1, options.inner()});
   const std::int64_t tokens = dims_of(kQ).d[0];
-  check_dims(kK, dims_of(kK), {tokens, options.inner()});
-  check_dims(kV, dims_of(kV), {tokens, options.inner()});
-  check_dims(kQNorm, dims_of(kQNorm), {options.head_dim()});
-  check_dims(kKNorm, dims_of(kKNorm), {options.head_dim()});
-  check_dims(kPositions, dims_of(kPositions), {tokens, kNumAxes});
-  if (num_inputs == kInputsOfSeveral) check_dims(kOffsets, dims_of(kOffsets), {-1});
+  check_dims("k", dims_of(kK), {tokens, options.inner()});
+  check_dims("v", dims_of(kV), {tokens, options.inner()});
+  if (places.has_norms()) {
+    check_dims("q_norm", dims_of(places.q_norm), {options.head_dim()});
+    check_dims("k_norm", dims_of(places.k_norm), {options.head_dim()});
+  }
+  check_dims("positions", dims_of(places.positions), {tokens, kNumAxes});
+  if (places.has_offsets()) check_dims("offsets", dims_of(places.offsets), {-1});
   if (tokens > std::numeric_limits<std::int32_t>::max()) {
     throw PluginError(std::to_string(tokens) + " tokens; expected fewer than 2^31");
   }
@@ -87,8 +104,7 @@ void check_shapes(const RopeOptions& options, std::int32_t num_inputs, const Dim
 
 bool is_short_float(DataType type) { return type == DataType::kHALF || type == DataType::kBF16; }
 
-std::int64_t num_sequences_of(std::int32_t num_inputs, std::int64_t num_offsets) {
-  if (num_inputs == kInputsOfOneSequence) return 0;
+std::int64_t num_sequences_of(std::int64_t num_offsets) {
   if (num_offsets < 2) {
     throw PluginError("offsets hold " + std::to_string(num_offsets) +
                       " numbers; expected the first token of each sequence and the number of tokens");
@@ -184,6 +200,7 @@ nvinfer1::IPluginV3* RopeAttentionPlugin::clone() noexcept {
     auto copy = std::make_unique<RopeAttentionPlugin>(options_, plans_);
     copy->shape_ = shape_;
     copy->position_type_ = position_type_;
+    copy->num_inputs_ = num_inputs_;
     copy->plan_ = plan_;
     return copy.release();
   });
@@ -201,7 +218,7 @@ std::int32_t RopeAttentionPlugin::getOutputDataTypes(DataType* output_types, std
                                                      const DataType* input_types,
                                                      std::int32_t num_inputs) const noexcept {
   return guarded<std::int32_t>("getOutputDataTypes", 1, [&] {
-    check_num_inputs(num_inputs);
+    places_of(num_inputs);
     if (num_outputs != 1) throw PluginError(std::to_string(num_outputs) + " outputs; expected 1");
     if (!is_short_float(input_types[kQ])) {
       throw PluginError("q has data type " + std::to_string(static_cast<int>(input_types[kQ])) +
@@ -218,7 +235,7 @@ std::int32_t RopeAttentionPlugin::getOutputShapes(const nvinfer1::DimsExprs* inp
                                                   nvinfer1::DimsExprs* outputs, std::int32_t num_outputs,
                                                   nvinfer1::IExprBuilder&) noexcept {
   return guarded<std::int32_t>("getOutputShapes", 1, [&] {
-    check_num_inputs(num_inputs);
+    places_of(num_inputs);
     if (num_outputs != 1) throw PluginError(std::to_string(num_outputs) + " outputs; expected 1");
     if (inputs[kQ].nbDims != 2) {
       throw PluginError("q has " + std::to_string(inputs[kQ].nbDims) + " axes; expected 2, [L, heads * head_dim]");
@@ -232,14 +249,14 @@ bool RopeAttentionPlugin::supportsFormatCombination(std::int32_t position,
                                                     const nvinfer1::DynamicPluginTensorDesc* tensors,
                                                     std::int32_t num_inputs, std::int32_t) noexcept {
   return guarded<bool>("supportsFormatCombination", false, [&] {
-    check_num_inputs(num_inputs);
+    const Places places = places_of(num_inputs);
     const nvinfer1::PluginTensorDesc& tensor = tensors[position].desc;
     if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
     if (position == kQ) return is_short_float(tensor.type);
-    if (position < num_inputs && position == kPositions) {
+    if (position == places.positions) {
       return tensor.type == DataType::kINT64 || tensor.type == DataType::kINT32;
     }
-    if (position < num_inputs && position == kOffsets) return tensor.type == DataType::kINT32;
+    if (position == places.offsets) return tensor.type == DataType::kINT32;
     return tensor.type == tensors[kQ].desc.type;
   });
 }
@@ -248,10 +265,9 @@ std::size_t RopeAttentionPlugin::getWorkspaceSize(const nvinfer1::DynamicPluginT
                                                   std::int32_t num_inputs, const nvinfer1::DynamicPluginTensorDesc*,
                                                   std::int32_t) const noexcept {
   return guarded<std::size_t>("getWorkspaceSize", 0, [&] {
-    check_num_inputs(num_inputs);
+    const Places places = places_of(num_inputs);
     const std::int64_t tokens = inputs[kQ].max.d[0];
-    const bool several = num_inputs == kInputsOfSeveral;
-    const std::int64_t sequences = num_sequences_of(num_inputs, several ? inputs[kOffsets].max.d[0] : 0);
+    const std::int64_t sequences = places.has_offsets() ? num_sequences_of(inputs[places.offsets].max.d[0]) : 0;
     const std::size_t attention_bytes = attention_workspace_bytes(tokens, options_.num_heads);
     return divide_workspace(tokens * options_.inner(), sequences, attention_bytes).num_bytes;
   });
@@ -261,16 +277,17 @@ std::int32_t RopeAttentionPlugin::onShapeChange(const nvinfer1::PluginTensorDesc
                                                 const nvinfer1::PluginTensorDesc*, std::int32_t) noexcept {
   return guarded<std::int32_t>("onShapeChange", 1, [&] {
     check_shapes(options_, num_inputs, [in](std::int32_t i) { return in[i].dims; });
-    const bool several = num_inputs == kInputsOfSeveral;
-    const std::int64_t sequences = num_sequences_of(num_inputs, several ? in[kOffsets].dims.d[0] : 0);
+    const Places places = places_of(num_inputs);
+    const std::int64_t sequences = places.has_offsets() ? num_sequences_of(in[places.offsets].dims.d[0]) : 0;
     const std::int64_t tokens = in[kQ].dims.d[0];
-    if (several && tokens * options_.inner() > std::numeric_limits<std::int32_t>::max()) {
+    if (places.has_offsets() && tokens * options_.inner() > std::numeric_limits<std::int32_t>::max()) {
       throw PluginError(std::to_string(tokens) + " packed tokens of " + std::to_string(options_.inner()) +
                         " channels; expected fewer than 2^31 elements; run the sequences one by one");
     }
     shape_ = {in[kQ].type == DataType::kHALF ? StorageType::kFloat16 : StorageType::kBFloat16, tokens,
               options_.num_heads, options_.head_dim(), static_cast<std::int32_t>(sequences)};
-    position_type_ = in[kPositions].type == DataType::kINT64 ? PositionType::kInt64 : PositionType::kInt32;
+    position_type_ = in[places.positions].type == DataType::kINT64 ? PositionType::kInt64 : PositionType::kInt32;
+    num_inputs_ = num_inputs;
     // Here and not in enqueue: a stream that is being captured must see nothing but launches.
     plan_ = tokens == 0 ? nullptr : plans_->plan_for(shape_);
     return 0;
@@ -286,8 +303,14 @@ std::int32_t RopeAttentionPlugin::enqueue(const nvinfer1::PluginTensorDesc*, con
     const Workspace parts = divide_workspace(shape_.tokens * options_.inner(), shape_.num_sequences,
                                              attention_workspace_bytes(shape_.tokens, options_.num_heads));
     char* const start = static_cast<char*>(workspace);
-    const RopeTensors rope = {inputs[kQ],         inputs[kK],      inputs[kQNorm], inputs[kKNorm],
-                              inputs[kPositions], start + parts.q, start + parts.k};
+    const Places places = places_of(num_inputs_);
+    const RopeTensors rope = {inputs[kQ],
+                              inputs[kK],
+                              places.has_norms() ? inputs[places.q_norm] : nullptr,
+                              places.has_norms() ? inputs[places.k_norm] : nullptr,
+                              inputs[places.positions],
+                              start + parts.q,
+                              start + parts.k};
     const auto check = [](cudaError_t status) {
       if (status != cudaSuccess) {
         throw PluginError(std::string("a kernel was not launched: ") + cudaGetErrorString(status) +
@@ -301,7 +324,7 @@ std::int32_t RopeAttentionPlugin::enqueue(const nvinfer1::PluginTensorDesc*, con
     if (shape_.num_sequences > 0) {
       auto* const lengths = reinterpret_cast<std::int32_t*>(start + parts.lengths);
       auto* const element_offsets = reinterpret_cast<std::int32_t*>(start + parts.element_offsets);
-      check(launch_describe_packing(static_cast<const std::int32_t*>(inputs[kOffsets]), shape_.num_sequences,
+      check(launch_describe_packing(static_cast<const std::int32_t*>(inputs[places.offsets]), shape_.num_sequences,
                                     options_.inner(), lengths, element_offsets, stream));
       tensors.lengths = lengths;
       tensors.element_offsets = element_offsets;

@@ -1,7 +1,8 @@
 // The TensorRT plugin of the node editverse::RopeAttention, version 1 (export/lower.py, lowering `plugin`).
 //
-// Inputs: q, k, v [L, heads * head_dim]; q_norm, k_norm [head_dim]; positions int64 or int32 [L, 4]; and,
-// if several sequences share the call, their offsets int32 [S + 1], from 0 to L. Output [L, heads * head_dim].
+// Inputs: q, k, v [L, heads * head_dim]; q_norm, k_norm [head_dim], or neither where q and k come normalised;
+// positions int64 or int32 [L, 4]; and, if several sequences share the call, their offsets int32 [S + 1], from
+// 0 to L. Output [L, heads * head_dim].
 // q, k, v, the norms and the output are all fp16 or all bf16.
 #pragma once
 
@@ -82,6 +83,7 @@ class RopeAttentionPlugin : public nvinfer1::IPluginV3,
   // Of the shape that onShapeChange was last told of.
   AttentionShape shape_{};
   PositionType position_type_{};
+  std::int32_t num_inputs_ = 0;
   std::shared_ptr<const AttentionPlan> plan_;
 };
 

@@ -1,4 +1,5 @@
-// Kernel one: QK-norm and the 4-axis rotation of q and k, in one pass over both; and its launch geometry.
+// Kernel one: QK-norm, if there are weights for it, and the 4-axis rotation of q and k, in one pass over both; and its
+// launch geometry.
 //
 // A block is one token, a warp takes head rows warp, warp + warps, ... of q, then of k. A lane holds
 // kPairs pairs of channels (i, i + head_dim / 2), so it reads and writes two vectors of kPairs values a row,
@@ -21,7 +22,7 @@ template <typename T, typename Position>
 struct RopeArguments {
   const T* q;  // [tokens, num_heads * head_dim], as k, q_out and k_out
   const T* k;
-  const T* q_norm;  // [head_dim], as k_norm
+  const T* q_norm;  // [head_dim], as k_norm; both null: q and k are only rotated
   const T* k_norm;
   const Position* positions;  // [tokens, kNumAxes]
   T* q_out;
@@ -98,8 +99,10 @@ __global__ void __launch_bounds__(kLanes* kMaxWarps)
     const T* source = tensor == 0 ? arguments.q : arguments.k;
     const T* norm = tensor == 0 ? arguments.q_norm : arguments.k_norm;
     T* target = tensor == 0 ? arguments.q_out : arguments.k_out;
+    // The same for every lane, so all of them come to the shuffles below, or none.
+    const bool has_norm = norm != nullptr;
     Vector<T, kPairs> first_norm{}, second_norm{};
-    if (active) {
+    if (active && has_norm) {
       first_norm = load_vector<kPairs>(norm + first_pair);
       second_norm = load_vector<kPairs>(norm + half + first_pair);
     }
@@ -111,21 +114,27 @@ __global__ void __launch_bounds__(kLanes* kMaxWarps)
         first = load_vector<kPairs>(source + row + first_pair);
         second = load_vector<kPairs>(source + row + half + first_pair);
       }
-      float sum = 0.0f;
-      for (int i = 0; i < kPairs; ++i) {
-        const float a = float_from(first.values[i]);
-        const float b = float_from(second.values[i]);
-        sum = fmaf(b, b, fmaf(a, a, sum));
+      float scale = 1.0f;
+      if (has_norm) {
+        float sum = 0.0f;
+        for (int i = 0; i < kPairs; ++i) {
+          const float a = float_from(first.values[i]);
+          const float b = float_from(second.values[i]);
+          sum = fmaf(b, b, fmaf(a, a, sum));
+        }
+        // Every lane of the warp comes here, idle ones with zeros: `head` is the same for all of them.
+        for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+          sum = sum + __shfl_xor_sync(0xffffffffu, sum, distance);
+        }
+        scale = inverse_rms(sum, arguments.head_dim, arguments.epsilon);
       }
-      // Every lane of the warp comes here, idle ones with zeros: `head` is the same for all of them.
-      for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-        sum = sum + __shfl_xor_sync(0xffffffffu, sum, distance);
-      }
-      const float scale = inverse_rms(sum, arguments.head_dim, arguments.epsilon);
       if (active) {
         for (int i = 0; i < kPairs; ++i) {
-          const ChannelPair normalized = {float_from(first.values[i]) * scale * float_from(first_norm.values[i]),
-                                          float_from(second.values[i]) * scale * float_from(second_norm.values[i])};
+          ChannelPair normalized = {float_from(first.values[i]), float_from(second.values[i])};
+          if (has_norm) {
+            normalized = {normalized.first * scale * float_from(first_norm.values[i]),
+                          normalized.second * scale * float_from(second_norm.values[i])};
+          }
           const ChannelPair turned = rotated(normalized, rotations[i]);
           first.values[i] = rounded_to<T>(turned.first);
           second.values[i] = rounded_to<T>(turned.second);

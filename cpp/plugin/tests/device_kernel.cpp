@@ -19,6 +19,7 @@ extern "C" __attribute__((visibility("default"))) int device_normalize_and_rotat
   std::vector<void*> memory(7, nullptr);
   cudaError_t status = cudaSuccess;
   for (std::size_t i = 0; i < memory.size() && status == cudaSuccess; ++i) {
+    if (i < 5 && inputs[i] == nullptr) continue;  // norms that are left out
     status = cudaMalloc(&memory[i], bytes[i]);
     if (i < 5 && status == cudaSuccess) status = cudaMemcpy(memory[i], inputs[i], bytes[i], cudaMemcpyHostToDevice);
   }

@@ -37,8 +37,9 @@ void run(const void* const* inputs, void* const* outputs, std::uint32_t* const* 
   const std::size_t elements = static_cast<std::size_t>(tokens) * static_cast<std::size_t>(num_heads) * dim;
   emulated::watch(inputs[0], elements * sizeof(T), sizeof(T), counts[0], nullptr);
   emulated::watch(inputs[1], elements * sizeof(T), sizeof(T), counts[1], nullptr);
-  emulated::watch(inputs[2], dim * sizeof(T), sizeof(T), counts[2], nullptr);
-  emulated::watch(inputs[3], dim * sizeof(T), sizeof(T), counts[3], nullptr);
+  for (int norm = 2; norm < 4; ++norm) {
+    if (inputs[norm] != nullptr) emulated::watch(inputs[norm], dim * sizeof(T), sizeof(T), counts[norm], nullptr);
+  }
   emulated::watch(inputs[4], static_cast<std::size_t>(tokens) * kNumAxes * 8, 8, counts[4], nullptr);
   emulated::watch(outputs[0], elements * sizeof(T), sizeof(T), nullptr, counts[5]);
   emulated::watch(outputs[1], elements * sizeof(T), sizeof(T), nullptr, counts[6]);
@@ -68,7 +69,7 @@ void write_error(char* error, std::size_t capacity) {
 
 extern "C" {
 
-// dtype: 0 float, 1 fp16, 2 bf16. inputs: q, k, q_norm, k_norm, positions (int64); outputs: q, k.
+// dtype: 0 float, 1 fp16, 2 bf16. inputs: q, k, q_norm, k_norm (or null), positions (int64); outputs: q, k.
 // counts: an array of as many elements as the tensor has for each of the inputs, then of the outputs: how
 // often each was read, or written. `error` is left empty if the kernel ran to its end.
 void run_normalize_and_rotate(int dtype, const void* const* inputs, void* const* outputs, std::uint32_t* const* counts,

@@ -20,6 +20,7 @@ from cpp.plugin.kernel_libraries import DeviceKernel, EmulatedKernel, Rope
 from export import lower
 from export.attention_nodes import DOMAIN, INPUTS, OP_TYPE
 from reference.families.editverse import CONFIGS
+from reference.families.wan import WanConfig
 
 TEXT_BYTES = 4096
 # NvInfer's DataType, TensorFormat and PluginFieldType.
@@ -28,6 +29,8 @@ LINEAR, CHW2 = 0, 1
 FIELD_FLOAT32, FIELD_INT32 = 1, 5
 
 ROPE = Rope(16, (12, 4, 56, 56), (10000.0, 10000.0, 21544.35, 10000.0), 1e-6)
+WAN = Rope(12, (0, 44, 42, 42), epsilon=0.0)
+"""Wan 2.1's 1.3 billion."""
 DESCRIBED = (
     "num_heads 5 1 16\naxis_dims 5 4 12 4 56 56\naxis_thetas 1 4 0x1.388p+13 0x1.388p+13 {} 0x1.388p+13\n"
 )
@@ -53,11 +56,11 @@ def tensors(*described: tuple[int, tuple[int, ...]], tensor_format: int = LINEAR
 
 
 def call_tensors(
-    rope: Rope, tokens: int, kind: int = HALF, positions: int = INT64, sequences: int = 0
+    rope: Rope, tokens: int, kind: int = HALF, positions: int = INT64, sequences: int = 0, norms: bool = True
 ) -> list[tuple[int, tuple[int, ...]]]:
     """The inputs of a call, then its output."""
     rows, norm = (kind, (tokens, rope.inner)), (kind, (rope.head_dim,))
-    inputs = [rows, rows, rows, norm, norm, (positions, (tokens, 4))]
+    inputs = [rows, rows, rows, *([norm, norm] if norms else []), (positions, (tokens, 4))]
     return [*inputs, *([(INT32, (sequences + 1,))] if sequences else []), rows]
 
 
@@ -221,6 +224,41 @@ def test_an_exported_node_becomes_a_plugin(stub: Stub) -> None:
     stub.library.stub_destroy(made)
 
 
+def test_wans_node_becomes_a_plugin(stub: Stub) -> None:
+    """q and k come normalised over all heads, so the node has neither norms nor an epsilon."""
+    node = helper.make_node(
+        OP_TYPE, ["q", "k", "v", "", "", "positions"], ["mixed"], domain=DOMAIN, num_heads=WAN.num_heads,
+        axis_dims=list(WAN.axis_dims), axis_thetas=list(WAN.axis_thetas), epsilon=0.0,
+    )  # fmt: skip
+    given = [name for name in INPUTS if not name.endswith("norm")]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, None) for name in given]
+    output = helper.make_tensor_value_info("mixed", TensorProto.FLOAT16, None)
+    graph = helper.make_graph([node], "node", inputs, [output])
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid(DOMAIN, 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    config = WanConfig(30, WAN.num_heads, WAN.head_dim, 8960, 4096, 16)
+    assert config.axis_dims == WAN.axis_dims
+    lower.lower_attention(model, lower.rope_config(config), "plugin")
+    lowered: onnx.NodeProto = ir.to_proto(model).graph.node[0]
+    assert list(lowered.input) == given
+    attributes = {a.name: helper.get_attribute_value(a) for a in lowered.attribute}
+    del attributes["plugin_namespace"], attributes["plugin_version"]
+    made = stub.create([field_of(name, value) for name, value in attributes.items()])
+    assert made.value, stub.take_log()
+    for sequences in (0, 2):
+        described = call_tensors(WAN, 32_760, BF16, sequences=sequences, norms=False)
+        assert stub.call("configure", made, described) == 0, stub.take_log()
+        assert all(stub.call("supports", made, described, i) for i in range(len(described)))
+        # What stands behind v is positions now, and no norm.
+        wrong = list(described)
+        wrong[3] = (INT64, (32_760, 3))
+        assert stub.call("configure", made, wrong) != 0
+        assert "positions is [32760, 3]; expected [32760, 4]" in stub.take_log()
+        wrong[3] = (BF16, (32_760, 4))
+        assert not stub.call("supports", made, wrong, 3)
+    stub.library.stub_destroy(made)
+
+
 def changed_fields(name: str, kind: int, value: Any) -> list[tuple[str, int, np.ndarray]]:
     others = [field for field in fields_of(ROPE) if field[0] != name]
     return [*others, (name, kind, np.atleast_1d(value))]
@@ -329,8 +367,9 @@ def test_the_output_has_the_shape_of_q(stub: Stub, plugin: ctypes.c_void_p) -> N
     assert stub.text("output_shape", plugin, (ctypes.c_int32 * 6)(2, 2, 2, 1, 1, 2), 6) == "0.0 0.1"
     assert stub.text("output_shape", plugin, (ctypes.c_int32 * 6)(3, 2, 2, 1, 1, 2), 6) == ""
     assert "q has 3 axes; expected 2" in stub.take_log()
-    assert stub.text("output_shape", plugin, (ctypes.c_int32 * 5)(2, 2, 2, 1, 1), 5) == ""
-    assert "5 inputs; expected 6" in stub.take_log()
+    assert stub.text("output_shape", plugin, (ctypes.c_int32 * 4)(2, 2, 2, 2), 4) == "0.0 0.1"
+    assert stub.text("output_shape", plugin, (ctypes.c_int32 * 3)(2, 2, 2), 3) == ""
+    assert "3 inputs; expected 6" in stub.take_log()
 
 
 @pytest.mark.parametrize("tokens", [-1, 1, 32_760])

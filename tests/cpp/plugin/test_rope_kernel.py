@@ -39,9 +39,12 @@ def make_inputs(rope: Rope, tokens: int, seed: int, largest_position: int = 300)
 
 
 def normalize_and_rotate_in_double(
-    rope: Rope, x: np.ndarray, norm: np.ndarray, positions: np.ndarray, *, float_angles: bool = True
+    rope: Rope, x: np.ndarray, norm: np.ndarray | None, positions: np.ndarray, *, float_angles: bool = True
 ) -> np.ndarray:
-    """The oracle. float_angles: frequency and angle rounded to float32, as the reference defines them."""
+    """The oracle; without a norm the rows are turned alone.
+
+    float_angles: frequency and angle rounded to float32, as the reference defines them.
+    """
     kind = np.float32 if float_angles else np.float64
     angles = []
     for axis, (dim, theta) in enumerate(zip(rope.axis_dims, rope.axis_thetas, strict=True)):
@@ -50,8 +53,10 @@ def normalize_and_rotate_in_double(
         angles.append(positions[:, axis, None].astype(kind) * frequencies)
     angle = np.concatenate(angles, axis=1).astype(np.float64)[:, None, :]
     rows = x.astype(np.float64).reshape(len(x), rope.num_heads, rope.head_dim)
-    rows = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + np.float64(np.float32(rope.epsilon)))
-    first, second = np.split(rows * norm.astype(np.float64), 2, axis=-1)
+    if norm is not None:
+        rows = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + np.float64(np.float32(rope.epsilon)))
+        rows = rows * norm.astype(np.float64)
+    first, second = np.split(rows, 2, axis=-1)
     turned = (first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle))
     return np.concatenate(turned, axis=-1).reshape(x.shape)
 
@@ -123,6 +128,35 @@ def test_short_formats_are_rounded_once(
         expected = normalize_and_rotate_in_double(rope, *rounded, inputs["positions"])
         np.testing.assert_allclose(
             widen(found, dtype), expected, rtol=SHORT_TOLERANCE[dtype], atol=FLOAT_TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("num_heads", "axis_dims"), [(12, (0, 44, 42, 42)), (3, (0, 12, 10, 10))])
+def test_rows_that_come_normalised_are_turned_alone(
+    emulated_kernel: EmulatedKernel, dtype: str, num_heads: int, axis_dims: Any
+) -> None:
+    """Wan norms over all heads before the node; the shapes are those of its 1.3 billion, and a small one."""
+    rope = Rope(num_heads, axis_dims, epsilon=0.0)
+    inputs = make_inputs(rope, 7, seed=8)
+    # A row of zeros would have no norm, with an epsilon of zero.
+    inputs["q"][2] = 0.0
+    given = {name: inputs[name] for name in ("q", "k", "positions")}
+    values = {name: inputs[name] for name in "qk"}
+    if dtype != "float32":
+        for name in "qk":
+            given[name], values[name] = shorten(inputs[name], dtype)
+    run = emulated_kernel.normalize_and_rotate(rope, dtype, given)
+    assert run.error == ""
+    for found, name in ((run.q, "q"), (run.k, "k")):
+        assert (run.reads[name] == 1).all()
+        assert (run.writes[name] == 1).all()
+        expected = normalize_and_rotate_in_double(rope, values[name], None, inputs["positions"])
+        np.testing.assert_allclose(
+            found if dtype == "float32" else widen(found, dtype),
+            expected,
+            rtol=SHORT_TOLERANCE.get(dtype, FLOAT_TOLERANCE),
+            atol=FLOAT_TOLERANCE,
         )
 
 
@@ -242,6 +276,7 @@ def test_the_kernel_equals_the_function_body_in_onnx_runtime(
         (1, 1, 16, (1, 1, 1)),
         (32_760, 16, 128, (32_760, 4, 2)),
         (110_822, 16, 128, (110_822, 4, 2)),
+        (32_760, 12, 128, (32_760, 4, 2)),
         (7, 3, 64, (7, 3, 1)),
         (7, 5, 80, (7, 4, 2)),
         (2**31 - 1, 40, 256, (2**31 - 1, 4, 4)),

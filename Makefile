@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate-demo docs serve test-serve-kills test browser test-pins lint typecheck test-source test-wheel test-cpus test-ray wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test-serve-fuzz test browser test-pins lint typecheck test-source test-wheel test-cpus test-ray wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
 .DELETE_ON_ERROR:
 
 help:
@@ -63,6 +63,12 @@ KILLS ?= 200
 KILLS_SEED ?= 0
 test-serve-kills: .venv/ready
 	.venv/bin/python tests/editverse_rt/serve/kills.py --kills $(KILLS) --seed $(KILLS_SEED) --video examples/sample.mp4
+
+# Slow as well: `make test` sends 400 altered requests.
+REQUESTS ?= 10000
+test-serve-fuzz: .venv/ready
+	.venv/bin/python tests/editverse_rt/serve/fuzz_endpoints.py --requests $(REQUESTS) \
+	    --video examples/sample.mp4 --picture docs/images/page.png
 
 # --- evaluate -----------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ with Client("http://127.0.0.1:8000") as client:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -71,16 +72,32 @@ class Client:
     ) -> dict[str, Any]:
         """Queue a request; the job. request: JSON of an edit request without inputs; inputs: paths by tag name.
 
+        format: such as "mp4" or "png"; "zip" for the frames as PNGs. Ctrl-C cancels what the server may have taken.
         Raises EditVerseError: what the server refuses, or BackendError where it cannot be reached.
         """
         fields = {"request": json.dumps(dict(request)), "model": model, "format": format}
         given = {name: value for name, value in fields.items() if value is not None}
-        headers = {"Idempotency-Key": secrets.token_urlsafe(24)}
+        key = secrets.token_urlsafe(24)
+        try:
+            return self._submit({"Idempotency-Key": key}, given, inputs)
+        except KeyboardInterrupt:
+            # The server may have taken the job, or be about to, although no answer has come.
+            with contextlib.suppress(EditVerseError):
+                self._json("POST", "/v1/jobs/cancel", headers={"Idempotency-Key": key})
+            raise
+
+    def _submit(
+        self,
+        headers: Mapping[str, str],
+        fields: Mapping[str, str],
+        inputs: Mapping[str, str | os.PathLike[str]],
+    ) -> dict[str, Any]:
+        """Send a submission, again and again where that may help."""
         end = time.monotonic() + self._patience_s
         pause_s = 1.0
         while True:
             try:
-                return self._json("POST", "/v1/jobs", headers=headers, form=(given, dict(inputs)))
+                return self._json("POST", "/v1/jobs", headers=headers, form=(fields, inputs))
             except (QueueFull, BackendError) as error:
                 is_passing = isinstance(error, QueueFull) or error.code == "backend.unavailable"
                 if not is_passing or time.monotonic() + pause_s > end:

@@ -6,15 +6,23 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from editverse_rt import media
 from editverse_rt.client import Client
 from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
 from editverse_rt.errors import EditVerseError, RequestError
+from editverse_rt.files import replacing
+from editverse_rt.media.frames import Frames, contact_sheet
 from editverse_rt.request.edit_request import EditRequest
 
 __all__ = ["add_remote_options", "run_remote"]
@@ -30,7 +38,6 @@ LOCAL_OPTIONS = {
     "gpu_memory_limit": "--gpu-memory-limit",
     "plugin": "--plugin",
     "kernel_cache": "--kernel-cache",
-    "preview": "--preview",
 }
 """Options that speak of this machine's pipeline, by the parser's name. The server has its own."""
 _MAX_KEY_BYTES = 4096
@@ -52,8 +59,8 @@ def add_remote_options(parser: argparse.ArgumentParser) -> None:
 def run_remote(args: argparse.Namespace, request: EditRequest) -> int:
     """Run a request on the server `args.server`, and write its result to `args.output` in one step.
 
-    The job is cancelled by Ctrl-C. Raises EditVerseError: an option that only a local run takes, an output that
-    a server does not make, and whatever the server refuses.
+    The job is cancelled by Ctrl-C. Raises EditVerseError: an option that only a local run takes, and whatever the
+    server refuses.
     """
     _check_local_options(args)
     file_format = _format_of(args.output)
@@ -68,10 +75,11 @@ def run_remote(args: argparse.Namespace, request: EditRequest) -> int:
             if progress is not None and job["num_steps"] and job["step"]:
                 progress.show(int(job["step"]), int(job["num_steps"]))
 
+        # Ctrl-C in here is dealt with in the client.
         job = client.submit(body, model=args.bundle, format=file_format, **inputs)
         try:
             done = client.wait(job["id"], on_progress=show, poll_s=0.2)
-            client.download(done["id"], args.output)
+            _download(client, done, args.output, args.preview)
         except KeyboardInterrupt:
             with contextlib.suppress(EditVerseError):
                 client.cancel(job["id"])
@@ -83,7 +91,8 @@ def run_remote(args: argparse.Namespace, request: EditRequest) -> int:
 def _check_local_options(args: argparse.Namespace) -> None:
     for name, flag in LOCAL_OPTIONS.items():
         value = getattr(args, name)
-        if value not in (None, False) and (name, value) != ("backend", "auto"):
+        # 0 is a device, and equal to False.
+        if value is not None and value is not False and (name, value) != ("backend", "auto"):
             raise RequestError(
                 f"{flag} and --server are both given",
                 expected=f"{flag} for a run on this machine only",
@@ -93,14 +102,50 @@ def _check_local_options(args: argparse.Namespace) -> None:
 
 
 def _format_of(output: Path) -> str:
+    """The format to ask the server for: pictures of several frames come without loss, in one file."""
     suffix = output.suffix.lower()
     if not suffix or media.is_pattern(output.name):
-        raise RequestError(
-            f"{output} stands for a folder of pictures",
-            expected="one file, such as out.mp4, with --server",
-            code="command.usage",
-        )
+        return "zip"
     return "jpg" if suffix == ".jpeg" else suffix[1:]
+
+
+def _download(client: Client, job: Mapping[str, Any], output: Path, preview: Path | None) -> None:
+    """Write a job's result, and its contact sheet as it is made of a local run, from the files of the server."""
+    if job["format"] != "zip" and preview is None:
+        client.download(job["id"], output)
+        return
+    result = job["result"]
+    shape = {"height_px": int(result["height"]), "width_px": int(result["width"])}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"result.{job['format']}"
+        client.download(job["id"], path)
+        if job["format"] == "zip":
+            frames = _frames_of(path, shape)
+            media.write_clip(output, frames, result["fps"])
+        else:
+            frames = media.read_clip(path, num_frames=int(result["num_frames"]), **shape).frames
+            with replacing(output) as part:
+                shutil.copyfile(path, part)
+        if preview is not None:
+            rows = [frames]
+            if result["has_source"]:
+                source = Path(folder) / "source"
+                client.download(job["id"], source, variant="source")
+                length = media.probe(source).num_frames or len(frames)
+                rows.insert(0, media.read_clip(source, num_frames=length, **shape).frames)
+            media.write_image(preview, contact_sheet(rows))
+
+
+def _frames_of(path: Path, shape: Mapping[str, int]) -> Frames:
+    """The pictures of a ZIP file in the order of their names, uint8 [T, H, W, 3]. Raises MediaError."""
+    frames = []
+    picture = path.with_name("frame.png")
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            # The names are the server's; no file is called so here.
+            picture.write_bytes(archive.read(name))
+            frames.append(media.read_clip(picture, num_frames=1, **shape).frames)
+    return np.concatenate(frames)
 
 
 def _paths_of(request: EditRequest) -> dict[str, str]:
@@ -146,7 +191,7 @@ def _report(args: argparse.Namespace, request: EditRequest, job: dict[str, Any],
         print_json(
             {
                 "output": os.fspath(args.output),
-                "preview": None,
+                "preview": None if args.preview is None else os.fspath(args.preview),
                 "prompt": request.prompt,
                 "seed": request.seed,
                 "frames": num_frames,

@@ -93,7 +93,7 @@ class Gate:
                 if is_cors and scope["method"] == "OPTIONS":
                     await self._preflight()(scope, receive, send_with_headers)
                 else:
-                    await self._app(scope, receive, send_with_headers)
+                    await self._app(scope, receive, _errors_as_json(scope, receive, send_with_headers))
             except EditVerseError as error:
                 if status:
                     raise
@@ -167,6 +167,32 @@ class Gate:
             traceparent=headers.get("traceparent", "")[:80] or None,
             owner=scope.get("state", {}).get("owner"),
         )
+
+
+def _errors_as_json(scope: Scope, receive: Receive, send: Send) -> Send:
+    """Answers in place of the plain text that Starlette says of a Range which is malformed or not in the file."""
+    is_replaced = False
+
+    async def send_json(message: Message) -> None:
+        nonlocal is_replaced
+        if message["type"] == "http.response.start" and message["status"] in (400, 416):
+            headers = Headers(raw=message["headers"])
+            is_replaced = headers.get("content-type", "").startswith("text/plain")
+            if is_replaced:
+                error = HttpError(
+                    message["status"],
+                    f"the Range is {Headers(scope=scope).get('range', '')[:100]!r}",
+                    expected="one within the file, such as bytes=0-99",
+                    code="serve.range",
+                )
+                answer = error_response(error)
+                if (size := headers.get("content-range")) is not None:
+                    answer.headers["Content-Range"] = size
+                await answer(scope, receive, send)
+        if not is_replaced:
+            await send(message)
+
+    return send_json
 
 
 def owner_of(request: Request) -> str:

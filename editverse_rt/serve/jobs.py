@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from editverse_rt import media
 from editverse_rt.errors import RequestError
 from editverse_rt.fields import Fields
 from editverse_rt.request.prompt import check_input_name
@@ -22,13 +21,13 @@ from editverse_rt.serve.forms import parse_object, read_form, read_json_body
 from editverse_rt.serve.gate import owner_of
 from editverse_rt.serve.job import FINISHED, Job
 from editverse_rt.serve.problems import HttpError
+from editverse_rt.serve.result_files import FORMATS
 from editverse_rt.serve.settings import ServerSettings
-from editverse_rt.serve.submitting import Reference, Submission, Submitter
+from editverse_rt.serve.submitting import Reference, Submission, Submitter, bad_key, submission_key
 from editverse_rt.serve.views import native_job, native_jobs
 
-__all__ = ["FORMATS", "JobRoutes", "page_query"]
+__all__ = ["JobRoutes", "page_query"]
 
-FORMATS = tuple(sorted(suffix[1:] for suffix in media.VIDEO_SUFFIXES | media.IMAGE_SUFFIXES))
 BEAT_S = 15.0
 LEAST_S = 0.1
 """Between two events of a job."""
@@ -46,6 +45,7 @@ class JobRoutes:
         return [
             Route("/v1/jobs", self.create, methods=["POST"]),
             Route("/v1/jobs", self.list, methods=["GET"]),
+            Route("/v1/jobs/cancel", self.withdraw, methods=["POST"]),
             Route("/v1/jobs/{id}", self.get, methods=["GET"]),
             Route("/v1/jobs/{id}", self.delete, methods=["DELETE"]),
             Route("/v1/jobs/{id}/events", self.events, methods=["GET"]),
@@ -91,6 +91,17 @@ class JobRoutes:
         if found is None:
             raise no_job(job.id)
         return JSONResponse(await native_job(self._dispatcher, found))
+
+    async def withdraw(self, request: Request) -> Response:
+        """Cancel what a submission has made or will make: for a client that got no answer to it."""
+        take_query(request)
+        owner, key = owner_of(request), submission_key(request)
+        if key is None:
+            raise bad_key("it is missing")
+        job_id = await self._dispatcher.do(lambda: self._store.withdraw(owner, key))
+        job = None if job_id is None else await self._dispatcher.cancel(job_id)
+        shown = None if job is None else await native_job(self._dispatcher, job)
+        return JSONResponse({"object": "submission.cancelled", "job": shown})
 
     async def delete(self, request: Request) -> Response:
         job = await self.find(request)

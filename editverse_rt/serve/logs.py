@@ -1,13 +1,14 @@
-"""The server's log: one JSON object a line."""
+"""The server's log: one JSON object a line, also for what the libraries say through `logging`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from typing import Any, TextIO
 
-__all__ = ["Log"]
+__all__ = ["Log", "take_library_warnings"]
 
 
 class Log:
@@ -32,3 +33,18 @@ class Log:
             self._stream = None
         except OSError:  # a full disk, say: this line is lost, and a later one may be written
             pass
+
+
+def take_library_warnings(log: Log) -> None:
+    """From now on this process's warnings of `logging`, such as uvicorn's, are lines of the log."""
+    handler = _Handler(logging.WARNING)
+    handler.log = log
+    logging.getLogger().addHandler(handler)
+
+
+class _Handler(logging.Handler):
+    log: Log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        self.log.write("library", level=level, name=record.name, text=self.format(record))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from editverse_rt import media
 from editverse_rt.request.options import OPTIONS, Option
 from editverse_rt.serve.job import PHASES, STATES
+from editverse_rt.serve.result_files import FORMATS
 from editverse_rt.serve.settings import ServerSettings
 
 __all__ = ["describe_api"]
 
 Schema = dict[str, Any]
-FORMATS = sorted(suffix[1:] for suffix in media.VIDEO_SUFFIXES | media.IMAGE_SUFFIXES)
 _ALWAYS = (400, 401, 403)
 _OF_A_JOB = (*_ALWAYS, 404)
 _OF_A_BODY = (*_ALWAYS, 404, 408, 409, 410, 413, 415, 429, 503, 507)
@@ -75,6 +74,9 @@ def _job_paths() -> Schema:
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     }
     parts = _ref("JobForm")
+    withdrawn = _object(
+        {"object": {"const": "submission.cancelled"}, "job": {"anyOf": [job, {"type": "null"}]}}
+    )
     return {
         "/v1/jobs": {
             "post": {
@@ -82,6 +84,14 @@ def _job_paths() -> Schema:
                 **_body({"application/json": _ref("JobBody"), "multipart/form-data": parts}),
             },
             "get": _operation("List jobs", {200: _ref("JobList")}, _ALWAYS, _page()),
+        },
+        "/v1/jobs/cancel": {
+            "post": _operation(
+                "Cancel the job that a key has made, or keep it from making one",
+                {200: withdrawn},
+                (*_ALWAYS, 507),
+                [{**key, "required": True}],
+            )
         },
         "/v1/jobs/{id}": {
             "get": _operation("A job", {200: job}, _OF_A_JOB, [_id()]),
@@ -150,7 +160,7 @@ def _schemas(settings: ServerSettings) -> Schema:
         {"job": {**_text(), "minLength": 1}, "variant": {"enum": ["result", "source"]}}, ["job"]
     )
     deadline = {"type": "number", "exclusiveMinimum": 0, "maximum": settings.max_deadline_s}
-    common = {"model": {**_text(), "minLength": 1}, "format": {"enum": FORMATS}}
+    common = {"model": {**_text(), "minLength": 1}, "format": {"enum": list(FORMATS)}}
     files = {"^(video|image)[1-9][0-9]*$": _BINARY}
     video = {"model": _text(), "seconds": {"type": "string"}}
     image = {
@@ -217,7 +227,7 @@ def _schemas(settings: ServerSettings) -> Schema:
                 "started_at": _maybe("number"),
                 "finished_at": _maybe("number"),
                 "expires_at": _maybe("number"),
-                "format": {"enum": FORMATS},
+                "format": {"enum": list(FORMATS)},
                 "request": {"type": "object"},
                 "result": {"anyOf": [_object(result), {"type": "null"}]},
                 "notices": {"type": "array", "items": _text()},
@@ -225,10 +235,10 @@ def _schemas(settings: ServerSettings) -> Schema:
             }
         ),
         "JobList": _object({**page, "data": {"type": "array", "items": _ref("Job")}}),
-        "Recipe": _object({"model": _text(), "format": {"enum": FORMATS}, "request": {"type": "object"}}),
+        "Recipe": _object({"model": _text(), "format": {"enum": list(FORMATS)}, "request": {"type": "object"}}),
         "Plan": _object(
             {
-                "object": {"const": "plan"}, "model": _text(), "format": {"enum": FORMATS}, "size": _text(),
+                "object": {"const": "plan"}, "model": _text(), "format": {"enum": list(FORMATS)}, "size": _text(),
                 "num_frames": whole, "fps": number, "schedule": _text(), "num_inference_steps": whole,
                 "memory_bytes": whole, "flops": number, "seconds": _maybe("number"), "wait_s": _maybe("number"),
                 "prompt": _text(),

@@ -14,7 +14,7 @@ from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.serve.app import make_app
 from editverse_rt.serve.auth import Keys, load_keys
 from editverse_rt.serve.dispatcher import Dispatcher
-from editverse_rt.serve.logs import Log
+from editverse_rt.serve.logs import Log, take_library_warnings
 from editverse_rt.serve.meters import Meters
 from editverse_rt.serve.process import WorkerOptions
 from editverse_rt.serve.settings import ServerSettings, is_loopback
@@ -34,6 +34,7 @@ def run_server(settings: ServerSettings) -> None:
         )
     keys = Keys(None if settings.api_keys is None else load_keys(settings.api_keys))
     log = Log(sys.stderr)
+    take_library_warnings(log)
     with _listen(settings) as listener, _open_store(settings) as store:
         devices = settings.devices or (None,)
         workers = [

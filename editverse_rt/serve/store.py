@@ -24,6 +24,7 @@ from typing import Any
 from editverse_rt.serve.folder import DataFolder, remove, sync_file, sync_folder
 from editverse_rt.serve.job import MAX_DEATHS, Job
 from editverse_rt.serve.problems import HttpError, died_error
+from editverse_rt.serve.submission_keys import SubmissionKeys
 from editverse_rt.serve.table import JobTable, job_from, values_from
 
 __all__ = ["JobStore"]
@@ -57,6 +58,7 @@ class JobStore:
         except BaseException:
             self._data.close()
             raise
+        self.keys = SubmissionKeys(self._table)
         self._recover()
 
     def __enter__(self) -> JobStore:
@@ -156,25 +158,22 @@ class JobStore:
     def find_replay(self, owner: str, key: str, digest: str) -> Job | None:
         """The job that this key has made, or None for a new key.
 
-        digest: of the request's body. Raises HttpError: 409 for another body, 410 for a job that was deleted.
+        digest: of the request's body. Raises HttpError: 409 for another body and for a key that was withdrawn, 410 for
+        a job that was deleted.
         """
-        row = self._table.one("SELECT * FROM keys WHERE owner = ? AND key = ?", owner, key)
-        if row is None:
+        found = self.keys.job_of(owner, key, digest)
+        if found is None:
             return None
-        if row["digest"] != digest:
-            raise HttpError(
-                409,
-                "this Idempotency-Key came with another body",
-                hint="send the same body, or a new key",
-                code="serve.idempotency",
-                field="Idempotency-Key",
-            )
-        job = self.get(row["job"], owner)
+        job = self.get(found, owner)
         if job is None:
             raise HttpError(
                 410, "the job of this Idempotency-Key was deleted", hint="send a new key", code="serve.gone"
             )
         return job
+
+    def withdraw(self, owner: str, key: str) -> str | None:
+        """The id of the job that a key has made; where it has made none, it never will."""
+        return self.keys.withdraw(owner, key, self._clock())
 
     def add(self, job: Job, key: str | None = None, digest: str = "") -> Job:
         """Insert a job whose files are in place and synced; what it returns will be run.
@@ -200,10 +199,7 @@ class JobStore:
                     list(values.values()),
                 )
                 if key is not None:
-                    self._table.execute(
-                        "INSERT INTO keys VALUES (?, ?, ?, ?, ?)",
-                        (job.owner, key, digest, job.id, self._clock()),
-                    )
+                    self.keys.keep(job.owner, key, digest, job.id, self._clock())
             return job
 
     def begin(self, job: str) -> Job | None:

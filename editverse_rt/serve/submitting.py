@@ -22,7 +22,7 @@ from editverse_rt.serve.problems import HttpError, RefusedError, disk_full
 from editverse_rt.serve.settings import ServerSettings
 from editverse_rt.serve.views import plan_json
 
-__all__ = ["Reference", "Submission", "Submitter"]
+__all__ = ["Reference", "Submission", "Submitter", "bad_key", "submission_key"]
 
 _UNKNOWN_WAIT_S = 10.0
 
@@ -70,15 +70,7 @@ class Submitter:
 
         Raises EditVerseError; the job's files are gone then.
         """
-        owner, key = owner_of(request), request.headers.get("idempotency-key")
-        if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-            raise HttpError(
-                400,
-                "it has other characters, or too many",
-                expected="1 to 255 visible ASCII characters",
-                code="serve.idempotency",
-                field="Idempotency-Key",
-            )
+        owner, key = owner_of(request), submission_key(request)
         job_id = self._store.new_id()
         try:
             # With a key it may be a repetition, which is answered even where nothing new is taken.
@@ -254,3 +246,21 @@ class Submitter:
             return StoredInput(name, target.stat().st_size, hash_file(target))
 
         return await self._dispatcher.do(link)
+
+
+def submission_key(request: Request) -> str | None:
+    """The Idempotency-Key of a request, None where it has none. Raises HttpError (400)."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise bad_key("it has other characters, or too many")
+    return key
+
+
+def bad_key(found: str) -> HttpError:
+    return HttpError(
+        400,
+        found,
+        expected="1 to 255 visible ASCII characters",
+        code="serve.idempotency",
+        field="Idempotency-Key",
+    )

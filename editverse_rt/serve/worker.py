@@ -27,15 +27,12 @@ from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.serve.bundles import describe_model, open_pipelines
 from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request
 from editverse_rt.serve.problems import HttpError, disk_full, is_disk_full
+from editverse_rt.serve.result_files import TYPES, write_result
 
 __all__ = ["main"]
 
 BEAT_S = 1.0
 """How often a run that goes on says so at most."""
-TYPES = {
-    "mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska", "webm": "video/webm",
-    "gif": "image/gif", "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "webp": "image/webp",
-}  # fmt: skip
 Message = dict[str, Any]
 
 
@@ -237,13 +234,7 @@ class _Run:
         folder = Path(message["folder"])
         folder.mkdir(mode=0o700, exist_ok=True)
         written = {"result": folder / f"part-{message['run']}-result.{message['format']}"}
-        report = media.write_clip(
-            written["result"],
-            self._pictures(result.frames),
-            result.fps,
-            times_s=result.times_s,
-            audio_from=result.sound,
-        )
+        notices = write_result(written["result"], result, self._pictures)
         if main is not None:
             suffix = "png" if len(result.sources[0]) == 1 else "mp4"
             written["source"] = folder / f"part-{message['run']}-source.{suffix}"
@@ -264,7 +255,7 @@ class _Run:
             "num_frames": frames,
             "fps": result.fps,
             "seconds": result.times_s[-1] if result.times_s is not None else frames / result.fps,
-            "notices": [*result.notices, *report.notices],
+            "notices": [*result.notices, *notices],
             "timings": result.timings,
         }
 

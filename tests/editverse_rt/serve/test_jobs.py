@@ -92,7 +92,11 @@ def test_a_range_is_a_part_of_the_file(client: httpx.Client) -> None:
     for text, part in (("bytes=10-19", whole[10:20]), ("bytes=-5", whole[-5:]), ("bytes=7-", whole[7:])):
         answer = client.get(path, headers={"Range": text})
         assert (answer.status_code, answer.content) == (206, part)
-    assert client.get(path, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    for text, status in ((f"bytes={len(whole)}-", 416), ("bytes=9-0", 400), ("bytes=x", 400)):
+        for where in (path, "/static/app.js"):
+            answer = client.get(where, headers={"Range": text.replace(str(len(whole)), "9999999")})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, "serve.range"), text
+            assert status == 400 or answer.headers["content-range"].startswith("bytes */")
 
 
 def test_events_tell_progress_that_only_grows_and_end_with_the_job(client: httpx.Client) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from live_server import LiveServer
 
@@ -58,6 +59,40 @@ def test_a_picture_is_generated_on_a_server(server: LiveServer, tmp_path: Path) 
     assert media.probe(out).kind == "image"
 
 
+@pytest.mark.parametrize("output", ["frames", "frame_%03d.png", "frame_%02d.jpg"])
+def test_frames_as_pictures_are_those_of_a_local_run(
+    server: LiveServer, clip: Path, tmp_path: Path, output: str
+) -> None:
+    words = ["edit", str(clip), "Make it night", "--schedule", "fast", "--seed", "5", "--quiet", "-o"]
+    for name in ("remote", "local"):
+        (tmp_path / name).mkdir()
+    assert main(["--server", server.url, *words, str(tmp_path / "remote" / output)]) == 0
+    assert main([*words, str(tmp_path / "local" / output), "--threads", "1"]) == 0
+    found = {path.relative_to(tmp_path / "remote"): path for path in (tmp_path / "remote").rglob("*.*g")}
+    assert len(found) == 9
+    for name, path in found.items():
+        assert path.read_bytes() == (tmp_path / "local" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "frames"])
+def test_a_preview_is_that_of_a_local_run_but_for_the_videos_loss(
+    server: LiveServer, clip: Path, tmp_path: Path, output: str
+) -> None:
+    words = ["edit", str(clip), "Make it night", "--schedule", "fast", "--seed", "5", "--quiet"]
+    sheets = []
+    for name, more in (("remote", ["--server", server.url]), ("local", ["--threads", "1"])):
+        (tmp_path / name).mkdir()
+        sheet = tmp_path / name / "sheet.png"
+        assert main([*words, "-o", str(tmp_path / name / output), "--preview", str(sheet), *more]) == 0
+        info = media.probe(sheet)
+        size = {"height_px": info.height_px, "width_px": info.width_px}
+        sheets.append(media.read_clip(sheet, num_frames=1, **size).frames.astype(int))
+    remote, local = sheets
+    assert remote.shape == local.shape
+    # H.264 at a quality that differs from the frames by about 1 level; the mean of unlike sheets is above 20.
+    assert np.abs(remote - local).mean() < 3
+
+
 @pytest.mark.parametrize(
     "options",
     [["--schedule", "nothing"], ["--size", "8x8"], ["--frames", "5000"]],
@@ -78,8 +113,9 @@ def test_errors_are_the_lines_of_a_local_run(
     ("words", "found"),
     [
         (["--threads", "2"], "--threads and --server are both given"),
-        (["--preview", "sheet.png"], "--preview and --server are both given"),
-        (["-o", "folder"], "folder stands for a folder of pictures"),
+        (["--device", "0"], "--device and --server are both given"),
+        (["--backend", "ort-cpu"], "--backend and --server are both given"),
+        (["--plugin", "x.so"], "--plugin and --server are both given"),
         (["--api-key", "empty"], "empty holds no key"),
         (["--api-key", "missing"], "missing: No such file"),
         (["--bundle", "other"], "other"),

@@ -55,7 +55,7 @@ def test_every_file_is_there_and_used(document: Elements) -> None:
             assert address is None or address.startswith(("/static/", "#", "data:image/svg+xml,")), tag
     for name, text in texts.items():
         assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text), name
-        assert len(text.splitlines()) <= 450, name
+        assert len(text.splitlines()) <= 150, name
 
 
 def test_scripts_name_elements_that_are_there(document: Elements) -> None:

@@ -5,6 +5,7 @@ generates described scenes. The first is the paper's schedule, which the others 
 are named:
   balanced  the fewest evaluations that keep success to MAX_LOST and 40 dB to the paper's result;
   fast      the fewest that keep it, and 30 dB.
+With `--variety FILE`, none is named that fails the many-valued test of `benchmarks.variety`.
 With `--standard OTHER`, the first is the paper's schedule on another bundle: what a lossy one is held to.
 A label that names no guidance takes the bundle's own.
 `python -m export.name_schedules BUNDLE FRONTIER.json` puts them into the bundle with what was measured.
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from benchmarks.clock import time_call
 from benchmarks.report import write_report
-from benchmarks.results import FOLDER, write_results
+from benchmarks.results import FOLDER, read_results, write_results
 from editverse_rt.backends import select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.bundle.schedule import Schedule
@@ -53,7 +54,7 @@ from reference.nano.heldout import (
 from reference.nano.styles import psnr_db
 from reference.nano.tasks import Sample
 
-__all__ = ["CANDIDATES", "choose_named", "measure_schedules"]
+__all__ = ["CANDIDATES", "choose_named", "mark_variety", "measure_schedules"]
 
 MAX_LOST = 0.01
 """Of the success rate, against the paper's schedule."""
@@ -193,10 +194,29 @@ def _row(label: str, settings: ScheduleSettings, schedule: Schedule, tally: _Tal
     }
 
 
+def mark_variety(rows: Sequence[dict[str, Any]], found: Sequence[Mapping[str, Any]]) -> None:
+    """Write "keeps_variety" into the rows whose solver, steps and shift `benchmarks.variety` measured.
+
+    found: its rows. Guidance plays no part there, since nothing is told.
+    """
+
+    def key(label: str) -> tuple[str, int, float]:
+        settings = ScheduleSettings.from_label(label)
+        return settings.solver, settings.num_steps, settings.shift
+
+    kept = {key(row["schedule"]): row["kept"] for row in found if not row.get("distilled")}
+    for row in rows:
+        settings = ScheduleSettings(**row["settings"])
+        row["keeps_variety"] = kept.get((settings.solver, settings.num_steps, settings.shift))
+
+
 def choose_named(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The labels to offer, by name; the first row is the paper's. A name that none deserves is left out."""
+    """The labels to offer, by name; the first row is the paper's. A name that none deserves is left out.
+
+    Rows that `mark_variety` has marked as failing the many-valued test are not offered.
+    """
     paper, *others = rows
-    others = [row for row in others if row["schedule"] != PAPER]
+    others = [row for row in others if row["schedule"] != PAPER and row.get("keeps_variety") is not False]
     kept = [row for row in others if row["success_rate"] >= paper["success_rate"] - MAX_LOST]
     named = {"paper": PAPER}
     for name, min_psnr_db in MIN_PSNR_DB.items():
@@ -223,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--skip-generations", action="store_true", help="leave the described scenes out")
     add("--threads", type=int, default=1, help="of the CPU, of each process (default: 1)")
     add("--workers", type=int, default=1, help="processes that share the edits (default: 1)")
+    add("--variety", type=Path, metavar="FILE", help="of `benchmarks.variety`: name none that fails it")
     add("--standard", metavar="OTHER", help="the bundle that BUNDLE is held to (default: itself)")
     add("--out", type=Path, default=FOLDER / "frontier.json")
     args = parser.parse_args(arguments)
@@ -252,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=args.workers,
         standard=standard,
     )
+    if args.variety is not None:
+        mark_variety(rows, read_results(args.variety).rows)
     named = choose_named(rows)
     for name, label in named.items():
         next(row for row in rows if row["schedule"] == label).setdefault("named", name)

@@ -211,6 +211,36 @@ def _report_frontier(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{_table(head, lines)}", drawing
 
 
+def _report_variety(results: Results) -> tuple[str, str]:
+    kinds = list(results.facts["samples"])
+    lines = []
+    for row in results.rows:
+        figures = [f"{row[kind][key]:.3f}" for kind in kinds for key in ("frechet", "variance", "rmse")]
+        kept = "the standard" if row is results.rows[0] else "yes" if row["kept"] else "no"
+        lines.append([row["schedule"], str(row["evaluations"]), *figures, kept])
+    real = results.facts["real_variance"]
+    floor = results.facts.get("real_frechet", {})
+    figures = [f"{floor[kind]:.3f}" if kind in floor else "" for kind in kinds]
+    lines.append(
+        [
+            "*other real ones*",
+            "",
+            *(f for kind, d in zip(kinds, figures, strict=True) for f in (d, f"{real[kind]:.3f}", "")),
+            "",
+        ]
+    )
+    head = [
+        "schedule",
+        "evaluations",
+        *(f"{kind}: {name}" for kind in kinds for name in ("Frechet", "variance", "RMSE")),
+        "kept",
+    ]
+    counts = " and ".join(f"{count} {kind}" for kind, count in results.facts["samples"].items())
+    note = f"{counts} without text and inputs, by {results.facts['checkpoint']}."
+    bars = {row["schedule"]: {kind: row[kind]["frechet"] for kind in kinds} for row in results.rows}
+    return f"{note}\n\n{_table(head, lines)}", draw_bars("Frechet distance to real latents", bars, "")
+
+
 def _report_versus(results: Results) -> tuple[str, str]:
     lines = [
         [
@@ -360,6 +390,7 @@ _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "peers": _report_peers,
     "scaling": _report_scaling,
     "frontier": _report_frontier,
+    "variety": _report_variety,
     "soak": _report_soak,
     "serving": _report_serving,
     "metrics": _report_metrics,

@@ -149,12 +149,25 @@ def _make_schedules(folder: Path) -> str:
     return _table(head, lines)
 
 
+def _make_variety(folder: Path) -> str:
+    results = read_results(folder / "variety.json")
+    kinds = list(results.facts["samples"])
+    lines = []
+    for row in results.rows:
+        figures = [f"{row[kind][key]:.3g}" for kind in kinds for key in ("frechet", "variance")]
+        kept = "the standard" if row is results.rows[0] else "yes" if row["kept"] else "no"
+        lines.append([f"`{row['schedule']}`", str(row["evaluations"]), *figures, kept])
+    columns = [f"{kind}: {name}" for kind in kinds for name in ("Frechet", "variance")]
+    return _table(["schedule", "evaluations", *columns, "kept"], lines)
+
+
 _MAKERS: dict[str, Callable[[Path], str]] = {
     "peers": _make_peers,
     "memory": _make_memory,
     "stages": _make_stages,
     "load": _make_load,
     "schedules": _make_schedules,
+    "variety": _make_variety,
 }
 
 

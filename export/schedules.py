@@ -29,6 +29,7 @@ __all__ = [
     "Solver",
     "build_schedule",
     "exported_settings",
+    "fixed_schedule",
     "pad_matrices",
     "paper_settings",
     "solvers",
@@ -209,6 +210,13 @@ def pad_matrices(matrices: Tensor, rows: int) -> Tensor:
     state, velocity = matrices[:, :, :-1], matrices[:, :, -1:]
     wide = torch.cat([state, torch.zeros_like(state[:, :, :1]).expand(-1, -1, missing), velocity], 2)
     return torch.cat([wide, torch.zeros_like(wide[:, :1]).expand(-1, missing, -1)], 1)
+
+
+def fixed_schedule(name: str, num_steps: int, history_rows: int = HISTORY_ROWS) -> Schedule:
+    """The schedule of a distilled checkpoint: Euler steps at uniform times without guidance, and no graph, since no
+    other number of steps has a meaning."""
+    built = build_schedule(name, ScheduleSettings("euler", num_steps, guidance_scale=1.0), history_rows)
+    return Schedule(name=name, graph="", guidance_scale=1.0, table=built.table)
 
 
 def build_schedule(name: str, settings: ScheduleSettings, history_rows: int = HISTORY_ROWS) -> Schedule:

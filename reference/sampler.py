@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reference.checkpoint import Checkpoint
+from reference.families.editverse_checkpoint import check_steps
 from reference.noise import draw_noise
-from reference.sequence import interleave
+from reference.sequence import Interleaved, interleave
 from reference.text_encoder import Tokenizer, encode_segments
 from reference.vae import decode_clip, encode_clip
 
@@ -23,19 +25,34 @@ Frames = NDArray[np.uint8]
 TAGS = re.compile(r"<((?:video|image)\d+)>")
 
 
+@dataclass(frozen=True)
+class LaidOut:
+    """A request as the transformer takes it.
+
+    text float32 [Lt, text_dim]; clean float32 [Lc, P]; both branches of the guidance; target: latent frames, rows
+    and columns of patches of the segment that is generated.
+    """
+
+    text: Tensor
+    clean: Tensor
+    conditional: Interleaved
+    unconditional: Interleaved
+    target: tuple[int, int, int]
+
+    @property
+    def num_noisy(self) -> int:
+        return self.target[0] * self.target[1] * self.target[2]
+
+    def without_text(self) -> LaidOut:
+        """The branch without text alone."""
+        return replace(self, text=self.text[:0], conditional=self.unconditional)
+
+
 @torch.no_grad()
-def edit(
-    checkpoint: Checkpoint,
-    prompt: str,
-    inputs: dict[str, Frames],
-    shape: tuple[int, int, int],
-    *,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
-    seed: int = 0,
-    on_step: Callable[[int], None] | None = None,
-) -> Frames:
-    """Edit or generate: uint8 [T, H, W, 3] for shape (T, H, W); inputs uint8 [T, H, W, 3] by tag name."""
+def lay_out(
+    checkpoint: Checkpoint, prompt: str, inputs: dict[str, Frames], shape: tuple[int, int, int]
+) -> LaidOut:
+    """Encode a request's text and inputs, and lay both branches out. Inputs and shape as in `edit`."""
     patch = checkpoint.patch_size
     tokenizer = Tokenizer(checkpoint.tokenizer_file)
     parts = TAGS.split(prompt)
@@ -59,11 +76,37 @@ def edit(
     side = 8 * patch
     target = (1 + (frames - 1) // 4, height // side, width // side)
     patch_dim = checkpoint.transformer.config.patch_dim
-    clean = torch.cat([torch.zeros(0, patch_dim), *clips])
-    conditional = interleave(segments, target)
-    unconditional = interleave([s for s in segments if not isinstance(s, int)], target)
-    rows = torch.cat(text)
-    x = draw_noise(seed, target[0] * target[1] * target[2], patch_dim)
+    return LaidOut(
+        text=torch.cat(text),
+        clean=torch.cat([torch.zeros(0, patch_dim), *clips]),
+        conditional=interleave(segments, target),
+        unconditional=interleave([s for s in segments if not isinstance(s, int)], target),
+        target=target,
+    )
+
+
+@torch.no_grad()
+def edit(
+    checkpoint: Checkpoint,
+    prompt: str,
+    inputs: dict[str, Frames],
+    shape: tuple[int, int, int],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    seed: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> Frames:
+    """Edit or generate: uint8 [T, H, W, 3] for shape (T, H, W); inputs uint8 [T, H, W, 3] by tag name.
+
+    Raises ValueError for steps or guidance that a distilled checkpoint was not made for.
+    """
+    check_steps(checkpoint.scheduler, num_inference_steps, guidance_scale)
+    request = lay_out(checkpoint, prompt, inputs, shape)
+    conditional, unconditional = request.conditional, request.unconditional
+    patch_dim = checkpoint.transformer.config.patch_dim
+    rows, clean = request.text, request.clean
+    x = draw_noise(seed, request.num_noisy, patch_dim)
     net = checkpoint.transformer
     for step in range(num_inference_steps):
         t = torch.tensor(step / num_inference_steps)
@@ -74,4 +117,4 @@ def edit(
         x = x + v / num_inference_steps
         if on_step is not None:
             on_step(step)
-    return decode_clip(checkpoint.vae, x.reshape(*target, patch_dim), patch).numpy()
+    return decode_clip(checkpoint.vae, x.reshape(*request.target, patch_dim), checkpoint.patch_size).numpy()

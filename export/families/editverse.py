@@ -23,10 +23,20 @@ from export.graphs import (
     vae_modules,
 )
 from export.lower import Lowering, RopeConfig, rope_config
-from export.schedules import HISTORY_ROWS, ScheduleGraph, build_schedule, exported_settings, solvers
+from export.schedules import (
+    HISTORY_ROWS,
+    ScheduleGraph,
+    build_schedule,
+    exported_settings,
+    fixed_schedule,
+    solvers,
+)
 from reference.families.editverse_checkpoint import EditVerseCheckpoint
 
-__all__ = ["EditVerseExport"]
+__all__ = ["DISTILLED_SCHEDULE", "EditVerseExport"]
+
+DISTILLED_SCHEDULE = "distilled"
+"""The one schedule of a checkpoint of `reference/distill.py`."""
 
 
 class EditVerseExport:
@@ -46,7 +56,8 @@ class EditVerseExport:
             checkpoint.vae, checkpoint.patch_size, patch_dim, checkpoint.limits
         )
         self.rope: RopeConfig = rope_config(checkpoint.transformer.config)
-        self._settings = exported_settings(checkpoint.scheduler)
+        self._is_fixed = bool(checkpoint.scheduler.get("is_fixed"))
+        self._settings = {} if self._is_fixed else exported_settings(checkpoint.scheduler)
 
     def capabilities(self, lowering: Lowering, dtype: torch.dtype) -> Capabilities:
         return Capabilities(
@@ -73,6 +84,9 @@ class EditVerseExport:
         return graphs_of(specs, modules)
 
     def schedules(self) -> tuple[dict[str, Schedule], str]:
+        if self._is_fixed:
+            steps = int(self.checkpoint.scheduler["num_inference_steps"])
+            return {DISTILLED_SCHEDULE: fixed_schedule(DISTILLED_SCHEDULE, steps)}, DISTILLED_SCHEDULE
         return {name: build_schedule(name, s) for name, s in self._settings.items()}, "paper"
 
     def fixed_schedule(self, name: str) -> Schedule:

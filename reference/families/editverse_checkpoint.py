@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "LIMITS",
     "PAPER_SCHEDULE",
     "EditVerseCheckpoint",
+    "check_steps",
     "load_editverse",
     "make_random_editverse",
     "patch_size_of",
@@ -94,6 +96,27 @@ def patch_size_of(config: TransformerConfig, vae: AutoencoderKLWan) -> int:
         f"the transformer's patch_dim is {config.patch_dim}; expected {z_dim} * p * p, the VAE's z_dim being "
         f"{z_dim}: take a transformer and a VAE that were trained together"
     )
+
+
+def check_steps(scheduler: Mapping[str, Any], num_inference_steps: int, guidance_scale: float = 1.0) -> None:
+    """Hold a request to the steps and the guidance that a distilled checkpoint was made for.
+
+    scheduler: scheduler_config.json, whose "is_fixed" says that no others have a meaning; without it all are taken.
+    Raises ValueError for other steps, or for guidance.
+    """
+    if not scheduler.get("is_fixed"):
+        return
+    own = int(scheduler["num_inference_steps"])
+    if num_inference_steps != own:
+        raise ValueError(
+            f"{num_inference_steps} steps; this checkpoint was distilled for {own}: leave the number of steps out, or "
+            "take the checkpoint that it was made from"
+        )
+    if guidance_scale != 1:
+        raise ValueError(
+            f"guidance {guidance_scale:g}; this checkpoint has its guidance in its weights: give 1, or take the "
+            "checkpoint that it was made from"
+        )
 
 
 def save_checkpoint(

@@ -12,7 +12,7 @@ from benchmarks import frontier
 from editverse_rt.bundle.manifest import load_bundle
 from export.integers import quantize_bundle
 from export.schedules import ScheduleSettings
-from reference.nano.heldout import heldout_samples
+from reference.nano.heldout import generation_samples, heldout_samples
 
 
 def row(schedule: str, evaluations: int, success_rate: float, psnr_db: float) -> dict[str, Any]:
@@ -49,6 +49,33 @@ def test_a_schedule_that_loses_more_than_a_point_is_not_offered():
         "paper": "euler-50",
         "fast": "ab2-8",
     }
+
+
+def test_a_schedule_that_fails_the_many_valued_test_is_not_named():
+    rows = [PAPER, row("ab2-8 guided 0-0.5", 12, 0.80, 45.0), row("ab2-4", 8, 0.80, 45.0)]
+    found = [
+        {"schedule": "ab2-8 guidance 1", "kept": True, "distilled": False},
+        {"schedule": "ab2-4 guidance 1", "kept": False, "distilled": False},
+        {"schedule": "two-steps", "kept": True, "distilled": True},
+    ]
+    assert frontier.choose_named(rows)["fast"] == "ab2-4"
+    frontier.mark_variety(rows, found)
+    assert [one["keeps_variety"] for one in rows] == [None, True, False]
+    assert frontier.choose_named(rows) == {
+        "paper": "euler-50", "balanced": "ab2-8 guided 0-0.5", "fast": "ab2-8 guided 0-0.5",
+    }  # fmt: skip
+
+
+def test_objects_of_described_scenes_are_counted():
+    settings = {"euler-2": ScheduleSettings("euler", 2), "euler-1": ScheduleSettings("euler", 1)}
+    scenes = list(itertools.islice(generation_samples(2), 2))
+    samples = list(itertools.islice(heldout_samples(1), 1))
+    rows = frontier.measure_schedules(load_bundle("nano"), settings, samples, (), scenes)
+    assert all(0 <= row["objects_shown"] <= 1 for row in rows)
+    # The scenes enter nothing else.
+    without = frontier.measure_schedules(load_bundle("nano"), settings, samples)
+    assert [row["psnr_db"] for row in rows] == [row["psnr_db"] for row in without]
+    assert [row["objects_shown"] for row in without] == [None, None]
 
 
 def test_schedules_are_measured_through_the_runtime():

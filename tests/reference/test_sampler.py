@@ -41,7 +41,7 @@ def oracle(monkeypatch):
     monkeypatch.setattr(sampler, "encode_clip", lambda vae, frames, patch: torch.zeros(len(frames), 1, 1, 4))
     monkeypatch.setattr(sampler, "decode_clip", lambda vae, patches, patch: patches)
     checkpoint = SimpleNamespace(
-        patch_size=2, vae=None, text_encoder=None, tokenizer_file="", transformer=field
+        patch_size=2, vae=None, text_encoder=None, tokenizer_file="", transformer=field, scheduler={}
     )
     return checkpoint, field
 
@@ -76,3 +76,15 @@ def test_the_seed_decides_the_noise(oracle):
     shots = [sampler.edit(checkpoint, "a", {}, (1, 32, 32), num_inference_steps=0, seed=s) for s in (1, 1, 2)]
     assert np.array_equal(shots[0], shots[1])
     assert not np.array_equal(shots[0], shots[2])
+
+
+def test_a_distilled_checkpoint_refuses_other_steps_and_guidance(oracle):
+    checkpoint, _ = oracle
+    checkpoint.scheduler = {"num_inference_steps": 2, "guidance_scale": 1.0, "is_fixed": True}
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    out = sampler.edit(checkpoint, "a", {}, (1, 32, 32), **options)
+    np.testing.assert_allclose(out, 3.0, atol=1e-5)
+    with pytest.raises(ValueError, match="4 steps; this checkpoint was distilled for 2"):
+        sampler.edit(checkpoint, "a", {}, (1, 32, 32), **{**options, "num_inference_steps": 4})
+    with pytest.raises(ValueError, match="guidance 3; this checkpoint has its guidance in its weights"):
+        sampler.edit(checkpoint, "a", {}, (1, 32, 32), **{**options, "guidance_scale": 3.0})

@@ -286,7 +286,7 @@ def distil(
                 net, chosen, [x for x, _, _ in given], torch.tensor([t for _, _, t in given])
             )
         loss = (seen - torch.cat([target for _, target, _ in given]).to(device)).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = lr * min((done + 1) / WARM_UP_STEPS, 1 - done / train_steps, 1.0)
         optimizer.step()

@@ -8,71 +8,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from editverse_rt import media, stages
+from editverse_rt import stages
 from editverse_rt.backends import Array, ReleasesGraphs, Runner, RunnerTraits, Selection, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.families import family_of
 from editverse_rt.media.frames import Frames
-from editverse_rt.media.sound import Sound
 from editverse_rt.native_calls import NativeCalls
 from editverse_rt.request.checked import CheckedRequest, check_request
 from editverse_rt.request.edit_request import EditRequest, Source
-from editverse_rt.request.inputs import read_inputs
-from editverse_rt.request.laid_out import LaidOutRequest
 from editverse_rt.request.sizes import Size
 from editverse_rt.request.tokenizer import Tokenizer
+from editverse_rt.request.windows import Windows, read_windows
+from editverse_rt.result import EditedWindow, Result, WindowRun
 
 __all__ = ["Pipeline", "Result", "StepCallback"]
 
 StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a request gave.
-
-    Attributes:
-        frames: uint8 [T, H, W, 3], RGB.
-        fps: Frames a second.
-        laid_out: The request in integers, as the graphs were called with it.
-        timings: Seconds of each stage, and of the whole request as "total".
-        sources: The inputs as the model saw them, uint8 [T, H, W, 3] each: videos, then images, by number.
-        notices: Lines for the user, about what was cut, rounded or left out.
-        times_s: When each frame begins, from 0 on, and when the last one ends, in seconds. None where frames
-            are evenly spaced.
-        sound: The main input's sound, if the result keeps its whole length.
-    """
-
-    frames: Frames
-    fps: float
-    laid_out: LaidOutRequest
-    timings: dict[str, float]
-    sources: tuple[Frames, ...] = ()
-    notices: tuple[str, ...] = ()
-    times_s: tuple[float, ...] | None = None
-    sound: Sound | None = None
-
-    def save(self, path: str | os.PathLike[str], *, audio: bool = True) -> tuple[str, ...]:
-        """Write the frames in one step: a video, a picture or a folder of pictures, by the suffix of path.
-
-        The source's sound goes along, as it is, if the result keeps the source's length and the file can
-        hold it. Returns the writer's lines for the user. Raises MediaError if path cannot be written.
-        """
-        return media.write_clip(
-            path,
-            self.frames,
-            self.fps,
-            times_s=self.times_s,
-            audio_from=self.sound if audio else None,
-        ).notices
 
 
 class Pipeline:
@@ -148,26 +106,14 @@ class Pipeline:
             BackendError: The backend is unknown, is not available here, cannot run the bundle, or does not
                 have one of the options.
         """
-        if num_threads is not None and num_threads < 1:
-            raise RequestError(
-                f"num_threads is {num_threads}",
-                hint="give at least 1, or None for one a core",
-                code="request.option",
-            )
-        if device is not None and device < 0:
-            raise RequestError(
-                f"device is {device}", hint="give a GPU's number, 0 or more", code="request.option"
-            )
-        if weight_budget_bytes is not None and weight_budget_bytes < 0:
-            raise RequestError(
-                f"weight_budget_bytes is {weight_budget_bytes}", hint="give 0 or more", code="request.option"
-            )
-        if gpu_memory_limit_bytes is not None and gpu_memory_limit_bytes < 1:
-            raise RequestError(
-                f"gpu_memory_limit_bytes is {gpu_memory_limit_bytes}",
-                hint="give 1 or more",
-                code="request.option",
-            )
+        for name, number, least, advice in (
+            ("num_threads", num_threads, 1, "give at least 1, or None for one a core"),
+            ("device", device, 0, "give a GPU's number, 0 or more"),
+            ("weight_budget_bytes", weight_budget_bytes, 0, "give 0 or more"),
+            ("gpu_memory_limit_bytes", gpu_memory_limit_bytes, 1, "give 1 or more"),
+        ):
+            if number is not None and number < least:
+                raise RequestError(f"{name} is {number}", hint=advice, code="request.option")
         possible = {
             "device": device,
             "cuda_graphs": cuda_graphs or None,
@@ -237,6 +183,7 @@ class Pipeline:
         num_frames: int | None = None,
         fps: float | None = None,
         start_s: float = 0.0,
+        length: str | None = None,
         callback_on_step_end: StepCallback | None = None,
         **inputs: Source,
     ) -> Result:
@@ -257,6 +204,7 @@ class Pipeline:
             num_frames: Frames of the result.
             fps: Frames a second to take from the videos; None for the main video's own rate.
             start_s: Where to begin in the videos, in seconds.
+            length: "whole" edits a video of any length window by window, "cut" what one window holds.
             callback_on_step_end: Called as f(pipeline, step, timestep, {"num_inference_steps": n}) after each
                 step of the solver. The request stops if it returns False.
             **inputs: video1=, video2=, image1= ...: a path, or an array uint8 [T, H, W, 3] for a video and
@@ -284,6 +232,7 @@ class Pipeline:
                 num_frames=num_frames,
                 fps=fps,
                 start_s=start_s,
+                length=length,
             )
             return self.run(self.prepare(request), callback_on_step_end=callback_on_step_end)
         except KeyboardInterrupt:
@@ -308,14 +257,40 @@ class Pipeline:
         is_cancelled: Callable[[], bool] = lambda: False,
         on_graph: Callable[[str], None] = lambda graph: None,
     ) -> Result:
-        """Run what `prepare` gave.
+        """Run what `prepare` gave, and put its windows together in memory.
 
         is_cancelled: asked before each frame of an input is read and before each call of a graph, from this
         thread. on_graph: told the name of each graph before it is called.
 
         Raises MediaError, BackendError, RequestCancelled.
         """
-        spec, family, clock = self._bundle.spec, self._family, stages.StageClock()
+        run = self.run_windows(
+            checked,
+            callback_on_step_end=callback_on_step_end,
+            is_cancelled=is_cancelled,
+            on_graph=on_graph,
+        )
+        return run.join(list(run))
+
+    def run_windows(
+        self,
+        checked: CheckedRequest,
+        *,
+        callback_on_step_end: StepCallback | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        on_graph: Callable[[str], None] = lambda graph: None,
+        first: int = 0,
+        known: Frames | None = None,
+    ) -> WindowRun:
+        """Run what `prepare` gave window by window, as it is iterated; most requests are one window.
+
+        Memory does not grow with the number of windows. Between windows other requests may run. The callback gets
+        "window" and "num_windows" besides; the latter is None where the video does not say how long it is.
+        first: the window to begin with; those before it are read and not edited. known: the last
+        `shared_frames` frames of the result before it, uint8 [T, H, W, 3]. The other options are those of `run`.
+        """
+        clock = stages.StageClock()
+        steps, num_windows = checked.schedule.num_inference_steps, checked.inputs.expected_windows
 
         def check() -> None:
             if is_cancelled():
@@ -328,50 +303,78 @@ class Pipeline:
             on_graph(graph)
             return self.run_graph(graph, **inputs)
 
-        def on_step_end(step: int, timestep: float) -> None:
-            steps = checked.schedule.num_inference_steps
+        def on_step_end(window: int, step: int, timestep: float) -> None:
+            facts = {"num_inference_steps": steps, "window": window, "num_windows": num_windows}
             if callback_on_step_end is None:
                 return
-            if callback_on_step_end(self, step, timestep, {"num_inference_steps": steps}) is False:
+            if callback_on_step_end(self, step, timestep, facts) is False:
                 raise RequestCancelled(
                     f"stopped by its callback after step {step + 1} of {steps}",
                     hint="nothing was written",
                     code="cancelled",
                 )
 
-        with self._turn, clock("total"):
-            with clock("read"):
-                footage = read_inputs(checked.inputs, check)
-            laid_out = family.lay_out(spec, checked, footage)
-            with clock("text_encoder"):
-                texts = [stages.encode_text(run, ids) for ids in family.texts(checked)]
-            self._release("text_encoder")
-            with clock("vae_encoder"):
-                clean = family.encode_clean(run, spec, checked, footage)
-            with clock("noise"):
-                noise = stages.draw_noise(run, spec.geometry, laid_out)
-            sample = noise
-            if laid_out.start is not None:
+        windows = read_windows(checked.inputs, check)
+        edited = self._edit_windows(checked, windows, run, clock, on_step_end, first, known)
+        return WindowRun(windows, edited, clock.seconds)
+
+    def _edit_windows(
+        self,
+        checked: CheckedRequest,
+        windows: Windows,
+        run: stages.Run,
+        clock: stages.StageClock,
+        on_step_end: Callable[[int, int, float], None],
+        first: int,
+        before: Frames | None,
+    ) -> Iterator[EditedWindow]:
+        """Read, encode, solve and decode one window after another. before: the result's last frames so far."""
+        spec, family, texts = self._bundle.spec, self._family, None
+        reading = iter(windows)
+        while True:
+            with self._turn, clock("total"):
+                with clock("read"):
+                    window = next(reading, None)
+                if window is None:
+                    return
+                if window.index < first:
+                    continue
+                footage, known = window.footage, None
+                if window.num_shared and before is not None:
+                    footage, known = family.go_on(spec, checked, footage, before)
+                laid_out = family.lay_out(spec, checked, footage)
+                if texts is None:
+                    with clock("text_encoder"):
+                        texts = [stages.encode_text(run, ids) for ids in family.texts(checked)]
+                    self._release("text_encoder")
                 with clock("vae_encoder"):
-                    source = footage.clips[laid_out.start]
-                    sample = stages.begin_with(run, spec.geometry, laid_out, source, noise)
-            self._release("vae_encoder", "condition", "noise", "add_noise")
-            hold = self._open_runner().hold
-            patches = stages.solve(run, hold, laid_out, texts, clean, sample, clock, on_step_end)
-            self._release("transformer", "solver_step")
-            with clock("vae_decoder"):
-                frames = stages.decode_patches(run, *stages.assemble_patches(laid_out, clean, patches))
-            self._release("vae_decoder")
-        return Result(
-            frames=frames,
-            fps=laid_out.fps,
-            laid_out=laid_out,
-            timings=clock.seconds,
-            sources=tuple(footage.clips[name] for name in checked.inputs.names),
-            notices=footage.notices,
-            times_s=footage.times_s,
-            sound=footage.sound,
-        )
+                    clean = family.encode_clean(run, spec, checked, footage)
+                with clock("noise"):
+                    noise = stages.draw_noise(run, spec.geometry, laid_out)
+                sample, kept = noise, None
+                with clock("vae_encoder"):
+                    if laid_out.start is not None:
+                        source = footage.clips[laid_out.start]
+                        sample = stages.begin_with(run, spec.geometry, laid_out, source, noise)
+                    if known is not None:
+                        patches = family.encode_known(run, spec, known)
+                        kept = stages.Known.of(laid_out, patches, noise)
+                self._release("vae_encoder", "condition", "noise", "add_noise")
+                hold = self._open_runner().hold
+                on_step = partial(on_step_end, window.index)
+                patches = stages.solve(run, hold, laid_out, texts, clean, sample, kept, clock, on_step)
+                self._release("transformer", "solver_step", "keep_known")
+                with clock("vae_decoder"):
+                    frames = stages.decode_patches(run, *stages.assemble_patches(laid_out, clean, patches))
+                self._release("vae_decoder")
+                before = frames[: window.num_frames][-max(1, spec.geometry.shared_frames) :]
+            new = slice(window.num_shared, window.num_frames)
+            sources = tuple(
+                window.footage.clips[name][new if name.startswith("video") else slice(None)]
+                for name in checked.inputs.names
+            )
+            begin = window.begin + window.num_shared
+            yield EditedWindow(window.index, begin, frames[new], sources, laid_out)
 
     def run_graph(self, graph: str, **inputs: Any) -> Mapping[str, Array]:
         """Run one of the bundle's graphs. Raises BackendError if it fails, or the pipeline is closed."""

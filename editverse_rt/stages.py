@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from editverse_rt.request.layout import Grid
 __all__ = [
     "Array",
     "Hold",
+    "Known",
     "Run",
     "StageClock",
     "assemble_patches",
@@ -42,6 +44,21 @@ TRANSFORMERS = ("transformer", "transformer_2")
 
 Run = Callable[..., Mapping[str, Array]]
 Hold = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Rows of the sample whose end is known: patches float32 [Lk, P] at rows int64 [Lk], noise float32 [Lg, P]."""
+
+    patches: Array
+    rows: NDArray[np.int64]
+    noise: Array
+
+    @classmethod
+    def of(cls, laid_out: LaidOutRequest, patches: Array, noise: Array) -> Known:
+        """The first frames of a result, behind those of references."""
+        first = laid_out.num_dropped * laid_out.target.rows * laid_out.target.columns
+        return cls(patches, np.arange(first, first + len(patches), dtype=np.int64), noise)
 
 
 class StageClock:
@@ -113,24 +130,27 @@ def solve(
     laid_out: LaidOutRequest,
     texts: Sequence[Array],
     clean: Array,
-    noise: Array,
+    sample: Array,
+    known: Known | None,
     clock: StageClock,
     on_step_end: Callable[[int, float], None],
 ) -> Array:
     """From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1).
 
-    texts: [Lt, Dt] each, which the branches name by index. clean: [Lc, Pc]. on_step_end(step, timestep)
-    is called after each solver step, and stops the request by what it raises. What does not change between
-    the steps goes to the device once.
+    texts: [Lt, Dt] each, which the branches name by index. clean: [Lc, Pc]. sample: [Lg, P], where the path begins.
+    known: rows whose end is known, or None. on_step_end(step, timestep) is called after each solver step, and
+    stops the request by what it raises. What does not change between the steps goes to the device once.
     """
     table = laid_out.schedule.table
     context = hold(clean)
     cond_inputs = _hold_inputs(hold, laid_out.cond, texts, context)
     uncond_inputs = _hold_inputs(hold, laid_out.uncond, texts, context)
-    sample = hold(noise)
-    history = hold(np.zeros((len(table.matrices[0]) - 1, *noise.shape), np.float32))
+    history = hold(np.zeros((len(table.matrices[0]) - 1, *sample.shape), np.float32))
+    sample = hold(sample)
+    keep = _keeper(run, hold, known)
     for step, timestep in enumerate(table.timesteps):
         guidance = table.guidance[step]
+        sample = keep(sample, table.times[step])
         transformer = TRANSFORMERS[table.experts[step]]
         with clock("transformer"):
             now = hold(np.array(timestep, np.float32))
@@ -150,7 +170,17 @@ def solve(
             )
         sample, history = outputs["sample_next"], outputs["history_next"]
         on_step_end(step, timestep)
-    return sample
+    return keep(sample, 1.0)
+
+
+def _keeper(run: Run, hold: Hold, known: Known | None) -> Callable[[Array, float], Array]:
+    """What puts the known rows of a sample where the path to them is at a time."""
+    if known is None:
+        return lambda sample, time: sample
+    fixed = {"known": hold(known.patches), "noise": hold(known.noise), "rows": hold(known.rows)}
+    return lambda sample, time: run("keep_known", sample=sample, **fixed, time=np.array(time, np.float32))[
+        "sample_next"
+    ]
 
 
 def _hold_inputs(hold: Hold, branch: Branch, texts: Sequence[Array], clean: Array) -> dict[str, Array]:

@@ -34,6 +34,7 @@ from export.measurements import (
     EDIT_TOLERANCE,
     Measure,
     Measurement,
+    compare_keep_known,
     format_table,
     make_clip,
     measure_against,
@@ -154,6 +155,8 @@ def _compare_case(
         yield measure(graph, case.name, found, velocities[-1].numpy())
 
     yield _compare_solver(runner, case, noise.numpy(), [v.numpy() for v in velocities], seed, measure)
+
+    yield compare_keep_known(measure, case.name, run, velocities[0].numpy(), noise.numpy())
 
     patches = (0.7 * noise).reshape(t, h, w, P)
     decoded = decode_clip(checkpoint.vae, patches, p).numpy()

@@ -19,7 +19,7 @@ from editverse_rt.bundle.spec import Geometry
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.layout import Grid
 from export.graphs import AddNoise, Transformer
-from export.measurements import Measurement, make_clip, measure_against
+from export.measurements import Measurement, compare_keep_known, make_clip, measure_against
 from export.schedules import pad_matrices
 from reference.families.wan_checkpoint import WanCheckpoint
 from reference.families.wan_sampler import Inputs, encode_masked, encode_text, grid_positions, sample
@@ -100,6 +100,7 @@ def compare_wan_graphs(bundle: Bundle, checkpoint: WanCheckpoint, runner: Runner
         source = latents.reshape(num_rows, P)
         found = run("add_noise", sample=source.numpy(), noise=noise.numpy(), time=time.numpy())["noisy"]
         yield measure("add_noise", CASE, np.asarray(found), AddNoise()(source, noise, time).numpy())
+    yield compare_keep_known(measure, CASE, run, velocity.numpy(), noise.numpy())
     yield _compare_schedule(bundle, checkpoint, run)
 
     patches = (0.7 * noise).reshape(t, h, w, P)

@@ -1,9 +1,8 @@
 """`python -m export.convert_bundle BUNDLE`: a bundle of format 1 becomes one of format 2, in its own folder.
 
 The converted bundle is written beside the old one and takes its place when it is whole, so a bundle that cannot be
-converted stays as it was. Weights and graphs keep their bytes. `solver_step` is
-written anew, as a matrix over the solver's state, the `schedule_...` graphs are added, and `bundle.json` says what
-format 2 says.
+converted stays as it was. Weights and graphs keep their bytes. `solver_step` is written anew, as a matrix over the
+solver's state, `keep_known` and the `schedule_...` graphs are added, and `bundle.json` says what format 2 says.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ if not __package__:  # run as a file: `python export/convert_bundle.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import onnx_ir as ir
+from torch import nn
 
 from editverse_rt.bundle.description import BUNDLE_JSON, spec_from_json
 from editverse_rt.bundle.interface import interfaces_of, tensor_from_line
@@ -32,7 +32,7 @@ from editverse_rt.errors import EditVerseError
 from editverse_rt.fields import read_json
 from export.costs import count_costs
 from export.export_onnx import export_module, take_place
-from export.graphs import SolverStep
+from export.graphs import KeepKnown, SolverStep
 from export.schedules import HISTORY_ROWS, ScheduleGraph, ScheduleSettings
 
 __all__ = ["convert_bundle", "main"]
@@ -73,9 +73,8 @@ def _convert(value: dict[str, Any], folder: Path) -> BundleSpec:
     }
     graphs = _graphs_of(value, {schedule.graph for schedule in schedules.values()})
     for name, graph in graphs.items():
-        if name == "solver_step" or name.startswith("schedule_"):
-            module = SolverStep(HISTORY_ROWS) if name == "solver_step" else _schedule_module(name)
-            ir.save(export_module(module, graph), folder / graph.file)
+        if _is_new(name):
+            ir.save(export_module(_new_module(name), graph), folder / graph.file)
     can = Capabilities(
         attention=made.pop("attention", "inline"),
         convolutions=made.pop("convolutions", "volumes"),
@@ -91,7 +90,7 @@ def _convert(value: dict[str, Any], folder: Path) -> BundleSpec:
         "unconditional": "drop_text",
         "default_negative_prompt": "",
         "capabilities": asdict(can),
-        "geometry": {**value["geometry"], "clean_dim": value["geometry"]["patch_dim"]},
+        "geometry": {**value["geometry"], "clean_dim": value["geometry"]["patch_dim"], "shared_frames": 1},
         "graphs": {name: _graph_json(graph) for name, graph in graphs.items()},
         "schedules": {
             name: {
@@ -142,7 +141,16 @@ def _schedule_from_rows(name: str, rows: dict[str, Any], label: str | None) -> S
     )
 
 
-def _schedule_module(name: str) -> ScheduleGraph:
+def _is_new(name: str) -> bool:
+    """Whether a graph is written anew: format 1 has none of that name and interface."""
+    return name in ("solver_step", "keep_known") or name.startswith("schedule_")
+
+
+def _new_module(name: str) -> nn.Module:
+    if name == "solver_step":
+        return SolverStep(HISTORY_ROWS)
+    if name == "keep_known":
+        return KeepKnown()
     solver: Any = name.removeprefix("schedule_")
     return ScheduleGraph(solver)
 
@@ -157,7 +165,7 @@ def _graphs_of(value: dict[str, Any], schedules: set[str]) -> dict[str, GraphSpe
     }
     graphs: dict[str, GraphSpec] = {}
     for name, interface in interfaces_of("editverse", "interleaved", tuple(sorted(schedules))).items():
-        if name == "solver_step" or name.startswith("schedule_"):
+        if _is_new(name):
             inputs, outputs = (
                 tuple(tensor_from_line(line, sizes) for line in lines)
                 for lines in (interface.inputs, interface.outputs)

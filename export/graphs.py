@@ -23,6 +23,7 @@ from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext
 __all__ = [
     "AddNoise",
     "Graph",
+    "KeepKnown",
     "Module",
     "SolverStep",
     "TextEncoder",
@@ -40,7 +41,7 @@ __all__ = [
 
 # Sizes of the example inputs that a graph is traced with. All are small and different, so that no two axes are
 # taken for one.
-EXAMPLE_AXES = {"Lt": 5, "Lc": 7, "Lg": 11, "L": 29, "N": 3, "h": 2, "w": 3}
+EXAMPLE_AXES = {"Lt": 5, "Lc": 7, "Lg": 11, "Lk": 4, "L": 29, "N": 3, "h": 2, "w": 3}
 SCHEDULE_EXAMPLE = {"num_steps": 7, "first_step": 2}
 DTYPES = {
     "float32": torch.float32,
@@ -136,6 +137,16 @@ class AddNoise(nn.Module):
         return t * sample + (1 - t) * noise
 
 
+class KeepKnown(nn.Module):
+    """Rows whose result is known, put where the path to it is at one time: x_t = t x_1 + (1 - t) x_0 (section 3.3).
+
+    sample, noise [Lg, P]; known [Lk, P]: the result at `rows` [Lk] of the sample.
+    """
+
+    def forward(self, sample: Tensor, known: Tensor, noise: Tensor, rows: Tensor, time: Tensor) -> Tensor:
+        return sample.index_put((rows,), time * known + (1 - time) * noise[rows])
+
+
 def geometry_of_vae(
     vae: AutoencoderKLWan, patch_size: int, clean_dim: int, limits: Mapping[str, float]
 ) -> Geometry:
@@ -149,7 +160,7 @@ def geometry_of_vae(
         patch_dim=config.z_dim * patch_size**2,
         clean_dim=clean_dim,
         default_fps=float(limits["default_fps"]),
-        **sizes,
+        **{"shared_frames": 1, **sizes},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +17,7 @@ __all__ = [
     "TOLERANCES",
     "Measure",
     "Measurement",
+    "compare_keep_known",
     "format_table",
     "make_clip",
     "measure_against",
@@ -37,6 +38,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
         "transformer, unconditional": 1e-4,
         "transformer_2": 1e-4,
         "add_noise": 1e-6,
+        "keep_known": 1e-6,
         "solver_step": 1e-6,
         "schedule": 1e-9,
         "noise": 1e-6,
@@ -97,6 +99,20 @@ def measure_against(bundle: Bundle) -> Measure:
         return Measurement(graph, case, expected.shape, worst, relative, tolerance)
 
     return measure
+
+
+def compare_keep_known(
+    measure: Measure, case: str, run: Callable[..., Mapping[str, Any]], sample: Array, noise: Array
+) -> Measurement:
+    """The graph keep_known on every third row, against float64. sample, noise: float32 [Lg, P]."""
+    rows = np.arange(0, len(sample), 3, dtype=np.int64)
+    known, time = np.cos(3 * noise[rows]), np.float32(0.3)
+    found = run("keep_known", sample=sample, known=known, noise=noise, rows=rows, time=np.array(time))
+    expected = sample.astype(np.float64)
+    expected[rows] = float(time) * known.astype(np.float64) + (1 - float(time)) * noise[rows].astype(
+        np.float64
+    )
+    return measure("keep_known", case, np.asarray(found["sample_next"]), expected)
 
 
 def make_clip(num_frames: int, height_px: int, width_px: int, seed: int) -> Array:

@@ -31,6 +31,7 @@ Geometry read_geometry(Fields fields) {
   g.default_width_px = fields.integer("default_width_px", 1);
   g.default_frames = fields.integer("default_frames", 1);
   g.default_fps = fields.positive_number("default_fps");
+  g.shared_frames = fields.integer("shared_frames", 0, kMaxCount);
   fields.finish();
   if (g.min_area_px > g.max_area_px) {
     fields.refuse("min_area_px", g.min_area_px, join_text("at most max_area_px = ", g.max_area_px));
@@ -49,6 +50,11 @@ Geometry read_geometry(Fields fields) {
     if (frames > g.max_frames || g.round_frames(frames) != frames) {
       fields.refuse(field, frames, join_text("1 + ", g.temporal_ratio, " * k, up to max_frames = ", g.max_frames));
     }
+  }
+  const std::int64_t shared = g.shared_frames;
+  if (shared != 0 && (shared >= g.max_frames || g.round_frames(shared) != shared)) {
+    fields.refuse("shared_frames", shared,
+                  join_text("0, or 1 + ", g.temporal_ratio, " * k below max_frames = ", g.max_frames));
   }
   return g;
 }
@@ -261,6 +267,9 @@ BundleSpec spec_from_json(std::string_view text, const std::string& where) {
   }
   check_listed(spec, fields);
   check_interfaces(spec, fields);
+  if (spec.geometry.shared_frames != 0 && spec.find_graph("keep_known") == nullptr) {
+    fields.refuse("geometry.shared_frames", spec.geometry.shared_frames, "0 without a graph \"keep_known\"");
+  }
   check_schedules(spec, fields);
   return spec;
 }

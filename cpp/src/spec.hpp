@@ -52,6 +52,7 @@ struct Geometry {
   std::int64_t default_width_px = 1;
   std::int64_t default_frames = 1;
   double default_fps = 1;
+  std::int64_t shared_frames = 0;  // that a window of a longer video takes over from the one before
 
   /// Pixels a side of one latent patch; heights and widths are multiples of it.
   std::int64_t size_multiple() const { return spatial_ratio * patch_size; }

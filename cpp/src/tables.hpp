@@ -60,6 +60,9 @@ inline const std::vector<FamilyGraphs>& family_graphs() {
       {"transformer", false,
        {"text float32 Lt Dt", "clean float32 Lc Pc", "noisy float32 Lg P", "layout int64 L", "positions int64 L 4", "timestep float32"},
        {"velocity float32 Lg P"}},
+      {"keep_known", true,
+       {"sample float32 Lg P", "known float32 Lk P", "noise float32 Lg P", "rows int64 Lk", "time float32"},
+       {"sample_next float32 Lg P"}},
     }, {
       {"vae_encoder_first", false,
        {"frames uint8 1 s*h s*w 3", "keep float32 1 s*h s*w"},
@@ -102,6 +105,9 @@ inline const std::vector<FamilyGraphs>& family_graphs() {
       {"add_noise", true,
        {"sample float32 Lg P", "noise float32 Lg P", "time float64"},
        {"noisy float32 Lg P"}},
+      {"keep_known", true,
+       {"sample float32 Lg P", "known float32 Lk P", "noise float32 Lg P", "rows int64 Lk", "time float32"},
+       {"sample_next float32 Lg P"}},
     }, {
       {"vae_encoder_first", false,
        {"frames uint8 1 s*h s*w 3", "keep float32 1 s*h s*w"},

@@ -140,6 +140,8 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
         if path not in listed:
             fields.refuse(field, path, "a path that the list of files has, with its sha256")
     check_interfaces(spec, fields)
+    if geometry.shared_frames and "keep_known" not in spec.graphs:
+        fields.refuse("geometry.shared_frames", geometry.shared_frames, '0 without a graph "keep_known"')
     _check_schedules(spec, fields)
     return spec
 
@@ -213,6 +215,7 @@ def _read_geometry(fields: Fields) -> Geometry:
         default_width_px=fields.integer("default_width_px", 1),
         default_frames=fields.integer("default_frames", 1),
         default_fps=fields.positive_number("default_fps"),
+        shared_frames=fields.integer("shared_frames", 0, _MAX_COUNT),
     )
     fields.finish()
     if geometry.min_area_px > geometry.max_area_px:
@@ -228,6 +231,10 @@ def _read_geometry(fields: Fields) -> Geometry:
         if frames > geometry.max_frames or geometry.round_frames(frames) != frames:
             expected = f"1 + {geometry.temporal_ratio} * k, up to max_frames = {geometry.max_frames}"
             fields.refuse(field, frames, expected)
+    shared = geometry.shared_frames
+    if shared and (shared >= geometry.max_frames or geometry.round_frames(shared) != shared):
+        expected = f"0, or 1 + {geometry.temporal_ratio} * k below max_frames = {geometry.max_frames}"
+        fields.refuse("shared_frames", shared, expected)
     return geometry
 
 

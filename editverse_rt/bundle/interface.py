@@ -91,13 +91,26 @@ _ADD_NOISE = Interface(
     ("sample float32 Lg P", "noise float32 Lg P", "time float64"), ("noisy float32 Lg P",), optional=True
 )
 
+_KEEP_KNOWN = Interface(
+    (
+        "sample float32 Lg P",
+        "known float32 Lk P",
+        "noise float32 Lg P",
+        "rows int64 Lk",
+        "time float32",
+    ),
+    ("sample_next float32 Lg P",),
+    optional=True,
+)
+
 FAMILIES: dict[str, dict[str, Interface]] = {
-    "editverse": {**_COMMON, "transformer": _TRANSFORMER},
+    "editverse": {**_COMMON, "transformer": _TRANSFORMER, "keep_known": _KEEP_KNOWN},
     "wan": {
         **_COMMON,
         "transformer": _TRANSFORMER,
         "transformer_2": _OPTIONAL_TRANSFORMER,
         "add_noise": _ADD_NOISE,
+        "keep_known": _KEEP_KNOWN,
     },
 }
 """Graph tables by family. Besides them a bundle has graphs named `schedule_...`."""

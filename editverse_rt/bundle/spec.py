@@ -64,7 +64,8 @@ class Geometry:
 
     A clip has 1 + temporal_ratio * k frames. One latent patch covers `size_multiple` pixels a side:
     the VAE's spatial ratio times the transformer's 1 x p x p patch (paper section 3.1). patch_dim: values
-    of a noisy row; clean_dim: of a clean one.
+    of a noisy row; clean_dim: of a clean one. shared_frames: of a video longer than max_frames, the frames that
+    each window takes over from the one before; 0 for a bundle that edits no longer ones.
     """
 
     temporal_ratio: int
@@ -80,6 +81,7 @@ class Geometry:
     default_width_px: int
     default_frames: int
     default_fps: float
+    shared_frames: int = 0
 
     @property
     def size_multiple(self) -> int:

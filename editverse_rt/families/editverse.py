@@ -9,6 +9,7 @@ import numpy as np
 
 from editverse_rt.backends import Array
 from editverse_rt.bundle.spec import BundleSpec, Geometry
+from editverse_rt.media.frames import Frames
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.inputs import Footage
 from editverse_rt.request.laid_out import Branch, LaidOutRequest
@@ -47,6 +48,16 @@ class EditVerse:
     def texts(self, checked: CheckedRequest) -> list[tuple[int, ...]]:
         """One text: all segments in one call, so that a word sees the whole instruction."""
         return [tuple(i for ids in checked.ids for i in ids)]
+
+    def go_on(
+        self, spec: BundleSpec, checked: CheckedRequest, footage: Footage, before: Frames
+    ) -> tuple[Footage, Frames | None]:
+        """See `Family.go_on`: the same request, whose first frames are known."""
+        return footage, before
+
+    def encode_known(self, run: Run, spec: BundleSpec, frames: Frames) -> Array:
+        """The patches of the frames."""
+        return encode_clip(run, spec.geometry, frames)
 
     def encode_clean(self, run: Run, spec: BundleSpec, checked: CheckedRequest, footage: Footage) -> Array:
         """The patches of every clip, in the order of the instruction."""

@@ -7,7 +7,7 @@ video and of reference pictures (VACE). The order of rows is that of diffusers' 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,22 @@ class Wan:
     def texts(self, checked: CheckedRequest) -> list[tuple[int, ...]]:
         """The instruction without its tags, and the negative prompt."""
         return [tuple(i for ids in checked.ids for i in ids), checked.negative_ids or ()]
+
+    def go_on(
+        self, spec: BundleSpec, checked: CheckedRequest, footage: Footage, before: Frames
+    ) -> tuple[Footage, Frames | None]:
+        """See `Family.go_on`: a model that takes a first frame gets one, for others the first frames are known."""
+        first_frame = _roles_of(spec, checked).first_frame
+        if first_frame is None:
+            return footage, before
+        return replace(footage, clips={**footage.clips, first_frame: before[-1:]}), None
+
+    def encode_known(self, run: Run, spec: BundleSpec, frames: Frames) -> Array:
+        """The patches of the frames."""
+        if spec.conditioning != "control":
+            return encode_clip(run, spec.geometry, frames)
+        patches = _encode_masked(run, spec.geometry, frames, np.ones(frames.shape[:3], np.float32))
+        return patches.reshape(-1, spec.geometry.patch_dim)
 
     def encode_clean(self, run: Run, spec: BundleSpec, checked: CheckedRequest, footage: Footage) -> Array:
         """The clean rows [Lc, Pc]: none, the first frame, the source, or the control rows."""

@@ -10,6 +10,7 @@ from editverse_rt.media.frames import Clip, MediaInfo, WriteReport, contact_shee
 from editverse_rt.media.reading import MediaFile, clip_from_array, open_media, probe, read_clip
 from editverse_rt.media.sound import Sound
 from editverse_rt.media.targets import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_target, is_pattern
+from editverse_rt.media.video_reader import VideoReader, open_array_frames
 from editverse_rt.media.writing import write_clip, write_image
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "MediaFile",
     "MediaInfo",
     "Sound",
+    "VideoReader",
     "WriteReport",
     "check_target",
     "clip_from_array",
     "contact_sheet",
     "is_pattern",
+    "open_array_frames",
     "open_media",
     "probe",
     "read_clip",

@@ -7,9 +7,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from editverse_rt.errors import MediaError
 
 __all__ = [
     "Clip",
+    "FrameTaker",
     "Frames",
     "MediaInfo",
     "PathLike",
@@ -29,6 +29,7 @@ __all__ = [
     "flat_pictures",
     "sample_by_time",
     "take_clip",
+    "uneven_times_s",
 ]
 
 Frames = NDArray[np.uint8]
@@ -74,20 +75,12 @@ class Clip:
         return len(self.frames) < self.num_frames_asked
 
     def uneven_times_s(self, num_frames: int) -> tuple[float, ...] | None:
-        """When the first `num_frames` frames begin, from 0 on, and when the last of them ends, in seconds.
-
-        None where they are spaced evenly, so that `fps` says all.
-        """
+        """When the first `num_frames` frames begin, as the function `uneven_times_s` says it."""
         if self.is_sampled:
             return None
-        times_s = self.source_times_s[:num_frames]
-        gap_s = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
-        limit_s = max(_TIMESTAMP_ROUNDING_S, _EVEN_SHARE * gap_s)
-        if all(abs(time_s - times_s[0] - k * gap_s) <= limit_s for k, time_s in enumerate(times_s)):
-            return None
-        end_s = self.source_times_s[num_frames] if num_frames < len(self.source_times_s) else self.end_s
-        end_s = max(end_s, times_s[-1] + _TIMESTAMP_ROUNDING_S)
-        return tuple(time_s - times_s[0] for time_s in (*times_s, end_s))
+        times_s = self.source_times_s
+        end_s = times_s[num_frames] if num_frames < len(times_s) else self.end_s
+        return uneven_times_s(times_s[:num_frames], end_s)
 
 
 @dataclass(frozen=True)
@@ -160,6 +153,74 @@ def sample_by_time(
         yield from slots_before(shown_until_s, shown)
 
 
+class FrameTaker(Generic[T]):
+    """(time, end, frame) `items`, sampled, and rendered a few at a time: memory does not grow with their number.
+
+    times_s: when each frame that was taken appears in the source.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[tuple[float, float, T]],
+        render: Callable[[T], Frames],
+        *,
+        start_s: float,
+        fps: float | None,
+        source_fps: float,
+        moments_s: Sequence[float] | None = None,
+    ) -> None:
+        """The options are those of `sample_by_time`; `moments_s` may grow while frames are taken."""
+        self.times_s: list[float] = []
+        self._recent: deque[tuple[float, float]] = deque(maxlen=3)
+        self._chosen = sample_by_time(
+            self._noted(items), start_s=start_s, fps=fps, source_fps=source_fps, moments_s=moments_s
+        )
+        self._render = render
+        self._fps, self._source_fps = fps, source_fps
+        self._ahead: list[tuple[float, T]] = []
+        self._last: T | None = None
+        self._picture: Frames | None = None
+
+    def _noted(self, items: Iterable[tuple[float, float, T]]) -> Iterator[tuple[float, float, T]]:
+        for item in items:
+            self._recent.append(item[:2])
+            yield item
+
+    def take(self, num_frames: int) -> list[Frames]:
+        """The next frames, [H, W, 3] each; fewer than asked for at the end of the source."""
+        pictures: list[Frames] = []
+        while len(pictures) < num_frames:
+            found = self._ahead.pop() if self._ahead else next(self._chosen, None)
+            if found is None:
+                break
+            time_s, frame = found
+            if self._picture is None or frame is not self._last:
+                self._picture, self._last = self._render(frame), frame
+            pictures.append(self._picture)
+            self.times_s.append(time_s)
+        return pictures
+
+    def has_more(self) -> bool:
+        """Whether another frame follows; decodes it."""
+        if not self._ahead:
+            found = next(self._chosen, None)
+            if found is None:
+                return False
+            self._ahead.append(found)
+        return True
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame that was taken ends: where the next begins, or after its own duration."""
+        later = [(begin, end) for begin, end in self._recent if begin >= self.times_s[-1]]
+        return later[1][0] if len(later) > 1 else later[0][1]
+
+    @property
+    def fps(self) -> float:
+        """Frames a second: what was asked for, else the average of what was taken."""
+        return self._fps or _average_fps(self.times_s, self._source_fps)
+
+
 def take_clip(
     items: Iterable[tuple[float, float, T]],
     render: Callable[[T], Frames],
@@ -171,36 +232,33 @@ def take_clip(
     moments_s: Sequence[float] | None = None,
 ) -> Clip | None:
     """Sample (time, end, frame) `items` and render what was chosen; None where nothing was left."""
-    recent: deque[tuple[float, float]] = deque(maxlen=3)
-
-    def noted() -> Iterator[tuple[float, float, T]]:
-        for item in items:
-            recent.append(item[:2])
-            yield item
-
-    chosen = sample_by_time(noted(), start_s=start_s, fps=fps, source_fps=source_fps, moments_s=moments_s)
-    times_s: list[float] = []
-    pictures: list[Frames] = []
-    last: T | None = None
-    for time_s, frame in islice(chosen, num_frames):
-        pictures.append(pictures[-1] if frame is last else render(frame))
-        times_s.append(time_s)
-        last = frame
+    taker = FrameTaker(items, render, start_s=start_s, fps=fps, source_fps=source_fps, moments_s=moments_s)
+    pictures = taker.take(num_frames)
     if not pictures:
         return None
-    covers_source = start_s <= 0 and next(chosen, None) is None
-    # A frame ends where the next begins; the last of the source has only its own duration.
-    later = [(begin, end) for begin, end in recent if begin >= times_s[-1]]
-    end_s = later[1][0] if len(later) > 1 else later[0][1]
+    covers_source = start_s <= 0 and not taker.has_more()
     return Clip(
         np.stack(pictures),
-        fps or _average_fps(times_s, source_fps),
-        tuple(times_s),
+        taker.fps,
+        tuple(taker.times_s),
         num_frames,
         covers_source,
-        end_s,
+        taker.end_s,
         is_sampled=fps is not None,
     )
+
+
+def uneven_times_s(times_s: Sequence[float], end_s: float) -> tuple[float, ...] | None:
+    """When frames that appear at `times_s` begin, from 0 on, and when the last of them ends, in seconds.
+
+    None where they are spaced evenly, so that a rate says all. end_s: when the last one ends.
+    """
+    gap_s = (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
+    limit_s = max(_TIMESTAMP_ROUNDING_S, _EVEN_SHARE * gap_s)
+    if all(abs(time_s - times_s[0] - k * gap_s) <= limit_s for k, time_s in enumerate(times_s)):
+        return None
+    end_s = max(end_s, times_s[-1] + _TIMESTAMP_ROUNDING_S)
+    return tuple(time_s - times_s[0] for time_s in (*times_s, end_s))
 
 
 def _average_fps(times_s: list[float], source_fps: float) -> float:

@@ -9,63 +9,40 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
-from typing import Any, Protocol, cast
+from itertools import chain, islice
+from typing import Any
 
-import av
-import numpy as np
-from av.container import InputContainer
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from editverse_rt.errors import MediaError
-from editverse_rt.files import OpenFile, reason
-from editverse_rt.media.assembled import AnimatedWebp, HeifStill, too_large_error
-from editverse_rt.media.choosing import choose_stream
+from editverse_rt.files import OpenFile
+from editverse_rt.media.assembled import too_large_error
+from editverse_rt.media.decoding import Decoding, Source, no_frame_error, start_error
 from editverse_rt.media.frames import (
     Clip,
+    FrameTaker,
     MediaInfo,
     PathLike,
-    check_fps,
     check_sampling,
-    checked_frames,
     take_clip,
 )
-from editverse_rt.media.headers import HEAD_BYTES, Header, examine, is_list, is_picture_type
+from editverse_rt.media.headers import HEAD_BYTES, Header, examine, is_picture_type
 from editverse_rt.media.libav import (
     MAX_SOURCE_AREA_PX,
-    frame_from_rgb,
-    open_input,
-    resized,
-    rgb_array,
-)
-from editverse_rt.media.pixels import (
-    Placement,
-    picture_from_frame,
-    pixel_notices,
 )
 from editverse_rt.media.sound import Sound, read_sound
-from editverse_rt.media.streams import StreamSource, TimedFrame
+from editverse_rt.media.streams import TimedFrame
+from editverse_rt.media.video_reader import VideoReader, array_renderer, frames_and_renderer, timed_array
 
-__all__ = ["MediaFile", "clip_from_array", "open_media", "probe", "read_clip"]
+__all__ = [
+    "MediaFile",
+    "clip_from_array",
+    "open_media",
+    "probe",
+    "read_clip",
+]
 
 MAX_PICTURE_BYTES = 1 << 28
-
-
-class _Source(Protocol):
-    """A video or an image being decoded once; times count from its beginning."""
-
-    path: str
-    num_damaged: int
-    end_s: float
-    notices: list[str]
-    rate: Fraction
-
-    @property
-    def is_image(self) -> bool: ...
-    def placement(self, frame: VideoFrame) -> Placement: ...
-    def decode(self) -> Iterator[TimedFrame]: ...
-    def decode_from(self, start_s: float) -> Iterator[TimedFrame] | None: ...
 
 
 class MediaFile:
@@ -133,8 +110,40 @@ class MediaFile:
             frames = source.decode()
             clip = _clip_from_frames(frames, source, *options)
             if clip is None:
-                raise _start_error(source, start_s) if source.end_s > 0 else _no_frame_error(source)
+                raise start_error(source, start_s) if source.end_s > 0 else no_frame_error(source)
             return clip
+
+    def open_frames(
+        self,
+        *,
+        start_s: float = 0.0,
+        fps: float | None = None,
+        height_px: int,
+        width_px: int,
+        moments_s: Sequence[float] | None = None,
+        on_frame: Callable[[], None] = lambda: None,
+    ) -> VideoReader:
+        """The frames that `read_clip` would take with no limit, a few at a time. `moments_s` may grow.
+
+        It is decoded from the beginning, whatever `start_s` is.
+        """
+        check_sampling(start_s, 1, fps, height_px, width_px)
+        decoding, notices = self._decoding(), list[str]()
+        with decoding.translating():
+            source = decoding.__enter__().source
+            items, render = frames_and_renderer(
+                source.decode(), source, height_px, width_px, notices, on_frame
+            )
+            first = list(islice(items, 1))
+            taker = FrameTaker(
+                chain(first, items),
+                render,
+                start_s=start_s,
+                fps=fps,
+                source_fps=float(source.rate),
+                moments_s=moments_s,
+            )
+        return VideoReader(taker, decoding, notices)
 
     def read_sound(self) -> Sound | None:
         """The file's audio in memory, or None. Raises MediaError where it cannot be read."""
@@ -163,11 +172,11 @@ class MediaFile:
             source = decoding.source
             first = next(source.decode(), None)
             if first is None:
-                raise _no_frame_error(source)
+                raise no_frame_error(source)
             return decoding.describe(first[2])
 
-    def _decoding(self) -> _Decoding:
-        return _Decoding(self._file, self._header, self._data)
+    def _decoding(self) -> Decoding:
+        return Decoding(self._file, self._header, self._data)
 
 
 def open_media(path: PathLike) -> MediaFile:
@@ -212,7 +221,7 @@ def read_clip(
 
 def _clip_from_frames(
     frames: Iterator[TimedFrame],
-    source: _Source,
+    source: Source,
     start_s: float,
     num_frames: int,
     fps: float | None,
@@ -223,27 +232,13 @@ def _clip_from_frames(
 ) -> Clip | None:
     """Sample frames of a source; None where nothing was left."""
     notices: list[str] = []
-    on_frame()
+    items, render = frames_and_renderer(frames, source, height_px, width_px, notices, on_frame)
     # The rate of an elementary stream is known when its first frame is.
-    first = next(frames, None)
+    first = next(items, None)
     if first is None:
         return None
-
-    def render(frame: VideoFrame) -> NDArray[np.uint8]:
-        source.num_damaged += frame.is_corrupt
-        notices.extend(line for line in pixel_notices(frame) if line not in notices)
-        placement = source.placement(frame)
-        return picture_from_frame(frame, placement, height_px, width_px, is_image=source.is_image)
-
-    def announced() -> Iterator[TimedFrame]:
-        yield first
-        on_frame()
-        for frame in frames:
-            yield frame
-            on_frame()
-
     clip = take_clip(
-        announced(),
+        chain([first], items),
         render,
         start_s=start_s,
         num_frames=1 if source.is_image else num_frames,
@@ -277,11 +272,10 @@ def clip_from_array(
     or if `start_s` lies beyond the end.
     """
     check_sampling(start_s, num_frames, fps, height_px, width_px)
-    check_fps(source_fps)
-    frames = checked_frames(array)
+    frames = timed_array(array, source_fps)
     clip = take_clip(
-        ((i / source_fps, (i + 1) / source_fps, frame) for i, frame in enumerate(frames)),
-        lambda frame: rgb_array(resized(frame_from_rgb(frame), height_px, width_px)),
+        frames,
+        array_renderer(height_px, width_px),
         start_s=start_s,
         num_frames=num_frames,
         fps=fps,
@@ -289,100 +283,8 @@ def clip_from_array(
     )
     if clip is None:
         raise MediaError(
-            f"found a start of {start_s:g} s; the array ends at {len(frames) / source_fps:.2f} s",
+            f"found a start of {start_s:g} s; the array ends at {len(array) / source_fps:.2f} s",
             hint="start earlier",
             code="media.start",
         )
     return clip
-
-
-class _Decoding:
-    """One pass over a file, from its beginning; what libav raises inside becomes MediaError."""
-
-    def __init__(self, file: OpenFile, header: Header, data: bytes) -> None:
-        self._file, self._header, self._data = file, header, data
-        self._container: InputContainer | None = None
-        self.source: _Source
-
-    def __enter__(self) -> _Decoding:
-        try:
-            self.source = self._open()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self._container is not None:
-            self._container.close()
-        if isinstance(error, (av.FFmpegError, OSError, EOFError)):
-            if is_list(self._file.read_at(0, HEAD_BYTES)):
-                raise MediaError(
-                    f"{self._file.name}: found a list of other files",
-                    expected="a video or an image",
-                    hint="give one of those files",
-                    code="media.unsupported",
-                ) from error
-            raise MediaError(
-                f"{self._file.name}: no video or image that can be decoded ({reason(error)})",
-                hint="it may be cut short or of another type, make or convert it again",
-                code="media.undecodable",
-            ) from error
-
-    def _open(self) -> _Source:
-        if self._header.kind == "heif":
-            return HeifStill(self._file.name, self._data)
-        if self._header.kind == "webp" and self._header.is_animated:
-            return AnimatedWebp(self._file.name, self._data, self._header)
-        self._container = open_input(self._file.reader())
-        stream = choose_stream(self._container, self._file.name)
-        if stream.width * stream.height > MAX_SOURCE_AREA_PX:
-            raise too_large_error(self._file.name, stream.width, stream.height)
-        return StreamSource(self._file.name, self._container, stream, self._header)
-
-    def describe(self, first: VideoFrame) -> MediaInfo:
-        """What the source is, by its headers and its first frame."""
-        source = self.source
-        width, height = first.width, first.height
-        if isinstance(source, (HeifStill, AnimatedWebp)):
-            if source.is_image:
-                return MediaInfo("image", width, height, None, None, 1, False)
-            return MediaInfo(
-                "video", width, height, float(source.rate), source.duration_s, source.num_frames, False
-            )
-        source = cast(StreamSource, source)
-        aspect = source.stream.sample_aspect_ratio
-        if aspect and Fraction(1, 8) < aspect < 8:
-            width = max(1, round(width * aspect))
-        if source.placement(first).transpose:
-            width, height = height, width
-        if source.is_image:
-            return MediaInfo("image", width, height, None, None, 1, False)
-        has_audio = self._container is not None and bool(self._container.streams.audio)
-        return MediaInfo(
-            "video",
-            width,
-            height,
-            float(source.rate),
-            source.duration_s,
-            source.stream.frames or None,
-            has_audio,
-        )
-
-
-def _no_frame_error(source: _Source) -> MediaError:
-    damaged = f" ({source.num_damaged} damaged)" if source.num_damaged else ""
-    return MediaError(
-        f"{source.path}: found no frame that can be decoded{damaged}",
-        expected="at least one",
-        hint="make it again",
-        code="media.undecodable",
-    )
-
-
-def _start_error(source: _Source, start_s: float) -> MediaError:
-    return MediaError(
-        f"{source.path}: found a start of {start_s:g} s; the video ends at {source.end_s:.2f} s",
-        hint="start earlier",
-        code="media.start",
-    )

@@ -43,6 +43,7 @@ class EditRequest:
     seed: int = 0
     size: tuple[int, int] | None = None
     num_frames: int | None = None
+    length: str | None = None
     fps: float | None = None
     start_s: float = 0.0
 

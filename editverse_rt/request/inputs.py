@@ -19,9 +19,20 @@ from editverse_rt.media.frames import Clip, Frames, MediaInfo
 from editverse_rt.media.reading import MediaFile
 from editverse_rt.media.sound import Sound
 from editverse_rt.request.edit_request import EditRequest, Source
-from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes, fit_inside
+from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes, count_windows, fit_inside
 
-__all__ = ["ExaminedInputs", "Footage", "examine_inputs", "read_inputs"]
+__all__ = [
+    "ExaminedInputs",
+    "Footage",
+    "examine_inputs",
+    "no_frame_error",
+    "read_inputs",
+    "read_picture",
+    "read_sound",
+]
+
+LARGEST_NUM_FRAMES = 16_777_216
+"""Of a result that lasts as long as its video."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +41,9 @@ class ExaminedInputs:
 
     names: main first. media: what each says of itself. files: those that are files, opened once, so that what
     is decided here holds for what is read even if a file is replaced in between. size: of the result. sizes:
-    what each input is resized to. num_frames: the most frames that the result may have. fps: the result's rate
-    where no video sets it.
+    what each input is resized to. num_frames: the most frames that the result may have, or a window of it.
+    total_frames: of a request that is done window by window the most frames of the whole, else None. fps: the
+    result's rate where no video sets it.
     """
 
     geometry: Geometry
@@ -43,6 +55,7 @@ class ExaminedInputs:
     sizes: Mapping[str, Size]
     num_frames: int
     fps: float
+    total_frames: int | None = None
 
     @property
     def main(self) -> str | None:
@@ -63,13 +76,36 @@ class ExaminedInputs:
         for name in self.names:
             frames = 1
             if _kind(name) == "video":
-                info, fps = self.media[name], self.rate_for(name)
-                there = info.num_frames
-                if info.duration_s is not None and (there is None or fps is not None):
-                    there = round(info.duration_s * (fps or info.fps or self.fps))
+                there = self._frames_there(name)
                 frames = self.geometry.round_frames(max(1, min(self.num_frames, there or self.num_frames)))
             shapes[name] = (frames, *self.sizes[name])
         return shapes
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Frames of the whole result, by what the main video says of itself; None where it does not say."""
+        if self.total_frames is None:
+            return self.num_frames
+        if not self.has_video:
+            return self.total_frames
+        there = self._frames_there(self.names[0])
+        return None if there is None else min(there, self.total_frames)
+
+    @property
+    def expected_windows(self) -> int | None:
+        """In how many windows the request is done, by what its video says of itself and if it has one scene."""
+        if self.total_frames is None:
+            return 1
+        frames = self.expected_frames
+        return None if frames is None else count_windows(frames, self.geometry)
+
+    def _frames_there(self, name: str) -> int | None:
+        """Frames that a video has at the rate at which it is read; None where it does not say."""
+        info, fps = self.media[name], self.rate_for(name)
+        there = info.num_frames
+        if info.duration_s is not None and (there is None or fps is not None):
+            there = round(info.duration_s * (fps or info.fps or self.fps))
+        return there
 
     def rate_for(self, name: str, main_fps: float | None = None) -> float | None:
         """The rate to sample a video at, None for frame by frame.
@@ -141,6 +177,7 @@ def examine_inputs(
             for name in names
         }
     has_image = main is not None and conditioning == "interleaved"
+    is_whole = _is_whole(request, has_video, geometry)
     return ExaminedInputs(
         geometry=geometry,
         request=request,
@@ -149,7 +186,10 @@ def examine_inputs(
         files=files,
         size=size,
         sizes=sizes,
-        num_frames=choose_num_frames(request.num_frames, has_video, has_image, geometry),
+        num_frames=geometry.max_frames
+        if is_whole
+        else choose_num_frames(request.num_frames, has_video, has_image, geometry),
+        total_frames=(request.num_frames or LARGEST_NUM_FRAMES) if is_whole else None,
         fps=request.fps or geometry.default_fps,
     )
 
@@ -168,9 +208,7 @@ def read_inputs(examined: ExaminedInputs, on_frame: Callable[[], None] = lambda:
     sound: Sound | None = None
     for name in examined.names:
         if _kind(name) == "image":
-            clip = _read(examined, name, 1, None, 0.0, on_frame=on_frame)
-            clips[name] = clip.frames
-            notices.extend(f"{name}: {line}" for line in clip.notices)
+            clips[name] = read_picture(examined, name, notices, on_frame)
             continue
         # Where main's frames are not evenly spaced, a video of another rate is sampled at their times.
         moments_s = times_s[:-1] if times_s is not None else None
@@ -190,7 +228,7 @@ def read_inputs(examined: ExaminedInputs, on_frame: Callable[[], None] = lambda:
             num_frames, fps = kept, clip.fps
             times_s = clip.uneven_times_s(kept)
             if whole and examined.media[name].has_audio:
-                sound = _read_sound(examined.files[name], name, notices)
+                sound = read_sound(examined.files[name], name, notices)
     if request.num_frames not in (None, num_frames) and not examined.has_video:
         notices.append(f"num_frames {request.num_frames} became {num_frames}: {_length_rule(geometry)}")
     for file in examined.files.values():
@@ -198,13 +236,48 @@ def read_inputs(examined: ExaminedInputs, on_frame: Callable[[], None] = lambda:
     return Footage(clips, num_frames, fps, tuple(notices), times_s, sound)
 
 
-def _read_sound(file: MediaFile, name: str, notices: list[str]) -> Sound | None:
-    """Sound that cannot be read is no reason to refuse the video; the user is told."""
+def read_picture(
+    examined: ExaminedInputs, name: str, notices: list[str], on_frame: Callable[[], None]
+) -> Frames:
+    """The one frame of an image, uint8 [1, H, W, 3]; lines about it are added to `notices`. Raises MediaError."""
+    clip = _read(examined, name, 1, None, 0.0, on_frame=on_frame)
+    notices.extend(f"{name}: {line}" for line in clip.notices)
+    return clip.frames
+
+
+def read_sound(file: MediaFile, name: str, notices: list[str]) -> Sound | None:
+    """A video's sound, or None. Sound that cannot be read is no reason to refuse the video; `notices` tells of it."""
     try:
         return file.read_sound()
     except MediaError as error:
         notices.append(f"{name}: {error}; the result has no sound")
         return None
+
+
+def no_frame_error(examined: ExaminedInputs, name: str) -> MediaError:
+    """The error of a video of which no frame was left."""
+    return MediaError(
+        f"{name}: found no frame from {examined.request.start_s:g} s on",
+        hint="start earlier",
+        code="media.start",
+    )
+
+
+def _is_whole(request: EditRequest, has_video: bool, geometry: Geometry) -> bool:
+    """Whether a request is done window by window. Raises RequestError where the bundle cannot do that."""
+    is_asked = request.length == "whole"
+    if is_asked and not geometry.shared_frames:
+        raise RequestError(
+            "length is whole",
+            hint="this bundle has no window for longer videos; export it again, or leave length out",
+            code="request.unsupported",
+            field="length",
+        )
+    if request.length == "cut" or not geometry.shared_frames:
+        return False
+    if request.num_frames is not None:
+        return request.num_frames > geometry.max_frames
+    return has_video and is_asked
 
 
 def _read(

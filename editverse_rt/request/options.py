@@ -27,12 +27,12 @@ _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 class Option:
     """One option of a request.
 
-    kind: "int", "float", "text" or "size", which is (height, width) in pixels. minimum, maximum: inclusive;
-    above: exclusive. default: None leaves the choice to the bundle or to the inputs.
+    kind: "int", "float", "text", "choice" (one of `choices`), or "size", which is (height, width) in pixels. minimum,
+    maximum: inclusive; above: exclusive. default: None leaves the choice to the bundle or to the inputs.
     """
 
     name: str
-    kind: Literal["int", "float", "text", "size"]
+    kind: Literal["int", "float", "text", "choice", "size"]
     flag: str
     metavar: str
     help: str
@@ -40,12 +40,15 @@ class Option:
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def expected(self) -> str:
         """What is right, as an error says it."""
         if self.kind == "text":
             return "a string"
+        if self.kind == "choice":
+            return f"one of {', '.join(self.choices)}"
         if self.kind == "size":
             return "height and width in whole pixels, (height, width) in Python, WIDTHxHEIGHT elsewhere"
         number = "a whole number" if self.kind == "int" else "a number"
@@ -100,6 +103,11 @@ OPTIONS: tuple[Option, ...] = (
         maximum=16_777_216,
     ),
     Option(
+        "length", "choice", "--length", "whole|cut",
+        "edit a video of any length window by window, or cut it to the bundle's limit (default: cut)",
+        choices=("whole", "cut"),
+    ),
+    Option(
         "fps", "float", "--fps", "FPS",
         "frames a second to take from the videos (default: the main video's own)", above=0, maximum=1000,
     ),
@@ -125,6 +133,8 @@ def check_option(name: str, value: object) -> OptionValue:
     checked: OptionValue = None
     if option.kind == "text":
         checked = value if isinstance(value, str) else None
+    elif option.kind == "choice":
+        checked = value if isinstance(value, str) and value in option.choices else None
     elif option.kind == "size":
         checked = _size_from(value)
     elif not isinstance(value, bool) and isinstance(value, numbers.Real):

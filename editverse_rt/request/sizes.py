@@ -15,7 +15,7 @@ import numpy as np
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.errors import RequestError
 
-__all__ = ["Size", "choose_num_frames", "choose_size", "choose_sizes", "fit_inside"]
+__all__ = ["Size", "choose_num_frames", "choose_size", "choose_sizes", "count_windows", "fit_inside"]
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -109,6 +109,12 @@ def choose_num_frames(num_frames: int | None, has_video: bool, has_image: bool, 
             field="num_frames",
         )
     return geometry.round_frames(num_frames)
+
+
+def count_windows(num_frames: int, geometry: Geometry) -> int:
+    """In how many windows so many frames of one scene are done."""
+    beyond = max(0, num_frames - geometry.max_frames)
+    return 1 + -(-beyond // (geometry.max_frames - geometry.shared_frames))
 
 
 def _iterate_sizes(geometry: Geometry) -> Iterator[Size]:

@@ -269,7 +269,7 @@ def _schemas(settings: ServerSettings) -> Schema:
 
 def _option(option: Option) -> Schema:
     """The schema of an option in JSON."""
-    kinds = {"int": "integer", "float": "number", "text": "string", "size": "string"}
+    kinds = {"int": "integer", "float": "number", "text": "string", "choice": "string", "size": "string"}
     kind = kinds[option.kind]
     schema: Schema = {"type": [kind, "null"] if option.default is None else kind, "description": option.help}
     for name, limit in (
@@ -279,6 +279,8 @@ def _option(option: Option) -> Schema:
     ):
         if limit is not None:
             schema[name] = limit
+    if option.choices:
+        schema["enum"] = [*option.choices, None]
     if option.kind == "size":
         schema["pattern"] = "^[0-9]{1,6}x[0-9]{1,6}$"
     return schema

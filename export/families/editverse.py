@@ -13,6 +13,7 @@ from editverse_rt.bundle.spec import Capabilities, Geometry
 from export.families.base import count_parameters, text_facts, vae_facts
 from export.graphs import (
     Graph,
+    KeepKnown,
     Module,
     SolverStep,
     Transformer,
@@ -74,6 +75,7 @@ class EditVerseExport:
             "transformer": lambda: Transformer(checkpoint.transformer),
             "solver_step": lambda: SolverStep(HISTORY_ROWS),
             "noise": None,
+            "keep_known": KeepKnown,
             **vae_modules(checkpoint.vae, checkpoint.patch_size),
             **{f"schedule_{solver}": partial(ScheduleGraph, solver) for solver in solvers if solver in used},
         }

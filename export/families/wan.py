@@ -16,6 +16,7 @@ from export.families.distilled import distilled_schedule
 from export.graphs import (
     AddNoise,
     Graph,
+    KeepKnown,
     Module,
     SolverStep,
     Transformer,
@@ -76,6 +77,7 @@ class WanExport:
             "transformer": lambda: Transformer(checkpoint.transformers[0]),
             "solver_step": lambda: SolverStep(HISTORY_ROWS),
             "noise": None,
+            "keep_known": KeepKnown,
             **vae_modules(checkpoint.vae, config.patch_size, masked=self.conditioning == "control"),
             self._schedule_graph: self._schedule_module,
         }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from media_samples import encode, exif_jpeg, grey_frames, patchwork, worst
 
 from editverse_rt.errors import MediaError
-from editverse_rt.media import probe, read_clip, reading, write_clip, write_image
+from editverse_rt.media import decoding, probe, read_clip, write_clip, write_image
 from editverse_rt.media.headers import examine, is_list, is_picture_type
 from editverse_rt.media.libav import MAX_SOURCE_AREA_PX
 
@@ -162,7 +162,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.Mon
         + b"\xff\x3f\0" * 2,
     }[make]
     (tmp_path / "in").write_bytes(data)
-    monkeypatch.setattr(reading, "open_input", None)  # decoding would fail otherwise
+    monkeypatch.setattr(decoding, "open_input", None)  # decoding would fail otherwise
     with pytest.raises(MediaError, match=f"expected {MAX_SOURCE_AREA_PX} pixels or fewer") as caught:
         probe(tmp_path / "in")
     assert caught.value.code == "media.too_large"

@@ -133,7 +133,7 @@ def test_the_callback_sees_every_step(pipeline: Pipeline) -> None:
         seen.append(args)
 
     pipeline("A yellow ring", num_inference_steps=2, callback_on_step_end=callback)
-    facts = {"num_inference_steps": 2}
+    facts = {"num_inference_steps": 2, "window": 0, "num_windows": 1}
     assert seen == [(pipeline, 0, 0.0, facts), (pipeline, 1, 0.5, facts)]
 
 

@@ -150,6 +150,7 @@ FIELDS = [
     *(f"geometry/{name}" for name in ("min_area_px", "max_area_px", "max_side_px", "max_frames")),
     *(f"geometry/{name}" for name in ("default_height_px", "default_width_px", "default_frames")),
     "geometry/default_fps",
+    "geometry/shared_frames",
     *(f"schedules/paper/{name}" for name in ("graph", "guidance_scale", "options", "table")),
     *(f"schedules/paper/table/{name}" for name in ("times", "timesteps", "guidance", "matrices", "experts")),
     *(f"graphs/noise/{name}" for name in ("file", "inputs", "outputs")),

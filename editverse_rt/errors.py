@@ -66,6 +66,18 @@ class EditVerseError(Exception):
         expected = f"expected {self.expected}" if self.expected else ""
         return "; ".join(part for part in (found, expected, self.hint) if part)
 
+    def with_hint(self, hint: str) -> EditVerseError:
+        """The same error with more advice."""
+        joined = "; ".join(part for part in (self.hint, hint) if part)
+        return type(self)(
+            self.found,
+            expected=self.expected,
+            hint=joined,
+            code=self.code,
+            field=self.field,
+            is_value=self.is_value,
+        )
+
     def to_json(self) -> dict[str, str]:
         """The error as a JSON object: code, field, found, expected, hint, and message, the whole text."""
         return {

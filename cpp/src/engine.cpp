@@ -222,7 +222,7 @@ fs::path engines_folder(const Bundle& bundle) {
 }
 
 bool is_host_graph(const std::string& graph) {
-  return graph == "noise" || graph == "add_noise" || graph.rfind("schedule_", 0) == 0;
+  return graph == "noise" || graph == "add_noise" || graph == "keep_known" || graph.rfind("schedule_", 0) == 0;
 }
 
 ChosenPlans choose_plans(const Bundle& bundle, const std::vector<std::string>& graphs, const std::string& backend,

@@ -180,7 +180,9 @@ class BoundOrtRunner(OrtRunner):
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Run one graph; results stay on the device, but for graphs that every backend runs on the CPU."""
-        return self._host.run(graph, inputs) if is_host_graph(graph) else super().run(graph, inputs)
+        if is_host_graph(graph):
+            return self._host.run(graph, {name: np.asarray(value) for name, value in inputs.items()})
+        return super().run(graph, inputs)
 
     def hold(self, array: Array) -> Array:
         """The array on the device. Raises BackendError if it has no memory left."""

@@ -160,7 +160,7 @@ class TrtRunner:
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
         """Run one graph; its results stay on the device. Raises BackendError for shapes beyond profiles."""
         if is_host_graph(graph):
-            return self._host.run(graph, inputs)
+            return self._host.run(graph, {name: np.asarray(value) for name, value in inputs.items()})
         self._want_entered(f'graph "{graph}"')
         spec, plan = self._bundle.spec.graphs[graph], self._plans[graph]
         shapes = {name: tuple(value.shape) for name, value in inputs.items()}

@@ -24,8 +24,9 @@ from editverse_rt.commands.inputs import name_inputs, read_request
 from editverse_rt.commands.remote import add_remote_options, run_remote
 from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
 from editverse_rt.errors import RequestError
+from editverse_rt.file_run import FileRun, run_to_file
 from editverse_rt.media.frames import contact_sheet
-from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.options import OPTIONS
 from editverse_rt.request.prompt import with_tags
@@ -42,6 +43,7 @@ examples:
   editverse-rt edit in.mp4 boat.png "<video1> Insert the boat <image1> in the water" -o out.mp4 \\
       --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
   editverse-rt edit photo.jpg "Make it grayscale" -o out.png
+  editverse-rt edit holiday.mp4 "Make it night" -o out.mp4 --length whole
   editverse-rt edit --request request.json -o out.mp4 --seed 8
   editverse-rt --server http://127.0.0.1:8000 edit in.mp4 "Make it night" -o out.mp4
 
@@ -51,6 +53,9 @@ the new one is complete. The source's audio is carried over when the output keep
 
 A request file is a JSON object, {"prompt": ..., "inputs": {"video1": PATH}, "seed": 7}; paths are relative to the
 file, and the other names are those of the options in Python, such as num_inference_steps.
+
+A video that is longer than the bundle's clips is edited window by window. Windows that are done are kept in the folder
+OUT.parts until the result is complete; after Ctrl-C or a crash the same command with --resume goes on there.
 
 OUT is a video (.mp4 .mov .mkv .webm .gif), a picture of one frame (.png .jpg .jpeg .webp), or PNG frames: a
 name without a suffix is a new folder of them, and a name such as out_%04d.png numbers them.
@@ -87,6 +92,11 @@ def add_request_file(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="JSON",
         help="a file with the request; what the command line says besides wins",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the windows of a long video that an earlier run of the same request left",
     )
 
 
@@ -171,16 +181,15 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
     with contextlib.ExitStack() as stack:
         progress = None if args.quiet else stack.enter_context(contextlib.closing(Progress(sys.stderr)))
         pipeline = stack.enter_context(open_pipeline(args))
-        result = pipeline(request, callback_on_step_end=progress)
+        run = run_to_file(pipeline, request, args.output, resume=args.resume, callback_on_step_end=progress)
         info = pipeline.info()
-    notices = [*result.notices, *result.save(args.output)]
     if args.preview is not None:
-        media.write_image(args.preview, contact_sheet([*result.sources, result.frames]))
+        media.write_image(args.preview, contact_sheet([*run.sources, run.shown]))
     if not args.quiet:
         with contextlib.suppress(OSError):
-            for notice in notices:
+            for notice in run.notices:
                 print(f"editverse-rt: {notice}", file=sys.stderr)
-    report(args, request, result, info, notices, time.perf_counter() - begin)
+    report(args, request, run, info, time.perf_counter() - begin)
     return EXIT_OK
 
 
@@ -195,14 +204,9 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
 
 
 def report(
-    args: argparse.Namespace,
-    request: EditRequest,
-    result: Result,
-    info: dict[str, Any],
-    notices: list[str],
-    total_s: float,
+    args: argparse.Namespace, request: EditRequest, run: FileRun, info: dict[str, Any], total_s: float
 ) -> None:
-    num_frames, height, width = result.frames.shape[:3]
+    height, width = run.size
     if args.json:
         print_json(
             {
@@ -210,19 +214,21 @@ def report(
                 "preview": None if args.preview is None else os.fspath(args.preview),
                 "prompt": request.prompt,
                 "seed": request.seed,
-                "frames": num_frames,
+                "frames": run.num_frames,
+                "windows": run.num_windows,
                 "height": height,
                 "width": width,
-                "fps": result.fps,
+                "fps": run.fps,
                 "total_s": total_s,
-                "timings": result.timings,
-                "notices": notices,
+                "timings": dict(run.timings),
+                "notices": list(run.notices),
                 "pipeline": info,
             }
         )
     elif not args.quiet:
-        length = "1 frame" if num_frames == 1 else f"{num_frames} frames at {result.fps:g} fps"
-        print(f"{args.output}: {width}x{height}, {length}, seed {request.seed}, {total_s:.1f} s")
+        length = "1 frame" if run.num_frames == 1 else f"{run.num_frames} frames at {run.fps:g} fps"
+        windows = f" in {run.num_windows} windows" if run.num_windows > 1 else ""
+        print(f"{args.output}: {width}x{height}, {length}{windows}, seed {request.seed}, {total_s:.1f} s")
 
 
 EDIT = Command(

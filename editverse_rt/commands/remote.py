@@ -38,6 +38,7 @@ LOCAL_OPTIONS = {
     "gpu_memory_limit": "--gpu-memory-limit",
     "plugin": "--plugin",
     "kernel_cache": "--kernel-cache",
+    "resume": "--resume",
 }
 """Options that speak of this machine's pipeline, by the parser's name. The server has its own."""
 _MAX_KEY_BYTES = 4096

@@ -31,11 +31,11 @@ __all__ = [
 
 
 def is_host_graph(name: str) -> bool:
-    """Whether every backend runs a graph on the CPU: it needs 64-bit numbers, and runs once a request.
+    """Whether every backend runs a graph on the CPU: it needs 64-bit numbers, and does little.
 
     TensorRT does not have 64-bit shifts, and ONNX Runtime's CUDA provider leaves them to the CPU node by node.
     """
-    return name in ("noise", "add_noise") or name.startswith("schedule_")
+    return name in ("noise", "add_noise", "keep_known") or name.startswith("schedule_")
 
 
 def choose_plans(

@@ -54,17 +54,34 @@ def timed_pictures(
     clock = CLOCKS[suffix]
     if times_s is None and float(rate) <= MAX_FPS.get(suffix, float(rate)):
         return TimedPictures(pictures, rate, 1 / rate, None)
-    held = list(pictures)
     if times_s is None:
+        held = list(pictures)
+        pictures = iter(held)
         times_s = [float(number / rate) for number in range(len(held) + 1)]
-    if len(times_s) != len(held) + 1 or any(b <= a for a, b in pairwise(times_s)):
-        raise MediaError(
-            f"found {len(times_s)} times for {len(held)} frames",
-            expected="one more than frames, each later than the one before",
-            code="media.frames",
-        )
+    if len(times_s) < 2 or any(b <= a for a, b in pairwise(times_s)):
+        raise _times_error(times_s, "frames")
     ticks = [round((time_s - times_s[0]) * clock) for time_s in times_s]
-    return TimedPictures(iter(held), rate, Fraction(1, clock), _spans(ticks, 2 if suffix == ".gif" else 1))
+    spans = _spans(ticks, 2 if suffix == ".gif" else 1)
+    return TimedPictures(_counted(pictures, times_s), rate, Fraction(1, clock), spans)
+
+
+def _counted(pictures: Iterator[Frames], times_s: Sequence[float]) -> Iterator[Frames]:
+    """The pictures, held to the number of times, without holding them in memory."""
+    count = 0
+    for count, picture in enumerate(pictures, start=1):
+        if count == len(times_s):
+            raise _times_error(times_s, f"more than {count - 1} frames")
+        yield picture
+    if count != len(times_s) - 1:
+        raise _times_error(times_s, f"{count} frames")
+
+
+def _times_error(times_s: Sequence[float], frames: str) -> MediaError:
+    return MediaError(
+        f"found {len(times_s)} times for {frames}",
+        expected="one more than frames, each later than the one before",
+        code="media.frames",
+    )
 
 
 def _spans(ticks: list[int], shortest: int) -> list[tuple[int, int] | None]:

@@ -145,11 +145,8 @@ class WindowReader:
                 clips = {name: _padded(frames[:length], geometry) for name, frames in videos.pending.items()}
                 yield self._window(index, begin, shared, length, {**clips, **pictures})
                 self.num_frames = begin + length
-                index, begin, shared = (
-                    index + 1,
-                    self.num_frames - geometry.shared_frames,
-                    geometry.shared_frames,
-                )
+                index, shared = index + 1, min(geometry.shared_frames, length)
+                begin = self.num_frames - shared
                 videos.drop(length - shared)
             if index == 0:
                 raise no_frame_error(self._examined, main)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -300,6 +300,13 @@ class FakeRunner:
         target = clean[: len(noisy)] if len(clean) >= len(noisy) else np.full_like(noisy, GREY)
         return {"velocity": ((target - noisy) / (1 - timestep)).astype(np.float32)}
 
+    def keep_known(
+        self, sample: Array, known: Array, noise: Array, rows: Array, time: Array
+    ) -> dict[str, Array]:
+        result = sample.copy()
+        result[rows] = time * known + (1 - time) * noise[rows]
+        return {"sample_next": result.astype(np.float32)}
+
     def solver_step(
         self,
         sample: Array,
@@ -343,6 +350,42 @@ class FakeRunner:
 
 
 @pytest.fixture
+def windowed(fake_bundle: FakeBundle) -> FakeBundle:
+    """A bundle that edits longer videos: nine frames a window, of which one is the last of the window before."""
+    keep_known = GraphSpec(
+        "keep_known",
+        "graphs/keep_known.onnx",
+        (
+            rows("sample", "Lg"),
+            rows("known", "Lk"),
+            rows("noise", "Lg"),
+            TensorSpec("rows", "int64", ("Lk",)),
+            TensorSpec("time", "float32", ()),
+        ),
+        (rows("sample_next", "Lg"),),
+    )
+    (fake_bundle.root / keep_known.file).write_bytes(b"graph keep_known")
+    spec = replace(
+        fake_bundle.spec,
+        graphs={**fake_bundle.spec.graphs, "keep_known": keep_known},
+        geometry=replace(GEOMETRY, shared_frames=1),
+        files=file_specs(fake_bundle.root),
+    )
+    write_bundle_json(fake_bundle.root, spec)
+    return FakeBundle(fake_bundle.root, spec)
+
+
+@pytest.fixture
+def windowed_runner(windowed: FakeBundle) -> FakeRunner:
+    return FakeRunner(windowed.spec)
+
+
+@pytest.fixture
+def windowed_pipeline(windowed: FakeBundle, windowed_runner: FakeRunner) -> Pipeline:
+    return Pipeline(load_bundle(windowed.root), windowed_runner)
+
+
+@pytest.fixture
 def runner(fake_bundle: Any) -> FakeRunner:
     return FakeRunner(fake_bundle.spec)
 
@@ -350,6 +393,20 @@ def runner(fake_bundle: Any) -> FakeRunner:
 @pytest.fixture
 def pipeline(fake_bundle: Any, runner: FakeRunner) -> Pipeline:
     return Pipeline(load_bundle(fake_bundle.root), runner)
+
+
+@pytest.fixture
+def slow_clip() -> Callable[..., NDArray[np.uint8]]:
+    """slow_clip(num_frames, height, width): as `blocky_clip`, with colours that change too little for a cut."""
+
+    def make(num_frames: int, height: int, width: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(0)
+        colours = rng.integers(40, 200, (height // PATCH, width // PATCH, 3), np.uint8)
+        latent = (np.arange(num_frames) + 3) // 4
+        frames = colours[None] + latent[:, None, None, None].astype(np.uint8)
+        return frames.repeat(PATCH, axis=1).repeat(PATCH, axis=2)
+
+    return make
 
 
 @pytest.fixture

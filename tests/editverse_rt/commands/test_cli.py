@@ -9,6 +9,7 @@ import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class FakeResult:
         "took the first 5 of 90 frames; choose others with --start, --frames or --fps",
     )
 
-    def save(self, path: Path) -> tuple[str, ...]:
+    def save(self, path: Path, *, audio: bool) -> tuple[str, ...]:
         Path(path).write_bytes(b"saved")
         return ("the sound was left out",)
 
@@ -66,13 +67,11 @@ class FakePipeline:
     def info(self) -> dict[str, Any]:
         return {"bundle": "nano", "backend": "ort-cpu"}
 
-    def prepare(self, request: EditRequest) -> EditRequest:
-        return request
+    def prepare(self, request: EditRequest) -> SimpleNamespace:
+        return SimpleNamespace(request=request, inputs=SimpleNamespace(total_frames=None))
 
-    def __call__(self, request: EditRequest, *, callback_on_step_end: Any) -> FakeResult:
-        return self.run(self.prepare(request), callback_on_step_end=callback_on_step_end)
-
-    def run(self, request: EditRequest, *, callback_on_step_end: Any) -> FakeResult:
+    def run(self, checked: SimpleNamespace, *, callback_on_step_end: Any, is_cancelled: Any) -> FakeResult:
+        request: EditRequest = checked.request
         asked: dict[str, Any] = {option.name: getattr(request, option.name) for option in OPTIONS}
         FakePipeline.prompt, FakePipeline.asked = (
             request.prompt,
@@ -80,7 +79,8 @@ class FakePipeline:
         )
         for step in range(4):
             if callback_on_step_end is not None:
-                assert callback_on_step_end(self, step, step / 4, {"num_inference_steps": 4}) is not False
+                facts = {"num_inference_steps": 4, "window": 0, "num_windows": 1}
+                assert callback_on_step_end(self, step, step / 4, facts) is not False
             if FakePipeline.failure is not None:
                 raise FakePipeline.failure
         height, width = asked["size"] or (32, 48)
@@ -172,6 +172,7 @@ def test_options_reach_the_pipeline(clip: str, out: str) -> None:
         "schedule": "fast",
         "size": (96, 128),
         "num_frames": 9,
+        "length": None,
         "fps": 12.5,
         "start_s": 1.5,
         "video1": clip,

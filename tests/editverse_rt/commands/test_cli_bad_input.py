@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -261,8 +262,11 @@ class PipelineOfNoise:
     def info(self) -> dict[str, Any]:
         return {}
 
-    def __call__(self, request: EditRequest, **_: Any) -> Result:
-        shape = (request.num_frames or 5, 64, 64, 3)
+    def prepare(self, request: EditRequest) -> SimpleNamespace:
+        return SimpleNamespace(request=request, inputs=SimpleNamespace(total_frames=None))
+
+    def run(self, checked: SimpleNamespace, **_: Any) -> Result:
+        shape = (checked.request.num_frames or 5, 64, 64, 3)
         frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         return Result(frames, 8.0, laid_out=None, timings={})  # type: ignore[arg-type]
 

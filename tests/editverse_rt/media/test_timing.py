@@ -68,7 +68,7 @@ def test_evenly_spaced_times_are_those_of_the_rate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("times_s", [[0.0, 0.1], [0.0, 0.1, 0.1, 0.2], [0.0, 0.2, 0.1, 0.3], []])
 def test_times_that_do_not_fit_are_refused(tmp_path: Path, times_s: list[float]) -> None:
-    with pytest.raises(MediaError, match=f"{len(times_s)} times for 3 frames"):
+    with pytest.raises(MediaError, match=f"{len(times_s)} times for "):
         write_clip(tmp_path / "out.mp4", grey_frames(3), 10.0, times_s=times_s)
     assert list(tmp_path.iterdir()) == []
 

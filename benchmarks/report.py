@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ if not __package__:  # run as a file: `python benchmarks/report.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.plot import Point, draw_bars, draw_plane
+from benchmarks.report_parts import Row, megabytes, seconds, spread, table
+from benchmarks.report_serving import report_growth, report_serving
 from benchmarks.results import Results, read_results
 
 __all__ = ["format_report", "write_report"]
 
 OURS = "editverse-rt"
-Row = dict[str, Any]
 
 
 def write_report(results: Results, path: Path) -> str:
@@ -47,35 +47,15 @@ def _describe_run(results: Results) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _seconds(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return ""
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
-
-
-def _spread(row: Row, clock: str) -> str:
-    low, high = row[f"{clock}_quartiles"]
-    return f"{_seconds(row[clock])} ({_seconds(low)} to {_seconds(high)})"
-
-
-def _megabytes(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e6:,.0f} MB"
-
-
 def _report_throughput(results: Results) -> tuple[str, str]:
     facts = results.facts
     whole = next(row["wall_s"] for row in results.rows if row["stage"] == "end to end")
     lines = [
         [
             row["stage"],
-            _seconds(row["first_wall_s"]),
-            _spread(row, "wall_s"),
-            _seconds(row.get("cpu_s")),
+            seconds(row["first_wall_s"]),
+            spread(row, "wall_s"),
+            seconds(row.get("cpu_s")),
             f"{row['wall_s'] / whole:.1%}",
             f"{row['flops_per_s'] / 1e9:.0f}" if "flops_per_s" in row else "",
             f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else "",
@@ -90,10 +70,10 @@ def _report_throughput(results: Results) -> tuple[str, str]:
         f"{facts['frames_per_s']:.3g} frames/s, "
         f"{facts['steps_per_s']:.3g} steps/s, {facts['tokens_per_s']:,.0f} tokens/s, "
         f"{facts['cpu_s_per_request']:.3g} CPU s a request, "
-        f"peak memory {_megabytes(facts['peak_bytes'])}."
+        f"peak memory {megabytes(facts['peak_bytes'])}."
     )
     bars = {row["stage"]: {"median": row["wall_s"] * 1e3} for row in results.rows}
-    return f"{summary}\n\n{_table(head, lines)}", draw_bars("One request, by stage", bars, "ms")
+    return f"{summary}\n\n{table(head, lines)}", draw_bars("One request, by stage", bars, "ms")
 
 
 def _report_peers(results: Results) -> tuple[str, str]:
@@ -120,8 +100,8 @@ def _report_peers(results: Results) -> tuple[str, str]:
                 ratios = [f"**{ratio}**" if ratio else "" for ratio in ratios]
             agrees = f"{row['error']:.1e}" if row["agrees"] else f"{row['error']:.1e}: NOT A PEER"
             lines.append([
-                work, row["contender"], _spread(row, "wall_s"), _seconds(row["cpu_s"]), *ratios,
-                _megabytes(row["peak_bytes"]), _seconds(row.get("first_wall_s")), agrees,
+                work, row["contender"], spread(row, "wall_s"), seconds(row["cpu_s"]), *ratios,
+                megabytes(row["peak_bytes"]), seconds(row.get("first_wall_s")), agrees,
             ])  # fmt: skip
             if ours is not None and row["agrees"]:
                 bars.setdefault(work, {})[row["contender"]] = ours["cpu_s"] / row["cpu_s"]
@@ -132,7 +112,7 @@ def _report_peers(results: Results) -> tuple[str, str]:
     note = (
         f"Threads: {results.facts['threads']}. In editverse-rt's row the factors are against the best peer."
     )
-    return f"{note}\n\n{_table(head, lines)}", draw_bars("Work a CPU second, editverse-rt = 1", bars, "x")
+    return f"{note}\n\n{table(head, lines)}", draw_bars("Work a CPU second, editverse-rt = 1", bars, "x")
 
 
 def _report_scaling(results: Results) -> tuple[str, str]:
@@ -141,9 +121,9 @@ def _report_scaling(results: Results) -> tuple[str, str]:
         [
             row["axis"],
             f"{row['size']:,}",
-            _seconds(row["wall_s"]),
-            _seconds(row["cpu_s"]),
-            _megabytes(row["peak_bytes"]),
+            seconds(row["wall_s"]),
+            seconds(row["cpu_s"]),
+            megabytes(row["peak_bytes"]),
         ]
         for row in results.rows
     ]
@@ -152,8 +132,8 @@ def _report_scaling(results: Results) -> tuple[str, str]:
         for axis, values in results.facts["exponents"].items()
     ]
     tables = [
-        _table(["axis", "size", "median", "CPU", "peak memory"], lines),
-        _table(["axis", "exponent of time", "of CPU time", "of memory"], fitted),
+        table(["axis", "size", "median", "CPU", "peak memory"], lines),
+        table(["axis", "exponent of time", "of CPU time", "of memory"], fitted),
     ]
     curves = {
         axis: [Point(row["size"], row["cpu_s"]) for row in results.rows if row["axis"] == axis]
@@ -208,7 +188,7 @@ def _report_frontier(results: Results) -> tuple[str, str]:
         "Success against time, each schedule a point", points, "CPU seconds an edit", "success, %",
         log_x=True, is_joined=False,
     )  # fmt: skip
-    return f"{note}\n\n{_table(head, lines)}", drawing
+    return f"{note}\n\n{table(head, lines)}", drawing
 
 
 def _report_variety(results: Results) -> tuple[str, str]:
@@ -245,11 +225,11 @@ def _report_versus(results: Results) -> tuple[str, str]:
     lines = [
         [
             row["work"],
-            _spread(row["before"], "cpu_s"),
-            _spread(row["after"], "cpu_s"),
+            spread(row["before"], "cpu_s"),
+            spread(row["after"], "cpu_s"),
             f"**{row['cpu_factor']:.2f}x**",
             f"{row['factor']:.2f}x",
-            " / ".join(_megabytes(peak) for peak in row["peak_bytes"]),
+            " / ".join(megabytes(peak) for peak in row["peak_bytes"]),
             "equal" if row["is_equal"] else f"{row['error']:.1e}",
         ]
         for row in results.rows
@@ -260,7 +240,7 @@ def _report_versus(results: Results) -> tuple[str, str]:
     ]  # fmt: skip
     bars = {row["work"]: {"factor": row["cpu_factor"]} for row in results.rows}
     note = f"{results.facts['other']} against {results.facts['bundle']}, threads: {results.facts['threads']}."
-    return f"{note}\n\n{_table(head, lines)}", draw_bars("Times faster, by CPU time", bars, "x")
+    return f"{note}\n\n{table(head, lines)}", draw_bars("Times faster, by CPU time", bars, "x")
 
 
 def _report_metrics(results: Results) -> tuple[str, str]:
@@ -269,11 +249,11 @@ def _report_metrics(results: Results) -> tuple[str, str]:
         [
             row["work"],
             row["contender"],
-            _spread(row, "wall_s"),
-            _spread(row, "cpu_s"),
+            spread(row, "wall_s"),
+            spread(row, "cpu_s"),
             f"{row['frames_per_cpu_s']:.3g}",
             f"{row['cpu_s'] / ours[row['work']]['cpu_s']:.2f}x",
-            _megabytes(row["peak_bytes"]),
+            megabytes(row["peak_bytes"]),
             f"{ours[row['work']]['peak_bytes'] / row['peak_bytes']:.2f}",
             f"{row['error']:.1e}",
         ]
@@ -289,7 +269,7 @@ def _report_metrics(results: Results) -> tuple[str, str]:
     }
     facts = results.facts
     note = f"{facts['frames']} frames of {facts['size']} to features, threads: {facts['threads']}; random weights."
-    return f"{note}\n\n{_table(head, lines)}", draw_bars("Frames a CPU second", bars, "frames")
+    return f"{note}\n\n{table(head, lines)}", draw_bars("Frames a CPU second", bars, "frames")
 
 
 def _report_soak(results: Results) -> tuple[str, str]:
@@ -305,7 +285,7 @@ def _report_soak(results: Results) -> tuple[str, str]:
             rate(row, "requests_per_s"),
             rate(row, "requests_per_cpu_s"),
             f"{row['slope_bytes'] / 1e3:+.1f} kB",
-            _megabytes(row["peak_bytes"]),
+            megabytes(row["peak_bytes"]),
             str(len(row["failures"])),
         ]
         for row in results.rows
@@ -322,43 +302,7 @@ def _report_soak(results: Results) -> tuple[str, str]:
         for row in results.rows
     }
     drawing = draw_plane("Memory after each request", curves, "request", "MB")
-    return f"{note}\n\n{_table(head, lines)}", drawing
-
-
-def _report_serving(results: Results) -> tuple[str, str]:
-    facts = results.facts
-    lines = [
-        [
-            str(row["clients"]),
-            str(row["done"]),
-            f"{row['requests_per_s']:.2f}",
-            f"{row['in_process_requests_per_s']:.2f}",
-            f"{row['requests_per_s'] / row['in_process_requests_per_s']:.0%}",
-            *(
-                f"{_seconds(row[f'{name}_p50_s'])}; {_seconds(row[f'{name}_p99_s'])}"
-                for name in ("healthz", "status")
-            ),
-            *(" to ".join(map(_megabytes, row[f"{name}_bytes"])) for name in ("server", "worker")),
-            str(len(row["failures"])),
-        ]
-        for row in results.rows
-    ]
-    head = [
-        "clients", "jobs done", "jobs/s", "in process", "share of that", "/healthz, p50; p99", "a job, p50; p99",
-        "memory of the server", "of its worker", "failures",
-    ]  # fmt: skip
-    note = (
-        f"At most {facts['jobs']} mixed edits of {facts['bundle']} or {facts['seconds']:g} s a row; "
-        f"{facts['slots']} at once on the worker, and as many in process, but no more than clients."
-    )
-    bars = {
-        f"{row['clients']} clients": {
-            "server": row["requests_per_s"],
-            "in process": row["in_process_requests_per_s"],
-        }
-        for row in results.rows
-    }
-    return f"{note}\n\n{_table(head, lines)}", draw_bars("Throughput of a server", bars, "jobs/s")
+    return f"{note}\n\n{table(head, lines)}", drawing
 
 
 def _report_native(results: Results) -> tuple[str, str]:
@@ -369,8 +313,8 @@ def _report_native(results: Results) -> tuple[str, str]:
         return f"{show(row[measure])} ({show(low)} to {show(high)})"
 
     measures = [
-        ("wall_s", _seconds), ("cpu_s", _seconds), ("peak_bytes", _megabytes),
-        ("first_step_wall_s", _seconds), ("first_step_cpu_s", _seconds),
+        ("wall_s", seconds), ("cpu_s", seconds), ("peak_bytes", megabytes),
+        ("first_step_wall_s", seconds), ("first_step_cpu_s", seconds),
     ]  # fmt: skip
     lines = [[row["program"], *(between(row, name, show) for name, show in measures)] for row in results.rows]
     ratios = [
@@ -382,7 +326,7 @@ def _report_native(results: Results) -> tuple[str, str]:
     head = ["program", "wall clock", "CPU", "peak memory", "until the first step", "CPU until then"]
     note = f"{results.rows[0]['repeats']} pairs in turns: medians, with the least and the largest."
     bars = {row["program"]: {"median": row["peak_bytes"] / 1e6} for row in results.rows}
-    return f"{note}\n\n{_table(head, lines)}", draw_bars("Peak memory of one edit", bars, "MB")
+    return f"{note}\n\n{table(head, lines)}", draw_bars("Peak memory of one edit", bars, "MB")
 
 
 _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
@@ -392,7 +336,8 @@ _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "frontier": _report_frontier,
     "variety": _report_variety,
     "soak": _report_soak,
-    "serving": _report_serving,
+    "growth": report_growth,
+    "serving": report_serving,
     "metrics": _report_metrics,
     "versus": _report_versus,
     "native": _report_native,

@@ -1,9 +1,11 @@
 """`python -m benchmarks.serving`: a server under load, beside a `RequestQueue` in this process.
 
 Mixed edits of small clips are sent by some clients at once; each waits for its job, downloads the result, and sends
-the next. The same edits then go through a `RequestQueue` in this process, as many at once as the server runs, from the
-same files to files. While the server is busy, one more client asks for `/healthz` and for the state of a job, and
-its waits are noted. Memory of the server's and the worker's process is read before the first job and after the last.
+the next. The same edits also go through a `RequestQueue` in this process, as many at once as the server runs, from the
+same files to files. Both take turns, a part of the requests each, so that other load on the machine meets both. While
+the server is busy, one more client asks for `/healthz` and for the state of a job, and its waits are noted. Memory of
+the server's and the worker's process is read before the first job and after the last, and over `--memory-jobs` small
+jobs more.
 """
 
 from __future__ import annotations
@@ -52,6 +54,14 @@ class Load:
     healthz_s: list[float] = field(default_factory=list)
     status_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Load) -> None:
+        """Take in what another round found."""
+        self.done += other.done
+        self.wall_s += other.wall_s
+        self.healthz_s += other.healthz_s
+        self.status_s += other.status_s
+        self.failures += other.failures
 
 
 @dataclass(frozen=True)
@@ -186,20 +196,25 @@ def _seconds_of(url: str) -> float:
     return time.perf_counter() - begin
 
 
-def run_in_process(
-    bundle: str, requests: Sequence[Request], inputs: Sequence[Path], workers: int, out: Path
-) -> float:
-    """Seconds for the requests through a `RequestQueue`, from files to files, without loading and a first request."""
+@contextmanager
+def open_queue(bundle: str, workers: int) -> Iterator[RequestQueue]:
+    """A `RequestQueue` in this process, with a thread for each of so many requests at once."""
     with (
         Pipeline.open(bundle, "ort-cpu", num_threads=1) as pipeline,
-        RequestQueue(pipeline, num_workers=workers, max_queue=max(1, len(requests))) as queue,
+        RequestQueue(pipeline, num_workers=workers, max_queue=10_000) as queue,
     ):
-        _submit(queue, requests[0], inputs[0]).result()  # the graphs' first calls
-        begin = time.perf_counter()
-        handles = [_submit(queue, *given) for given in zip(requests, inputs, strict=True)]
-        for handle, request in zip(handles, requests, strict=True):
-            handle.result().save(out / ("out.mp4" if request.frames > 1 else "out.png"))
-        return time.perf_counter() - begin
+        yield queue
+
+
+def run_in_process(
+    queue: RequestQueue, requests: Sequence[Request], inputs: Sequence[Path], out: Path
+) -> float:
+    """Seconds for the requests through a queue, from files to files."""
+    begin = time.perf_counter()
+    handles = [_submit(queue, *given) for given in zip(requests, inputs, strict=True)]
+    for handle, request in zip(handles, requests, strict=True):
+        handle.result().save(out / ("out.mp4" if request.frames > 1 else "out.png"))
+    return time.perf_counter() - begin
 
 
 def _submit(queue: RequestQueue, request: Request, path: Path) -> RequestHandle:
@@ -232,19 +247,29 @@ def resident_bytes(server: Server) -> tuple[int, int]:
 
 
 def measure(
-    bundle: str, requests: Sequence[Request], clients: int, slots: int, seconds: float
+    bundle: str, requests: Sequence[Request], clients: int, slots: int, seconds: float, rounds: int
 ) -> dict[str, Any]:
-    """One row: a server of its own with so many clients, then the same requests in this process."""
+    """One row: so many clients on a server of its own, and the same requests in this process, in turns."""
+    load, alone_s, count = Load(), 0.0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = write_inputs(requests, folder)
-        with start_server(bundle, slots, folder / "data") as server:
-            load_server(server, requests[:1], inputs[:1], 1, seconds, folder)  # the graphs' first calls
+        with (
+            start_server(bundle, slots, folder / "data") as server,
+            open_queue(bundle, min(clients, slots)) as queue,
+        ):
+            # The graphs' first calls.
+            load_server(server, requests[:1], inputs[:1], 1, seconds, folder)
+            run_in_process(queue, requests[:1], inputs[:1], folder)
             before = resident_bytes(server)
-            load = load_server(server, requests, inputs, clients, seconds, folder)
+            for number in range(rounds):
+                part = slice(number * len(requests) // rounds, (number + 1) * len(requests) // rounds)
+                found = load_server(server, requests[part], inputs[part], clients, seconds / rounds, folder)
+                load.add(found)
+                done = slice(part.start, part.start + max(1, found.done))
+                count += max(1, found.done)
+                alone_s += run_in_process(queue, requests[done], inputs[done], folder)
             after = resident_bytes(server)
-        count = max(1, load.done)
-        alone_s = run_in_process(bundle, requests[:count], inputs[:count], min(clients, slots), folder)
     return {
         "clients": clients,
         "done": load.done,
@@ -257,6 +282,27 @@ def measure(
         "server_bytes": [before[0], after[0]],
         "worker_bytes": [before[1], after[1]],
         "failures": load.failures,
+    }
+
+
+def measure_memory(bundle: str, slots: int, jobs: int, marks: int = 10) -> dict[str, Any]:
+    """Resident memory of a server and its worker after each tenth of many small jobs; the first is warm-up."""
+    small = Request(1, 64, 64, 1, 0)
+    failures: list[str] = []
+    sizes = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        inputs = write_inputs([small], folder)
+        with start_server(bundle, slots, folder / "data") as server:
+            for _ in range(marks):
+                part = [small] * (jobs // marks)
+                failures += load_server(server, part, inputs * len(part), 4, 3600.0, folder).failures
+                sizes.append(resident_bytes(server))
+    return {
+        "jobs": jobs,
+        "server_bytes": [size for size, _ in sizes],
+        "worker_bytes": [size for _, size in sizes],
+        "failures": failures,
     }
 
 
@@ -274,11 +320,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seconds", type=float, default=120, help="after which a row sends no more (default: 120)")
     add("--steps", type=int, default=6, help="at most, of a request (default: 6)")
     add("--slots", type=int, default=os.cpu_count() or 1, help="jobs that run at once (default: one a core)")
+    add("--rounds", type=int, default=4, help="turns of server and queue (default: 4)")
+    add("--memory-jobs", type=int, default=1000, help="small jobs to watch memory over (default: 1000)")
     add("--out", type=Path, default=FOLDER / "serving.json")
     args = parser.parse_args(arguments)
     requests = draw_requests(args.jobs, args.steps)
-    rows = [measure(args.bundle, requests, clients, args.slots, args.seconds) for clients in args.clients]
-    facts = {"bundle": args.bundle, "jobs": args.jobs, "slots": args.slots, "seconds": args.seconds}
+    rows = [
+        measure(args.bundle, requests, clients, args.slots, args.seconds, args.rounds)
+        for clients in args.clients
+    ]
+    facts: dict[str, Any] = {"bundle": args.bundle, "jobs": args.jobs, "slots": args.slots}
+    facts |= {"seconds": args.seconds, "rounds": args.rounds}
+    if args.memory_jobs:
+        facts["memory"] = measure_memory(args.bundle, args.slots, args.memory_jobs)
     print(write_report(write_results(args.out, "serving", rows, facts, arguments), args.out))
     return 1 if any(row["failures"] for row in rows) else 0
 

@@ -1,10 +1,15 @@
-"""deploy/: the Grafana dashboard asks for metrics that the server exports, by labels that they have."""
+"""deploy/: the dashboard asks for metrics that the server exports; containers start it by options that it has."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import subprocess
 from pathlib import Path
+
+import pytest
+import yaml
 
 from editverse_rt.serve.meters import Meters
 
@@ -66,16 +71,70 @@ def test_the_names_are_those_of_the_rendered_text() -> None:
     assert samples <= set(exported())
 
 
-def test_the_container_files_start_the_server_by_options_that_it_has() -> None:
+def serve_options(words: list[str]) -> argparse.Namespace:
     from editverse_rt.commands.arguments import parse_arguments
     from editverse_rt.commands.main import COMMANDS
 
-    for name in ("Dockerfile", "Dockerfile.gpu"):
-        text = (ROOT / "deploy" / name).read_text("utf-8").replace("\\\n", "")
-        found = re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)
-        assert found is not None, name
-        program, *words = json.loads(found[1])
-        assert program == "editverse-rt"
-        _, args = parse_arguments(words, COMMANDS)
-        assert args.command == "serve"
-        assert args.api_keys is not None, "other machines reach it"
+    _, args = parse_arguments(words, COMMANDS)
+    assert args.command == "serve"
+    assert args.api_keys is not None, "other machines reach it"
+    return args
+
+
+INSTRUCTIONS = {"FROM", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "CMD", "ENV"}
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+def test_the_container_files_are_well_formed_and_start_the_server_by_options_that_it_has(name: str) -> None:
+    text = re.sub(r"^#.*\n", "", (ROOT / "deploy" / name).read_text("utf-8"), flags=re.MULTILINE)
+    lines = [line.split(maxsplit=1) for line in text.replace("\\\n", "").splitlines() if line.strip()]
+    assert {instruction for instruction, _ in lines} <= INSTRUCTIONS
+    assert lines[0][0] == "FROM"
+    assert re.fullmatch(r"[\w./-]+:[\w.-]+", lines[0][1]), "an image without a tag is another one tomorrow"
+    for instruction, words in lines:
+        if instruction == "RUN":
+            subprocess.run(["bash", "-n", "-c", words], check=True)
+        if instruction == "COPY":
+            assert (ROOT / words.split()[0]).exists()
+    # What runs is no root, and what it keeps is in the volume.
+    order = [instruction for instruction, _ in lines]
+    assert order.index("USER") < order.index("CMD")
+    program, *words = json.loads(lines[-1][1])
+    assert program == "editverse-rt"
+    assert str(serve_options(words).data) in [where for what, where in lines if what == "VOLUME"]
+
+
+def test_the_builder_is_sent_no_environment_and_no_history() -> None:
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert {".git", ".venv*", "build", "dist"} <= set(ignored)
+    for needed in ("editverse_rt", "pyproject.toml", "README.md", "LICENSE"):
+        assert needed not in ignored
+        assert (ROOT / needed).exists()
+
+
+def test_the_ray_manifest_starts_the_server_by_options_that_it_has() -> None:
+    parts = list(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text("utf-8")))
+    assert [part["kind"] for part in parts] == ["PersistentVolumeClaim", "RayCluster", "Service"]
+    spec = parts[1]["spec"]
+    head, (group,) = spec["headGroupSpec"]["template"]["spec"], spec["workerGroupSpecs"]
+    server = next(one for one in head["containers"] if one["name"] == "server")
+    args = serve_options([str(word) for word in server["args"]])
+    assert args.ray_workers == group["maxReplicas"]
+    assert spec["enableInTreeAutoscaling"]
+    # Inputs, results and the bundle are under the same paths everywhere.
+    for pod in (head, group["template"]["spec"]):
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for one in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert one["image"] == server["image"]
+            mounts = {mount["name"]: mount["mountPath"] for mount in one["volumeMounts"]}
+            assert set(mounts) <= volumes
+            if one["name"] != "own-keys":
+                assert (mounts["data"], mounts["bundle"]) == (str(args.data), args.bundle[0])
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in head["volumes"]
+        if "persistentVolumeClaim" in volume
+    ]
+    assert parts[0]["metadata"]["name"] in claims
+    assert parts[0]["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert server["ports"][0]["name"] == parts[2]["spec"]["ports"][0]["targetPort"]

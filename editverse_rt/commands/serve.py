@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from editverse_rt.commands.arguments import Command, bytes_from_text, device_number, thread_count
 from editverse_rt.commands.terminal import EXIT_OK
-from editverse_rt.errors import BackendError
+from editverse_rt.errors import BackendError, RequestError
 
 if TYPE_CHECKING:
     from editverse_rt.serve.settings import ServerSettings
@@ -36,6 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", help="auto, or a name from `editverse-rt doctor` (default: auto)")
     add(
         "--device", action="append", type=device_number, metavar="N", help="a GPU's number; a worker for each"
+    )
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="workers on the nodes of a Ray cluster; without an address, of one that is started here",
+    )
+    add(
+        "--ray-workers", type=thread_count, metavar="N", help="how many (default: one a GPU, else one a node)"
     )
     add("--data", type=Path, default=Path("editverse-rt-data"), metavar="DIR", help="jobs and their files")
     add("--host", help="address to listen on (default: 127.0.0.1)")
@@ -91,8 +101,20 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
     """The settings of the options that were given."""
     from editverse_rt.serve.settings import ServerSettings
 
+    if args.ray is None and args.ray_workers is not None:
+        raise _usage("--ray-workers is given without --ray")
+    if args.ray is not None and args.device is not None:
+        raise _usage("--device is given with --ray, which chooses the devices")
+    bundles = ("nano",) if args.bundle is None else tuple(args.bundle)
+    if args.ray is not None:
+        # A worker on another node has another working directory.
+        bundles = tuple(
+            str(Path(bundle).absolute()) if Path(bundle).is_dir() else bundle for bundle in bundles
+        )
     settings = ServerSettings(
-        data=args.data,
+        data=args.data if args.ray is None else args.data.absolute(),
+        bundles=bundles,
+        ray=args.ray,
         api_keys=args.api_keys,
         devices=tuple(args.device or ()),
         hosts=tuple(name.lower() for name in args.allow_host or ()),
@@ -100,11 +122,11 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         worker_memory_bytes=args.worker_memory,
     )
     given = {
-        "bundles": None if args.bundle is None else tuple(args.bundle),
         "backend": args.backend,
         "host": args.host,
         "port": args.port,
-        "slots": args.slots,
+        "slots": args.slots if args.ray is None or args.slots is not None else 1,
+        "ray_workers": args.ray_workers,
         "max_queued": args.max_queued,
         "max_queued_per_key": args.max_queued_per_key,
         "max_stored_bytes": args.max_stored,
@@ -120,6 +142,10 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         body=replace(settings.body, **{name: value for name, value in body.items() if value is not None}),
         limits=replace(settings.limits, memory_budget_bytes=args.memory_budget),
     )
+
+
+def _usage(found: str) -> RequestError:
+    return RequestError(found, hint="leave it out", code="command.usage")
 
 
 def port_number(text: str) -> int:

@@ -24,9 +24,13 @@ from editverse_rt.serve.repeating import repeat, tell_error, write_until_done
 from editverse_rt.serve.store import JobStore
 from editverse_rt.serve.watching import Watchers
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "MakeWorker"]
 
 Answer = TypeVar("Answer")
+MakeWorker = Callable[
+    [WorkerOptions, Callable[[WorkerProcess, Message], None], Callable[[WorkerProcess, str, bool], None]],
+    WorkerProcess,
+]
 SWEEP_S = 30.0
 _WATCH_S = 1.0
 
@@ -41,11 +45,13 @@ class Dispatcher:
         log: Log,
         meters: Meters,
         silence_s: float = 60.0,
+        make_worker: MakeWorker = WorkerProcess,
     ) -> None:
-        """silence_s: for which a run may at least tell nothing before its worker is killed."""
+        """silence_s: for which a run may at least tell nothing before its worker is killed. make_worker: of the
+        options, and the two listeners of `WorkerProcess`."""
         self._silence_s = silence_s
         self.store, self.log, self.meters = store, log, meters
-        self.workers = [WorkerProcess(options, self._on_event, self._on_end) for options in workers]
+        self.workers = [make_worker(options, self._on_event, self._on_end) for options in workers]
         self.live: dict[str, LiveRun] = {}
         self.speeds = Speeds(store.speeds())
         self.is_draining = False
@@ -56,14 +62,19 @@ class Dispatcher:
 
     # --- for the routes -----------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Start the workers, and wait until each is up. Raises what one of them cannot open with."""
+    async def start(self, *, all_up: bool = True) -> None:
+        """Start the workers, and wait until all are up, or the first. Raises what one of them cannot open with."""
         loop = asyncio.get_running_loop()
         up = []
         for worker in self.workers:
             up.append(loop.create_future())
             self._spawn(worker.keep_running(up[-1]))
-        await asyncio.gather(*up)
+        if all_up:
+            await asyncio.gather(*up)
+        else:
+            done, _ = await asyncio.wait(up, return_when=asyncio.FIRST_COMPLETED)
+            for first in done:
+                first.result()
         for work in (self._pump, self._watch, self._sweep):
             self._spawn(repeat(work, self.log, self._wake.set))
 

@@ -27,7 +27,10 @@ _LONGEST_PAUSE_S = 30.0
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker opens. slots: jobs at once, 0 for one a core where the backend can; bytes: RLIMIT_AS."""
+    """What a worker opens. slots: jobs at once, 0 for one a core where the backend can; bytes: RLIMIT_AS.
+
+    label: its name in metrics, "" for that of its device.
+    """
 
     bundles: tuple[str, ...]
     backend: str = "auto"
@@ -35,9 +38,12 @@ class WorkerOptions:
     slots: int = 0
     address_space_bytes: int | None = None
     limits: Limits = field(default_factory=Limits)
+    label: str = ""
 
     @property
     def name(self) -> str:
+        if self.label:
+            return self.label
         return "cpu" if self.device is None else f"gpu{self.device}"
 
 
@@ -60,8 +66,8 @@ class WorkerProcess:
         self.models: list[dict[str, Any]] = []
         self.num_restarts = 0
         self._on_event, self._on_end = on_event, on_end
-        self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._process: Any = None
+        self._writer: Any = None
         self._asked: dict[int, asyncio.Future[Message]] = {}
         self._num_asked = 0
         self._reason = ""
@@ -148,12 +154,12 @@ class WorkerProcess:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def _start(self) -> asyncio.StreamReader:
-        self._reason = ""
+    async def _connect(self, command: tuple[str, ...]) -> tuple[asyncio.StreamReader, Any, Any]:
+        """Start a process; reader and writer of the link to it, and the process."""
         ours, theirs = socket.socketpair()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *WORKER,
+            process = await asyncio.create_subprocess_exec(
+                *command,
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
@@ -164,7 +170,12 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_LINE_BYTES)
+        return reader, writer, process
+
+    async def _start(self) -> asyncio.StreamReader:
+        self._reason = ""
+        reader, self._writer, self._process = await self._connect(WORKER)
         options = self.options
         self.send(
             {

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -13,10 +14,10 @@ import uvicorn
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.serve.app import make_app
 from editverse_rt.serve.auth import Keys, load_keys
-from editverse_rt.serve.dispatcher import Dispatcher
+from editverse_rt.serve.dispatcher import Dispatcher, MakeWorker
 from editverse_rt.serve.logs import Log, take_library_warnings
 from editverse_rt.serve.meters import Meters
-from editverse_rt.serve.process import WorkerOptions
+from editverse_rt.serve.process import WorkerOptions, WorkerProcess
 from editverse_rt.serve.settings import ServerSettings, is_loopback
 from editverse_rt.serve.store import JobStore
 
@@ -36,19 +37,8 @@ def run_server(settings: ServerSettings) -> None:
     log = Log(sys.stderr)
     take_library_warnings(log)
     with _listen(settings) as listener, _open_store(settings) as store:
-        devices = settings.devices or (None,)
-        workers = [
-            WorkerOptions(
-                settings.bundles,
-                settings.backend,
-                device,
-                settings.slots,
-                settings.worker_memory_bytes if device is None else None,
-                settings.limits,
-            )
-            for device in devices
-        ]
-        dispatcher = Dispatcher(store, workers, log, Meters(), settings.worker_silence_s)
+        workers, make_worker = _workers(settings)
+        dispatcher = Dispatcher(store, workers, log, Meters(), settings.worker_silence_s, make_worker)
         app = make_app(settings, dispatcher, keys)
         config = uvicorn.Config(
             app,
@@ -65,11 +55,40 @@ def run_server(settings: ServerSettings) -> None:
         asyncio.run(_serve(_Server(config), dispatcher, listener, settings, log))
 
 
+def _workers(settings: ServerSettings) -> tuple[list[WorkerOptions], MakeWorker]:
+    """What each worker opens, and how it is started: here, or on a node of a Ray cluster."""
+    devices: tuple[int | None, ...] = settings.devices or (None,)
+    make_worker: MakeWorker = WorkerProcess
+    labels = [""] * len(devices)
+    if settings.ray is not None:
+        from editverse_rt.serve.ray_workers import RayWorker, connect_cluster, devices_of
+
+        ray = connect_cluster(settings.ray or None)
+        device, found = devices_of(ray, settings.backend)
+        count = settings.ray_workers or found
+        devices = (device,) * count
+        labels = [f"ray{number}" for number in range(count)]
+        make_worker = partial(RayWorker, ray)
+    return [
+        WorkerOptions(
+            settings.bundles,
+            settings.backend,
+            device,
+            settings.slots,
+            settings.worker_memory_bytes if device is None else None,
+            settings.limits,
+            label,
+        )
+        for device, label in zip(devices, labels, strict=True)
+    ], make_worker
+
+
 async def _serve(
     server: _Server, dispatcher: Dispatcher, listener: socket.socket, settings: ServerSettings, log: Log
 ) -> None:
     try:
-        await dispatcher.start()
+        # A cluster's workers may come later, such as when it is enlarged for them.
+        await dispatcher.start(all_up=settings.ray is None)
     except EditVerseError:
         await dispatcher.stop(0.0)
         raise

@@ -18,7 +18,8 @@ class ServerSettings:
     the backend chooses. api_keys: a file of name:sha256 lines. hosts: names that requests may give as Host
     besides addresses and localhost. cors_origins: exact origins of other pages that may call.
     worker_memory_bytes: RLIMIT_AS of a worker on a CPU; None for none. worker_silence_s: for which a job may tell
-    nothing before its worker is taken to hang, at least.
+    nothing before its worker is taken to hang, at least. ray: the address of a cluster for the workers, "" for one
+    that is started here, None for processes of this machine; ray_workers: how many, 0 for one a device.
     """
 
     data: Path
@@ -37,6 +38,8 @@ class ServerSettings:
     max_queued: int = 64
     max_queued_per_key: int = 16
     max_deadline_s: float = 3600.0
+    ray: str | None = None
+    ray_workers: int = 0
     prepare_s: float = 30.0
     worker_silence_s: float = 60.0
     keep_s: float = 86_400.0

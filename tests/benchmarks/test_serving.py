@@ -11,7 +11,21 @@ from benchmarks.soak import Request
 
 def test_a_tiny_run_has_its_rows_and_its_report(tmp_path: Path):
     out = tmp_path / "serving.json"
-    size = ["--clients", "1", "2", "--jobs", "4", "--steps", "1", "--slots", "2"]
+    size = [
+        "--clients",
+        "1",
+        "2",
+        "--jobs",
+        "4",
+        "--steps",
+        "1",
+        "--slots",
+        "2",
+        "--rounds",
+        "2",
+        "--memory-jobs",
+        "20",
+    ]
     assert serving.main([*size, "--out", str(out)]) == 0
     rows = read_results(out).rows
     assert [row["clients"] for row in rows] == [1, 2]
@@ -23,6 +37,8 @@ def test_a_tiny_run_has_its_rows_and_its_report(tmp_path: Path):
         assert row["probes"] > 0
         assert 0 < row["healthz_p50_s"] <= row["healthz_p99_s"]
         assert all(len(row[name]) == 2 for name in ("server_bytes", "worker_bytes"))
+    memory = read_results(out).facts["memory"]
+    assert (memory["jobs"], len(memory["server_bytes"]), memory["failures"]) == (20, 10, [])
     text = out.with_suffix(".md").read_text()
     assert "| 1 |" in text
     assert "| 2 |" in text

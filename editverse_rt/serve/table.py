@@ -1,4 +1,4 @@
-"""The SQLite table of jobs: WAL, synchronous FULL, one connection that threads share."""
+"""The SQLite table of jobs: WAL, synchronous FULL, a connection that writes and one that reads, shared by threads."""
 
 from __future__ import annotations
 
@@ -36,12 +36,40 @@ _JSON = frozenset({"request", "inputs", "plan", "result", "error", "extra"})
 _VERSION = 1
 
 
+class Turn:
+    """A reentrant lock that says whether this thread holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._holder: int | None = None
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+        self._depth += 1
+
+    def __exit__(self, *exception: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._holder = None
+        self._lock.release()
+
+    @property
+    def is_mine(self) -> bool:
+        return self._holder == threading.get_ident()
+
+
 class JobTable:
-    """The connection. turn: hold it for what belongs together; it is reentrant."""
+    """The connections. turn: hold it for what belongs together; what is read meanwhile is read in it as well.
+
+    Reads outside of it do not wait for a write, which may take long where the disk is busy.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or create it. Raises RequestError (`serve.data`) for a file that is no such table."""
-        self.turn = threading.RLock()
+        self.turn = Turn()
+        self._reading = threading.Lock()
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -52,6 +80,8 @@ class JobTable:
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version={_VERSION}")
             path.chmod(0o600)
+            self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._reader.execute("PRAGMA query_only=ON")
         except sqlite3.Error as error:
             raise RequestError(
                 f"{path} cannot be read as a table of jobs ({error})",
@@ -61,6 +91,8 @@ class JobTable:
             ) from error
 
     def close(self) -> None:
+        with self._reading:
+            self._reader.close()
         self._db.close()
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> int:
@@ -82,13 +114,18 @@ class JobTable:
             self._db.execute("COMMIT")
 
     def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
-        with self.turn:
-            cursor = self._db.execute(query, values)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+        if self.turn.is_mine:
+            return _rows(self._db.execute(query, values))
+        with self._reading:
+            return _rows(self._reader.execute(query, values))
 
     def one(self, query: str, *values: Any) -> Any:
         return next(iter(self.all(query, *values)), None)
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def job_from(row: Mapping[str, Any]) -> Job:

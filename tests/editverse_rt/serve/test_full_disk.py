@@ -67,11 +67,13 @@ class Disk:
 
     def fill(self) -> None:
         """From now on SQLite says what it says on a full disk."""
-        pages = self.store._table.one("PRAGMA page_count")["page_count"]
-        self.store._table.all(f"PRAGMA max_page_count = {pages}")
+        with self.store._table.turn:  # so that it is the connection that writes
+            pages = self.store._table.one("PRAGMA page_count")["page_count"]
+            self.store._table.all(f"PRAGMA max_page_count = {pages}")
 
     def free(self) -> None:
-        self.store._table.all("PRAGMA max_page_count = 1000000")
+        with self.store._table.turn:
+            self.store._table.all("PRAGMA max_page_count = 1000000")
 
     async def wait(self, job: str, *states: str) -> Any:
         end = time.monotonic() + 60

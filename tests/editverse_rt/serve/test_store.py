@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -301,3 +302,27 @@ def test_a_table_that_is_none_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
         JobStore(tmp_path)
     assert (tmp_path / "jobs.sqlite3").read_bytes() == before
+
+
+def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
+    """A commit waits for the disk, for seconds where it is busy; a job's state is read meanwhile, as it was before."""
+    with JobStore(tmp_path) as store:
+        store.add(make_job(store))
+        is_writing, may_end = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with store._table.transaction():
+                store._table.execute("UPDATE jobs SET state = 'cancelled'")
+                assert store.counts() == {"cancelled": 1}
+                is_writing.set()
+                may_end.wait(30)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            assert is_writing.wait(30)
+            assert store.counts() == {"queued": 1}
+        finally:
+            may_end.set()
+            writer.join()
+        assert store.counts() == {"cancelled": 1}

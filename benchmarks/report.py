@@ -218,7 +218,7 @@ def _report_variety(results: Results) -> tuple[str, str]:
     counts = " and ".join(f"{count} {kind}" for kind, count in results.facts["samples"].items())
     note = f"{counts} without text and inputs, by {results.facts['checkpoint']}."
     bars = {row["schedule"]: {kind: row[kind]["frechet"] for kind in kinds} for row in results.rows}
-    return f"{note}\n\n{_table(head, lines)}", draw_bars("Frechet distance to real latents", bars, "")
+    return f"{note}\n\n{table(head, lines)}", draw_bars("Frechet distance to real latents", bars, "")
 
 
 def _report_versus(results: Results) -> tuple[str, str]:

@@ -33,10 +33,11 @@ from editverse_rt.client import Client
 from editverse_rt.serve.job import Job
 from editverse_rt.serve.store import JobStore
 
-__all__ = ["measure_server", "measure_store", "simulate"]
+__all__ = ["find_utilization", "measure_server", "measure_store", "simulate"]
 
 WORKS = {"an edit in 10 s (4 steps)": 10.0, "an edit in 228 s (50 steps)": 228.0}
 """Seconds on one GPU. 228: VACE-1.3B, 81 frames of 832x480 on an A100 by the roofline (docs/wan.md)."""
+UTILIZATIONS = (0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 SPREAD = 0.5
 """Standard deviation of the logarithm of a job's seconds."""
 
@@ -110,11 +111,20 @@ def simulate(gpus: int, service_s: float, utilization: float, jobs: int, seed: i
     return waits[jobs // 10 :]
 
 
+def find_utilization(gpus: int, service_s: float, jobs: int) -> float:
+    """The highest share of the GPUs' time, of a grid, at which 99 of 100 jobs wait no longer than a job takes."""
+    for utilization in UTILIZATIONS:
+        if np.percentile(simulate(gpus, service_s, utilization, jobs), 99) <= service_s:
+            return utilization
+    return UTILIZATIONS[-1]
+
+
 def grow(facts: dict[str, Any], work: str, gpus: int) -> dict[str, Any]:
     """One row: the simulated waits of a work on so many GPUs, and what one server has to do for it."""
     service_s = WORKS[work] + facts["gap_s"]
     rate = facts["utilization"] * gpus / service_s
     waits = simulate(gpus, service_s, facts["utilization"], facts["simulated_jobs"])
+    affordable = find_utilization(gpus, service_s, facts["simulated_jobs"])
     under_way = rate * (float(waits.mean()) + service_s)
     cores = (
         rate * facts["server_cpu_s_per_job"]
@@ -126,6 +136,8 @@ def grow(facts: dict[str, Any], work: str, gpus: int) -> dict[str, Any]:
         "jobs_per_s": rate,
         "wait_p50_s": float(np.percentile(waits, 50)),
         "wait_p99_s": float(np.percentile(waits, 99)),
+        "affordable_utilization": affordable,
+        "paid_s_per_job": service_s / affordable,
         "gpu_share": facts["gap_s"] / service_s,
         "server_cpu_cores": cores,
         "store_share": rate * facts["store_s_per_job"],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.plot import draw_bars
-from benchmarks.report_parts import megabytes, seconds, table
+from benchmarks.report_parts import Row, megabytes, seconds, table
 from benchmarks.results import Results
 
-__all__ = ["report_growth", "report_serving"]
+__all__ = ["GROWTH_HEAD", "growth_cells", "report_growth", "report_serving"]
 
 
 def report_serving(results: Results) -> tuple[str, str]:
@@ -55,28 +55,40 @@ def report_serving(results: Results) -> tuple[str, str]:
     return f"{note}\n\n{table(head, lines)}", draw_bars("Throughput of a server", bars, "jobs/s")
 
 
+GROWTH_HEAD = (
+    "work", "GPUs", "jobs an hour", "wait, p50", "p99", "share of the GPUs in use where p99 is a job's time",
+    "GPU time paid a job there", "server, cores", "store, share of its time",
+)  # fmt: skip
+
+
+def growth_cells(row: Row) -> list[str]:
+    """The cells of a row of the growth under GROWTH_HEAD."""
+    return [
+        row["work"],
+        f"{row['gpus']:,}",
+        f"{row['jobs_per_s'] * 3600:,.0f}",
+        seconds(row["wait_p50_s"]),
+        seconds(row["wait_p99_s"]),
+        f"{row['affordable_utilization']:.0%}",
+        seconds(row["paid_s_per_job"]),
+        f"{row['server_cpu_cores']:.2g}",
+        f"{row['store_share']:.1%}",
+    ]
+
+
 def report_growth(results: Results) -> tuple[str, str]:
     """How long jobs wait and what they cost, by the number of GPUs, and what one server can do of it."""
     facts = results.facts
+    head = [*GROWTH_HEAD, "GPU time lost between jobs", "media, Gbit/s", "media, TB a day"]
     lines = [
         [
-            row["work"],
-            str(row["gpus"]),
-            f"{row['jobs_per_s'] * 3600:,.0f}",
-            seconds(row["wait_p50_s"]),
-            seconds(row["wait_p99_s"]),
-            f"{row['gpu_share']:.1%}",
-            f"{row['server_cpu_cores']:.2g}",
-            f"{row['store_share']:.1%}",
+            *growth_cells(row),
+            f"{row['gpu_share']:.2%}",
             f"{row['network_bytes_per_s'] * 8 / 1e9:.2g}",
             f"{row['disk_bytes_a_day'] / 1e12:.2g}",
         ]
         for row in results.rows
     ]
-    head = [
-        "work", "GPUs", "jobs an hour", "wait, p50", "p99", "GPU time lost between jobs", "server, cores",
-        "store, share of its time", "media, Gbit/s", "media, TB a day",
-    ]  # fmt: skip
     ms = {
         name: f"{value * 1e3:.2g} ms"
         for name, value in facts.items()

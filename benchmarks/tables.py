@@ -16,6 +16,7 @@ from typing import Any
 if not __package__:  # run as a file: `python benchmarks/tables.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.report_serving import GROWTH_HEAD, growth_cells
 from benchmarks.results import FOLDER, Results, read_results
 
 __all__ = ["PAGE", "fill_tables", "main"]
@@ -130,6 +131,12 @@ def _make_load(folder: Path) -> str:
     return _table([*head, "failures"], lines)
 
 
+def _make_growth(folder: Path) -> str:
+    results = read_results(folder / "growth.json")
+    lines = [[*growth_cells(row), _link("growth")] for row in results.rows]
+    return _table([*GROWTH_HEAD, "all figures"], lines)
+
+
 def _make_serving(folder: Path) -> str:
     results = read_results(folder / "serving.json")
     lines = [
@@ -200,6 +207,7 @@ _MAKERS: dict[str, Callable[[Path], str]] = {
     "load": _make_load,
     "schedules": _make_schedules,
     "variety": _make_variety,
+    "growth": _make_growth,
     "serving": _make_serving,
 }
 

@@ -42,6 +42,12 @@ def test_many_devices_wait_as_the_formula_says():
     assert waits.mean() == pytest.approx(mean_wait_of_many(10.0, 0.8, 10) * factor, rel=0.1)
 
 
+def test_many_devices_can_be_used_more_than_one():
+    alone, many = (growth.find_utilization(gpus, 10.0, 20_000) for gpus in (1, 100))
+    assert alone < 0.5
+    assert many > 0.85
+
+
 def test_a_small_run_has_its_rows_and_its_report(tmp_path: Path):
     out = tmp_path / "growth.json"
     assert (

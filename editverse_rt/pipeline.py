@@ -1,4 +1,4 @@
-"""The straight line from a request to frames: plan, read, encode, solve, decode.
+"""The straight line from a request to frames: check, read, lay out, encode, solve, decode.
 
 No arithmetic on pixels or latents happens here: graphs do it, and what they are called with are the
 integers of the laid-out request and the numbers of the bundle's schedule.

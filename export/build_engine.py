@@ -41,7 +41,7 @@ from editverse_rt.files import hash_file
 from editverse_rt.planning.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
-from export.orders import BUILT_GRAPHS, Order, describe_order, plan_orders
+from export.orders import BUILT_GRAPHS, Order, describe_order, list_orders
 from export.precision import count_types, save_typed, set_precision
 from export.precision_error import measure_error
 from export.profiles import profiles_of
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         bundle = load_bundle(args.bundle)
         check_source(bundle)
-        orders = plan_orders(args, bundle)
+        orders = list_orders(args, bundle)
         if args.plugin is not None and not keeps_plugin(bundle, "transformer"):
             raise RequestError(
                 f'bundle "{bundle.spec.name}" does not need a plugin; export it with the attention as a plugin, '

@@ -20,7 +20,7 @@ from editverse_rt.planning.targets import (
 from export.precision import precision_of_graph
 from export.profiles import Overrides, parse_shapes, profiles_of
 
-__all__ = ["BUILT_GRAPHS", "Order", "built_graphs", "describe_order", "plan_orders"]
+__all__ = ["BUILT_GRAPHS", "Order", "built_graphs", "describe_order", "list_orders"]
 
 BUILT_GRAPHS = (
     "text_encoder",

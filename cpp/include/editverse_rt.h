@@ -26,7 +26,7 @@
  * Ownership. What a caller passes stays the caller's and is read during the call only: nothing is kept after
  *   the function returns. What the library gives is freed by ev_close (pipelines) or ev_result_free
  *   (results); every other pointer that it gives belongs to the object it was asked of, and says until when.
- * Threads. Functions on different pipelines may run at once. ev_plan and ev_run on one pipeline take turns:
+ * Threads. Functions on different pipelines may run at once. ev_describe_request and ev_run on one pipeline take turns:
  *   a second thread waits until the first is done. ev_cancel and ev_close may be called from any thread at
  *   any time; a call on a pipeline that is closed returns EV_ERROR_ARGUMENT. A result may be read by several
  *   threads at once, until it is freed. None of the functions may be called in a signal handler.
@@ -140,7 +140,7 @@ typedef struct ev_input {
   const char* path;
 
   /* The pixels, or NULL where a path is given. Pixel (x, y) of frame t begins at byte
-   * t * frame_stride_bytes + y * row_stride_bytes + 3 * x. ev_plan does not read them and takes NULL. */
+   * t * frame_stride_bytes + y * row_stride_bytes + 3 * x. ev_describe_request does not read them and takes NULL. */
   const uint8_t* frames;
 
   /* Bytes that may be read at `frames`; fewer than the strides and sizes need is EV_ERROR_MEDIA. */
@@ -214,14 +214,14 @@ typedef struct ev_clip_size {
 } ev_clip_size;
 
 /* What a request comes to, before anything is computed. */
-typedef struct ev_plan_info {
-  size_t struct_size; /* set by ev_plan_info_init */
+typedef struct ev_request_info {
+  size_t struct_size; /* set by ev_request_info_init */
   ev_clip_size result;
   double fps;
   int32_t num_inference_steps;
   int32_t num_tokens;      /* of the instruction, the end of sequence included */
   int64_t sequence_length; /* rows of the interleaved sequence that the transformer sees */
-} ev_plan_info;
+} ev_request_info;
 
 /* A clip in memory. */
 typedef struct ev_frames {
@@ -269,7 +269,7 @@ EV_API const char* ev_error_name(int code);
 EV_API void ev_options_init(ev_options* options, size_t struct_size);
 EV_API void ev_input_init(ev_input* input, size_t struct_size);
 EV_API void ev_request_init(ev_request* request, size_t struct_size);
-EV_API void ev_plan_info_init(ev_plan_info* plan, size_t struct_size);
+EV_API void ev_request_info_init(ev_request_info* info, size_t struct_size);
 EV_API void ev_frames_init(ev_frames* frames, size_t struct_size);
 
 /* --- pipelines ------------------------------------------------------------------------------------------ */
@@ -295,13 +295,14 @@ EV_API const char* ev_info(const ev_pipeline* pipeline);
 /* --- requests ------------------------------------------------------------------------------------------- */
 
 /* Says what a request comes to, without running a graph of the model; a number of steps other than the
- * schedule's own is computed by the schedule's graph. pipeline, request, plan: not NULL. input_sizes:
+ * schedule's own is computed by the schedule's graph. pipeline, request, info: not NULL. input_sizes:
  * NULL, or request->num_inputs elements, set to what each input is read as, in the order of the inputs;
  * without FFmpeg, frames of another width or height must be resized to it before ev_run. For a path,
  * numbers of frames are what the file says and the bundle allows; it may hold fewer. request->callback is
  * not called. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY.
  * Waits while another thread runs a request on this pipeline. */
-EV_API int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes);
+EV_API int ev_describe_request(ev_pipeline* pipeline, const ev_request* request, ev_request_info* info,
+                               ev_clip_size* input_sizes);
 
 /* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free;
  * NULL on failure. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_CANCELLED,

@@ -138,7 +138,7 @@ struct Step {
 
 /// What to make; see ev_request. What is left empty follows from the bundle and the inputs.
 struct Request {
-  explicit Request(std::string prompt_) : prompt(std::move(prompt_)) {}
+  explicit Request(std::string instruction) : prompt(std::move(instruction)) {}
 
   /// name: "video1", "image1" ... Frames are a view: the pixels must outlive the calls that take the request.
   Request& add_frames(std::string name, const Frames& frames) {
@@ -189,8 +189,8 @@ inline void check_target(const std::string& path, double fps = EV_DEFAULT) {
   detail::check(ev_check_target(path.c_str(), fps));
 }
 
-/// What a request comes to, before anything is computed; see ev_plan_info. inputs: in the order of the request.
-struct Plan {
+/// What a request comes to, before anything is computed; see ev_request_info. inputs: in the order of the request.
+struct RequestInfo {
   ClipSize result;
   double fps;
   int num_inference_steps;
@@ -258,15 +258,16 @@ class Pipeline {
     pipeline_.reset(pipeline);
   }
 
-  Plan plan(const Request& request) {
+  RequestInfo describe(const Request& request) {
     const Call call(request, nullptr);
-    ev_plan_info info;
-    ev_plan_info_init(&info, sizeof info);
+    ev_request_info info;
+    ev_request_info_init(&info, sizeof info);
     std::vector<ev_clip_size> sizes(request.inputs.size());
-    detail::check(ev_plan(pipeline_.get(), &call.request, &info, sizes.data()));
-    Plan plan{size_of(info.result), info.fps, info.num_inference_steps, info.num_tokens, info.sequence_length, {}};
-    for (const ev_clip_size& size : sizes) plan.inputs.push_back(size_of(size));
-    return plan;
+    detail::check(ev_describe_request(pipeline_.get(), &call.request, &info, sizes.data()));
+    RequestInfo described{size_of(info.result), info.fps, info.num_inference_steps, info.num_tokens,
+                          info.sequence_length, {}};
+    for (const ev_clip_size& size : sizes) described.inputs.push_back(size_of(size));
+    return described;
   }
 
   Result run(const Request& request) {

@@ -43,7 +43,7 @@ struct OpenPipelines {
 };
 
 OpenPipelines& open_pipelines() {
-  static OpenPipelines* const pipelines = new OpenPipelines;
+  static auto* const pipelines = new OpenPipelines;
   return *pipelines;
 }
 
@@ -143,7 +143,7 @@ void ev_request_init(ev_request* request, size_t struct_size) {
   init_struct(ev::default_request(), request, struct_size);
 }
 
-void ev_plan_info_init(ev_plan_info* plan, size_t struct_size) { init_struct({}, plan, struct_size); }
+void ev_request_info_init(ev_request_info* info, size_t struct_size) { init_struct({}, info, struct_size); }
 
 void ev_frames_init(ev_frames* frames, size_t struct_size) { init_struct({}, frames, struct_size); }
 
@@ -173,20 +173,21 @@ const char* ev_info(const ev_pipeline* pipeline) {
   return open_pipelines().known.count(pipeline) == 0 ? nullptr : pipeline->pipeline.info().c_str();
 }
 
-int ev_plan(ev_pipeline* pipeline, const ev_request* request, ev_plan_info* plan, ev_clip_size* input_sizes) {
+int ev_describe_request(ev_pipeline* pipeline, const ev_request* request, ev_request_info* info,
+                        ev_clip_size* input_sizes) {
   const ev::Call call;
   return guard([&] {
     const Use used(pipeline);
-    ev_plan_info info = read_struct(require(plan, "plan"), "ev_plan_info");
+    ev_request_info found = read_struct(require(info, "info"), "ev_request_info");
     const ev::Request read = ev::read_request(request, false);
-    const ev::Plan made = used->plan(read);
+    const ev::DescribedRequest made = used->describe(read);
     const ev::LaidOutRequest& laid_out = made.laid_out;
-    info.result = clip_size(laid_out.num_frames, laid_out.size.second, laid_out.size.first);
-    info.fps = laid_out.fps;
-    info.num_inference_steps = static_cast<std::int32_t>(laid_out.schedule.num_inference_steps());
-    info.num_tokens = static_cast<std::int32_t>(made.num_tokens);
-    info.sequence_length = static_cast<std::int64_t>(laid_out.cond.layout.layout.size());
-    write_struct(info, plan, info.struct_size);
+    found.result = clip_size(laid_out.num_frames, laid_out.size.second, laid_out.size.first);
+    found.fps = laid_out.fps;
+    found.num_inference_steps = static_cast<std::int32_t>(laid_out.schedule.num_inference_steps());
+    found.num_tokens = static_cast<std::int32_t>(made.num_tokens);
+    found.sequence_length = static_cast<std::int64_t>(laid_out.cond.layout.layout.size());
+    write_struct(found, info, found.struct_size);
     for (std::size_t i = 0; input_sizes != nullptr && i < read.sources.size(); ++i) {
       const std::vector<std::int64_t>& shape = laid_out.sources.at(read.sources[i].name);
       input_sizes[i] = clip_size(shape[0], shape[2], shape[1]);

@@ -33,7 +33,7 @@ void resize_picture(const std::string& name, const Picture& source, std::int64_t
   throw Error(EV_ERROR_MEDIA, "media.unsupported")
       .found(name, " is ", source.width_px, "x", source.height_px, " px (width x height); it is run at ", width_px, "x",
              height_px, ", and this library was built without FFmpeg")
-      .hint("resize it to what ev_plan says");
+      .hint("resize it to what ev_describe_request says");
 }
 
 void check_target(const std::string& path, std::optional<double>) {

@@ -65,7 +65,7 @@ Pipeline::Pipeline(const std::string& folder, const BackendOptions& options, boo
   wait_for_calls_at_exit();
 }
 
-Plan Pipeline::plan(const Request& request) {
+DescribedRequest Pipeline::describe(const Request& request) {
   const Turn turn(*this);
   const CheckedRequest checked = check(request, graphs());
   return {family_.lay_out(bundle_.spec, checked, expect_footage(checked.inputs)), checked.num_tokens()};

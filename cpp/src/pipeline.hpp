@@ -1,5 +1,5 @@
-// The straight line from a request to frames: plan, read, encode, solve, decode. The twin of editverse_rt/pipeline.py.
-// No arithmetic on pixels or latents happens here: graphs do it.
+// The straight line from a request to frames: check, read, lay out, encode, solve, decode. The twin of
+// editverse_rt/pipeline.py. No arithmetic on pixels or latents happens here: graphs do it.
 #pragma once
 
 #include <atomic>
@@ -27,7 +27,7 @@ namespace ev {
 using StepCallback = std::function<bool(std::int64_t, std::int64_t, double)>;
 
 /// What a request comes to, before any graph of the model runs.
-struct Plan {
+struct DescribedRequest {
   LaidOutRequest laid_out;
   std::int64_t num_tokens = 0;
 };
@@ -48,7 +48,7 @@ class Pipeline {
   Pipeline(const std::string& folder, const BackendOptions& options, bool release_graphs = false);
 
   /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, and EV_ERROR_BACKEND where the number of steps needs a graph that fails.
-  Plan plan(const Request& request);
+  DescribedRequest describe(const Request& request);
 
   /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, and EV_ERROR_CANCELLED when stopped. callback: may be
   /// empty.

@@ -1,4 +1,4 @@
-// The C interface and its C++ wrapper, in one thread: results, plans, callbacks. api_test BUNDLE [OPENINGS]
+// The C interface and its C++ wrapper, in one thread: results, sizes of requests, callbacks. api_test BUNDLE [OPENINGS]
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@ void check_library() {
   ev_options_init(nullptr, 0);
   ev_input_init(nullptr, 0);
   ev_request_init(nullptr, 0);
-  ev_plan_info_init(nullptr, 0);
+  ev_request_info_init(nullptr, 0);
   ev_frames_init(nullptr, 0);
 }
 
@@ -34,15 +34,16 @@ void check_results() {
   CHECK(info.find("tensorrt-rtx") != std::string::npos);
   const ev_clip_size size = default_size();
   ClipInput clip(bench, "video1", 9, size.width_px, size.height_px);
-  ev_plan_info plan;
+  ev_request_info described;
   ev_clip_size read = {};
-  CHECK(bench.plan(&plan, &read) == EV_OK);
-  CHECK(plan.result.num_frames == 9 && plan.result.width_px == size.width_px && plan.num_inference_steps == 1);
+  CHECK(bench.describe(&described, &read) == EV_OK);
+  CHECK(described.result.num_frames == 9 && described.result.width_px == size.width_px &&
+        described.num_inference_steps == 1);
   CHECK(read.num_frames == 9 && read.width_px == size.width_px && read.height_px == size.height_px);
-  // What is planned does not need the pixels.
+  // The sizes of a request do not depend on the pixels.
   clip.input.frames = nullptr;
   clip.input.num_bytes = 0;
-  CHECK(bench.plan(&plan) == EV_OK);
+  CHECK(bench.describe(&described) == EV_OK);
   clip.input.frames = clip.pixels.data();
   clip.input.num_bytes = clip.pixels.size();
 
@@ -51,7 +52,7 @@ void check_results() {
   ev_frames frames;
   ev_frames_init(&frames, sizeof frames);
   CHECK(ev_result_frames(result, &frames) == EV_OK);
-  CHECK(frames.size.num_frames == 9 && frames.size.width_px == size.width_px && frames.fps == plan.fps);
+  CHECK(frames.size.num_frames == 9 && frames.size.width_px == size.width_px && frames.fps == described.fps);
   CHECK(frames.num_bytes == clip.pixels.size());
   CHECK(ev_result_notice(result, 0) == nullptr);
 
@@ -120,8 +121,8 @@ void check_callbacks() {
   bench.request.callback = [](void* user_data, const ev_step*) {
     auto* self = static_cast<Bench*>(user_data);
     CHECK_FAILURE(self->run(), EV_ERROR_ARGUMENT, "from its own callback");
-    ev_plan_info info;
-    CHECK_FAILURE(self->plan(&info), EV_ERROR_ARGUMENT, "from its own callback");
+    ev_request_info info;
+    CHECK_FAILURE(self->describe(&info), EV_ERROR_ARGUMENT, "from its own callback");
     ev_cancel(self->pipeline);
     return 0;
   };
@@ -188,12 +189,12 @@ void check_cpp() {
   Request request("A red circle");
   request.num_frames = 1;
   request.num_inference_steps = 2;
-  const Plan plan = pipeline.plan(request);
-  CHECK(plan.result.num_frames == 1 && plan.inputs.empty() && plan.num_tokens > 1);
+  const RequestInfo info = pipeline.describe(request);
+  CHECK(info.result.num_frames == 1 && info.inputs.empty() && info.num_tokens > 1);
   int steps = 0;
   request.on_step = [&](const Step& step) { return step.step == steps++; };
   const Result made = pipeline.run(request);
-  CHECK(steps == 2 && made.frames().width_px == plan.result.width_px && made.notices().empty());
+  CHECK(steps == 2 && made.frames().width_px == info.result.width_px && made.notices().empty());
   request.on_step = [](const Step&) -> bool { throw std::out_of_range("mine"); };
   CHECK(throws<std::out_of_range>([&] { pipeline.run(request); }));
   request.on_step = [](const Step&) { return false; };
@@ -205,7 +206,7 @@ void check_cpp() {
   Request edit("<image1> Make it night");
   edit.num_inference_steps = 1;
   edit.add_frames("image1", made.frames());
-  CHECK(pipeline.plan(edit).inputs.at(0).width_px == plan.result.width_px);
+  CHECK(pipeline.describe(edit).inputs.at(0).width_px == info.result.width_px);
   CHECK(pipeline.run(edit).frames().num_bytes == made.frames().num_bytes);
   edit.inputs[0].frames.num_bytes = 1;
   CHECK(throws<MediaError>([&] { pipeline.run(edit); }));

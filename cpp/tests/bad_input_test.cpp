@@ -22,8 +22,8 @@ void check_null_pointers() {
   ev_pipeline* none = nullptr;
   ev_pipeline* untouched = reinterpret_cast<ev_pipeline*>(&bench);
   ev_result* result = reinterpret_cast<ev_result*>(&bench);
-  ev_plan_info info;
-  ev_plan_info_init(&info, sizeof info);
+  ev_request_info info;
+  ev_request_info_init(&info, sizeof info);
   ev_frames frames;
   ev_frames_init(&frames, sizeof frames);
   ev_options options = options_for(bundle.c_str());
@@ -36,9 +36,10 @@ void check_null_pointers() {
   CHECK(result == nullptr);
   CHECK_FAILURE(ev_run(bench.pipeline, nullptr, &result), EV_ERROR_ARGUMENT, "ev_request is NULL");
   CHECK_FAILURE(ev_run(bench.pipeline, &bench.request, nullptr), EV_ERROR_ARGUMENT, "result is NULL");
-  CHECK_FAILURE(ev_plan(nullptr, &bench.request, &info, nullptr), EV_ERROR_ARGUMENT, "pipeline is NULL");
-  CHECK_FAILURE(ev_plan(bench.pipeline, nullptr, &info, nullptr), EV_ERROR_ARGUMENT, "ev_request is NULL");
-  CHECK_FAILURE(ev_plan(bench.pipeline, &bench.request, nullptr, nullptr), EV_ERROR_ARGUMENT, "plan is NULL");
+  CHECK_FAILURE(ev_describe_request(nullptr, &bench.request, &info, nullptr), EV_ERROR_ARGUMENT, "pipeline is NULL");
+  CHECK_FAILURE(ev_describe_request(bench.pipeline, nullptr, &info, nullptr), EV_ERROR_ARGUMENT, "ev_request is NULL");
+  CHECK_FAILURE(ev_describe_request(bench.pipeline, &bench.request, nullptr, nullptr), EV_ERROR_ARGUMENT,
+                "info is NULL");
   CHECK_FAILURE(ev_result_frames(nullptr, &frames), EV_ERROR_ARGUMENT, "result is NULL");
   bench.request.prompt = nullptr;
   CHECK_FAILURE(bench.run(), EV_ERROR_ARGUMENT, "ev_request.prompt is NULL");
@@ -82,11 +83,11 @@ void check_struct_sizes() {
   ev_request_init(&newer.known, sizeof newer.known);
   newer.known.prompt = "A red circle";
   newer.known.struct_size = sizeof newer;
-  ev_plan_info info;
-  ev_plan_info_init(&info, sizeof info);
-  CHECK(ev_plan(bench.pipeline, &newer.known, &info, nullptr) == EV_OK);
+  ev_request_info info;
+  ev_request_info_init(&info, sizeof info);
+  CHECK(ev_describe_request(bench.pipeline, &newer.known, &info, nullptr) == EV_OK);
   newer.added = 1;
-  CHECK_FAILURE(ev_plan(bench.pipeline, &newer.known, &info, nullptr), EV_ERROR_ARGUMENT, "does not know");
+  CHECK_FAILURE(ev_describe_request(bench.pipeline, &newer.known, &info, nullptr), EV_ERROR_ARGUMENT, "does not know");
   // From older headers: their init and their calls touch nothing beyond their struct.
   for (const std::size_t size : {offsetof(ev_options, tensorrt), offsetof(ev_options, release_graphs)}) {
     alignas(ev_options) unsigned char room[2 * sizeof(ev_options)];
@@ -109,8 +110,8 @@ void check_struct_sizes() {
     CHECK(std::all_of(room + size, std::end(room), [](unsigned char byte) { return byte == 0x5a; }));
     const char* prompt = "A red circle";
     std::memcpy(room + offsetof(ev_request, prompt), &prompt, sizeof prompt);
-    ev_plan_info_init(&info, sizeof info);
-    CHECK(ev_plan(bench.pipeline, old_request, &info, nullptr) == EV_OK);
+    ev_request_info_init(&info, sizeof info);
+    CHECK(ev_describe_request(bench.pipeline, old_request, &info, nullptr) == EV_OK);
   }
   // A newer header's init has its own fields set to zero.
   std::memset(&newer, 0x5a, sizeof newer);
@@ -118,13 +119,13 @@ void check_struct_sizes() {
   CHECK(newer.known.struct_size == sizeof newer && newer.added == 0 && newer.known.fps == EV_DEFAULT);
   // A size that no struct has is written nowhere.
   for (const std::size_t wrong : {std::size_t{0}, std::size_t{7}, std::size_t{5000}, SIZE_MAX}) {
-    ev_plan_info untouched = info;
-    ev_plan_info_init(&untouched, wrong);
+    ev_request_info untouched = info;
+    ev_request_info_init(&untouched, wrong);
     CHECK(untouched.struct_size == sizeof info);
   }
   info.struct_size = 1;
-  CHECK_FAILURE(ev_plan(bench.pipeline, &bench.request, &info, nullptr), EV_ERROR_ARGUMENT,
-                "ev_plan_info has struct_size");
+  CHECK_FAILURE(ev_describe_request(bench.pipeline, &bench.request, &info, nullptr), EV_ERROR_ARGUMENT,
+                "ev_request_info has struct_size");
 }
 
 void check_requests() {
@@ -133,8 +134,8 @@ void check_requests() {
     const ev_request before = bench.request;
     change(bench.request);
     CHECK_FAILURE(bench.run(), code, part);
-    ev_plan_info info;
-    CHECK_FAILURE(bench.plan(&info), code, part);
+    ev_request_info info;
+    CHECK_FAILURE(bench.describe(&info), code, part);
     bench.request = before;
   };
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
@@ -219,7 +220,7 @@ void check_inputs() {
   CHECK_FAILURE(bench.run(), EV_ERROR_ARGUMENT, "num_inputs is");
   if (ev_has_media() == 0) {
     ClipInput odd(bench, "video1", 1, size.width_px + 1, size.height_px);
-    CHECK_FAILURE(bench.run(), EV_ERROR_MEDIA, "resize it to what ev_plan says");
+    CHECK_FAILURE(bench.run(), EV_ERROR_MEDIA, "resize it to what ev_describe_request says");
     odd.input.frames = nullptr;
     odd.input.path = "in.mp4";
     CHECK_FAILURE(bench.run(), EV_ERROR_MEDIA, "without FFmpeg");

@@ -29,7 +29,7 @@ inline ev_options options_for(const char* folder) {
   return options;
 }
 
-/// A pipeline, a plan of its smallest picture, and room for a request: what most checks begin with.
+/// A pipeline, the size of its smallest picture, and room for a request: what most checks begin with.
 struct Bench {
   Bench() {
     const ev_options options = options_for(bundle.c_str());
@@ -52,9 +52,9 @@ struct Bench {
     return code;
   }
 
-  int plan(ev_plan_info* info, ev_clip_size* sizes = nullptr) {
-    ev_plan_info_init(info, sizeof *info);
-    return ev_plan(pipeline, &request, info, sizes);
+  int describe(ev_request_info* info, ev_clip_size* sizes = nullptr) {
+    ev_request_info_init(info, sizeof *info);
+    return ev_describe_request(pipeline, &request, info, sizes);
   }
 
   ev_pipeline* pipeline = nullptr;
@@ -85,7 +85,7 @@ struct ClipInput {
 /// The size of what the bundle makes by default.
 inline ev_clip_size default_size() {
   Bench bench;
-  ev_plan_info info;
-  CHECK(bench.plan(&info) == EV_OK);
+  ev_request_info info;
+  CHECK(bench.describe(&info) == EV_OK);
   return info.result;
 }

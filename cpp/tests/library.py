@@ -77,7 +77,7 @@ class ClipSize(ctypes.Structure):
     _fields_ = [("num_frames", ctypes.c_int32), ("width_px", ctypes.c_int32), ("height_px", ctypes.c_int32)]
 
 
-class PlanInfo(ctypes.Structure):
+class RequestInfo(ctypes.Structure):
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
         ("result", ClipSize),
@@ -149,12 +149,14 @@ class NativePipeline:
             facts = json.loads(self.library.ev_last_error_json())
             raise LibraryError(code, name, self.library.ev_last_error().decode(), facts)
 
-    def plan(self, prompt: str, **settings: Any) -> tuple[PlanInfo, list[ClipSize]]:
+    def describe(self, prompt: str, **settings: Any) -> tuple[RequestInfo, list[ClipSize]]:
         request, keep = self._request(prompt, settings)
-        info = PlanInfo()
-        self.library.ev_plan_info_init(ctypes.byref(info), ctypes.c_size_t(ctypes.sizeof(info)))
+        info = RequestInfo()
+        self.library.ev_request_info_init(ctypes.byref(info), ctypes.c_size_t(ctypes.sizeof(info)))
         sizes = (ClipSize * max(1, request.num_inputs))()
-        self._check(self.library.ev_plan(self._handle, ctypes.byref(request), ctypes.byref(info), sizes))
+        self._check(
+            self.library.ev_describe_request(self._handle, ctypes.byref(request), ctypes.byref(info), sizes)
+        )
         del keep
         return info, list(sizes[: request.num_inputs])
 

@@ -92,7 +92,7 @@ def test_the_same_bytes(name: str, host: Pipeline, twin: Any, files: Path) -> No
         assert refused.value.name == "MediaError"
         return
     expected = host(prompt, **settings)
-    info, _ = twin.plan(prompt, **settings)
+    info, _ = twin.describe(prompt, **settings)
     frames, fps, notices = twin.run(prompt, **settings)
     assert np.array_equal(frames, expected.frames)
     assert fps == expected.fps

@@ -62,7 +62,7 @@ def fields_of(struct: str) -> list[str]:
         ("ev_input", library.Input),
         ("ev_request", library.Request),
         ("ev_clip_size", library.ClipSize),
-        ("ev_plan_info", library.PlanInfo),
+        ("ev_request_info", library.RequestInfo),
         ("ev_frames", library.FramesInfo),
     ],
 )

@@ -167,7 +167,7 @@ def test_the_same_bytes(name: str, host: Pipeline, twin: Any) -> None:
     prompt, settings = requests(host)[name]
     settings = {"num_inference_steps": STEPS, **settings}
     expected = host(prompt, **settings)
-    info, sizes = twin.plan(prompt, **settings)
+    info, sizes = twin.describe(prompt, **settings)
     frames, fps, notices = twin.run(prompt, **settings)
     assert frames.shape == expected.frames.shape
     assert np.array_equal(frames, expected.frames)  # every byte: the same graphs, the same library

@@ -101,7 +101,7 @@ def test_the_same_bytes(hosts: tuple[Pipeline, Any]) -> None:
         frames, fps, notices = twin.run("Make it night, calmly", **given)
         assert np.array_equal(frames, expected.frames), name
         assert (fps, notices) == (expected.fps, list(expected.notices)), name
-        info, _ = twin.plan("Make it night, calmly", **given)
+        info, _ = twin.describe("Make it night, calmly", **given)
         assert (info.result.num_frames, info.result.height_px, info.result.width_px) == frames.shape[:3]
         assert info.num_inference_steps == expected.laid_out.schedule.num_inference_steps
         assert info.sequence_length == len(expected.laid_out.cond.layout.layout)

@@ -55,7 +55,7 @@ void check_turns() {
         if (step.step == 1) --inside;
         return true;
       };
-      pipeline.plan(request);
+      pipeline.describe(request);
       found[i] = bytes_of(pipeline.run(request));
     });
   }

@@ -135,7 +135,7 @@ class BundleSpec:
     ones), "channels" (beside the noisy rows) or "control" (rows of a control branch). unconditional: what
     guidance's second branch leaves out, "drop_text" (the text rows) or "prompt" (it has a text of its own, the
     negative prompt). costs: operations, values moved and values held of the graphs with weights, as the exporter
-    counted them; without them nothing is planned.
+    counted them; without them no cost is estimated.
     """
 
     format_version: int

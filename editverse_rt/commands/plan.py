@@ -40,7 +40,14 @@ from editverse_rt.request.inputs import examine_inputs
 from editverse_rt.request.prompt import TextSegment, parse_prompt, with_tags
 from editverse_rt.request.tokenizer import Tokenizer
 
-__all__ = ["PLAN", "describe_estimate", "describe_targets", "estimate_facts", "plan_work", "report_plan"]
+__all__ = [
+    "PLAN",
+    "describe_estimate",
+    "describe_targets",
+    "describe_work",
+    "estimate_facts",
+    "report_estimate",
+]
 
 EXAMPLES = """\
 examples:
@@ -61,14 +68,16 @@ ASSUMED = (
 )
 
 
-def report_plan(args: argparse.Namespace, inputs: Mapping[str, Source]) -> tuple[dict[str, Any], list[str]]:
+def report_estimate(
+    args: argparse.Namespace, inputs: Mapping[str, Source]
+) -> tuple[dict[str, Any], list[str]]:
     """What `plan` says, as facts for --json and as lines.
 
     Raises RequestError for a request that the bundle does not take, and for one that does not fit the named
     target, with the largest that does.
     """
     spec = load_spec(args.bundle)
-    work, num_text_note = plan_work(args, spec, inputs)
+    work, num_text_note = describe_work(args, spec, inputs)
     if args.target is None and args.recipe is None:
         plain = estimate_work(spec, work)
         rows, refused = _estimate_all(spec, work, args.precision)
@@ -96,7 +105,9 @@ def _estimate_all(spec: BundleSpec, work: Work, precision: str | None) -> tuple[
     return rows, refused
 
 
-def plan_work(args: argparse.Namespace, spec: BundleSpec, inputs: Mapping[str, Source]) -> tuple[Work, str]:
+def describe_work(
+    args: argparse.Namespace, spec: BundleSpec, inputs: Mapping[str, Source]
+) -> tuple[Work, str]:
     """The integers of the request that the arguments describe, and a line on how long its text is."""
     prompt = with_tags(_ANY_PROMPT if args.prompt is None else args.prompt, inputs)
     request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.num_frames)
@@ -215,7 +226,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    facts, lines = report_plan(args, name_inputs(args.input))
+    facts, lines = report_estimate(args, name_inputs(args.input))
     if args.json:
         print_json(facts)
     else:

@@ -101,7 +101,7 @@ def test_a_bundle_in_integers_edits_and_says_what_it_is(tmp_path: Path):
 
 
 def test_plans_of_the_exact_bundle_do_not_come_along(tmp_path: Path):
-    source = tmp_path / "planned"
+    source = tmp_path / "costed"
     shutil.copytree(load_bundle("nano").root, source)
     (source / ENGINES_FOLDER / "sm_80" / "tensorrt").mkdir(parents=True)
     folder = quantize_bundle(source, tmp_path / "int8")

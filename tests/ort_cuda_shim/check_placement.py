@@ -104,7 +104,7 @@ def check(folder: Path) -> list[str]:
     runner = OrtCudaBackend().open_runner(bundle, 1)
     runner.__enter__()
     for name, graph in bundle.spec.graphs.items():
-        # The VAE's convolutions are planned by cuDNN, which a fake cannot play.
+        # The VAE's convolutions are compiled by cuDNN, which a fake cannot play.
         if name.startswith(("schedule_", "vae_")):
             continue
         inputs = draw_inputs(graph, AXES["small"])

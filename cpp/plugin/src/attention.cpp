@@ -85,9 +85,9 @@ std::unique_ptr<graphs::Graph> attention_graph(const AttentionShape& shape) {
 
 }  // namespace
 
-class AttentionPlan {
+class AttentionGraph {
  public:
-  AttentionPlan(const AttentionShape& shape, cudnnHandle_t handle) : graph_(attention_graph(shape)) {
+  AttentionGraph(const AttentionShape& shape, cudnnHandle_t handle) : graph_(attention_graph(shape)) {
     const std::string doing = "attend over " + written(shape) + " in one fused kernel on this GPU";
     check(graph_->validate(), doing);
     check(graph_->build_operation_graph(handle), doing);
@@ -116,20 +116,20 @@ class AttentionPlan {
   std::unique_ptr<graphs::Graph> graph_;
 };
 
-struct AttentionPlans::Device {
+struct AttentionGraphs::Device {
   Device() { check(cudnnCreate(&handle), "use this GPU"); }
   ~Device() { cudnnDestroy(handle); }
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
   cudnnHandle_t handle = nullptr;
-  RecentCache<AttentionShape, AttentionPlan> plans{kCapacity};
+  RecentCache<AttentionShape, AttentionGraph> compiled{kCapacity};
 };
 
-AttentionPlans::AttentionPlans() = default;
-AttentionPlans::~AttentionPlans() = default;
+AttentionGraphs::AttentionGraphs() = default;
+AttentionGraphs::~AttentionGraphs() = default;
 
-AttentionPlans::Device& AttentionPlans::current_device() {
+AttentionGraphs::Device& AttentionGraphs::current_device() {
   int index = 0;
   const cudaError_t status = cudaGetDevice(&index);
   if (status != cudaSuccess) {
@@ -144,17 +144,17 @@ AttentionPlans::Device& AttentionPlans::current_device() {
   return *device;
 }
 
-std::shared_ptr<const AttentionPlan> AttentionPlans::plan_for(const AttentionShape& shape) {
+std::shared_ptr<const AttentionGraph> AttentionGraphs::graph_for(const AttentionShape& shape) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Device& device = current_device();
-  return device.plans.get(shape, [&] { return std::make_shared<AttentionPlan>(shape, device.handle); });
+  return device.compiled.get(shape, [&] { return std::make_shared<AttentionGraph>(shape, device.handle); });
 }
 
-void AttentionPlans::run(const AttentionPlan& plan, const AttentionTensors& tensors, cudaStream_t stream) {
+void AttentionGraphs::run(const AttentionGraph& graph, const AttentionTensors& tensors, cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Device& device = current_device();
   check(cudnnSetStream(device.handle, stream), "use the stream");
-  plan.run(device.handle, tensors);
+  graph.run(device.handle, tensors);
 }
 
 }  // namespace ev::plugin

@@ -38,25 +38,25 @@ struct AttentionTensors {
   void* workspace;                      // attention_workspace_bytes
 };
 
-class AttentionPlan;
+class AttentionGraph;
 
-// Plans of all shapes and devices met. Shared by the plugins of a network, since its blocks have one shape.
-// Calls may come from several threads.
-class AttentionPlans {
+// The graphs of all shapes and devices met, each compiled by cuDNN. Shared by the plugins of a network, since its
+// blocks have one shape. Calls may come from several threads.
+class AttentionGraphs {
  public:
   static constexpr std::size_t kCapacity = 64;
 
-  AttentionPlans();
-  ~AttentionPlans();
-  AttentionPlans(const AttentionPlans&) = delete;
-  AttentionPlans& operator=(const AttentionPlans&) = delete;
+  AttentionGraphs();
+  ~AttentionGraphs();
+  AttentionGraphs(const AttentionGraphs&) = delete;
+  AttentionGraphs& operator=(const AttentionGraphs&) = delete;
 
-  // The plan of a shape on the current device; building one takes cuDNN a moment, finding it again does not.
+  // The graph of a shape on the current device; building one takes cuDNN a moment, finding it again does not.
   // Throws PluginError without cuDNN, without a device, or for a shape that cuDNN has no engine for.
-  std::shared_ptr<const AttentionPlan> plan_for(const AttentionShape& shape);
+  std::shared_ptr<const AttentionGraph> graph_for(const AttentionShape& shape);
 
   // Queues the attention on `stream`. May be captured in a CUDA graph. Throws PluginError.
-  void run(const AttentionPlan& plan, const AttentionTensors& tensors, cudaStream_t stream);
+  void run(const AttentionGraph& graph, const AttentionTensors& tensors, cudaStream_t stream);
 
  private:
   struct Device;

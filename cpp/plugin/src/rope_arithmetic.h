@@ -92,7 +92,7 @@ EDITVERSE_HOST_DEVICE Float16 rounded_to<Float16>(float value) {
   return Float16{__half_as_ushort(__float2half_rn(value))};
 #else
   const std::uint32_t word = bits::from_float(value);
-  const std::uint16_t sign = static_cast<std::uint16_t>((word >> 16) & 0x8000u);
+  const auto sign = static_cast<std::uint16_t>((word >> 16) & 0x8000u);
   const std::uint32_t magnitude = word & 0x7fffffffu;
   if (magnitude > 0x7f800000u) {
     return Float16{0x7fff};
@@ -147,11 +147,11 @@ struct Rotation {
 // local memory for large angles. The quarter turns are taken off in double, with pi / 2 in two parts; the
 // rest, within pi / 4, goes through Taylor's series, whose first omitted term is below 2e-9.
 EDITVERSE_HOST_DEVICE Rotation rotation_by(float angle) {
-  const double wide = static_cast<double>(angle);
+  const auto wide = static_cast<double>(angle);
   const double quarter_turns = rint(wide * 0x1.45f306dc9c883p-1);
   double rest = fma(-quarter_turns, 0x1.921fb54442d18p+0, wide);
   rest = fma(-quarter_turns, 0x1.1a62633145c07p-54, rest);
-  const float x = static_cast<float>(rest);
+  const auto x = static_cast<float>(rest);
   const float square = x * x;
 
   float odd = fmaf(square, 1.0f / 362880.0f, -1.0f / 5040.0f);

@@ -44,7 +44,7 @@ Result guarded(const char* where, Result failed, const Action& action) noexcept 
   } catch (const std::exception& error) {
     try {
       report(std::string(where) + ": " + error.what());
-    } catch (...) {  // no memory left for the message
+    } catch (...) {  // NOLINT(bugprone-empty-catch): no memory left for the message
     }
     return failed;
   }
@@ -177,9 +177,9 @@ RopeOptions options_from_fields(const nvinfer1::PluginFieldCollection& given) {
   return options;
 }
 
-RopeAttentionPlugin::RopeAttentionPlugin(const RopeOptions& options, std::shared_ptr<AttentionPlans> plans)
+RopeAttentionPlugin::RopeAttentionPlugin(const RopeOptions& options, std::shared_ptr<AttentionGraphs> graphs)
     : options_(options),
-      plans_(std::move(plans)),
+      graphs_(std::move(graphs)),
       fields_(fields_of(&options_)),
       collection_{kNumFields, fields_.data()} {
   check_options(options_);
@@ -197,11 +197,11 @@ nvinfer1::IPluginCapability* RopeAttentionPlugin::getCapabilityInterface(nvinfer
 
 nvinfer1::IPluginV3* RopeAttentionPlugin::clone() noexcept {
   return guarded<nvinfer1::IPluginV3*>("clone", nullptr, [this] {
-    auto copy = std::make_unique<RopeAttentionPlugin>(options_, plans_);
+    auto copy = std::make_unique<RopeAttentionPlugin>(options_, graphs_);
     copy->shape_ = shape_;
     copy->position_type_ = position_type_;
     copy->num_inputs_ = num_inputs_;
-    copy->plan_ = plan_;
+    copy->graph_ = graph_;
     return copy.release();
   });
 }
@@ -289,7 +289,7 @@ std::int32_t RopeAttentionPlugin::onShapeChange(const nvinfer1::PluginTensorDesc
     position_type_ = in[places.positions].type == DataType::kINT64 ? PositionType::kInt64 : PositionType::kInt32;
     num_inputs_ = num_inputs;
     // Here and not in enqueue: a stream that is being captured must see nothing but launches.
-    plan_ = tokens == 0 ? nullptr : plans_->plan_for(shape_);
+    graph_ = tokens == 0 ? nullptr : graphs_->graph_for(shape_);
     return 0;
   });
 }
@@ -299,7 +299,7 @@ std::int32_t RopeAttentionPlugin::enqueue(const nvinfer1::PluginTensorDesc*, con
                                           cudaStream_t stream) noexcept {
   return guarded<std::int32_t>("enqueue", 1, [&] {
     if (shape_.tokens == 0) return 0;
-    if (plan_ == nullptr) throw PluginError("no shape is known; expected onShapeChange before enqueue");
+    if (graph_ == nullptr) throw PluginError("no shape is known; expected onShapeChange before enqueue");
     const Workspace parts = divide_workspace(shape_.tokens * options_.inner(), shape_.num_sequences,
                                              attention_workspace_bytes(shape_.tokens, options_.num_heads));
     char* const start = static_cast<char*>(workspace);
@@ -329,7 +329,7 @@ std::int32_t RopeAttentionPlugin::enqueue(const nvinfer1::PluginTensorDesc*, con
       tensors.lengths = lengths;
       tensors.element_offsets = element_offsets;
     }
-    plans_->run(*plan_, tensors, stream);
+    graphs_->run(*graph_, tensors, stream);
     return 0;
   });
 }
@@ -341,20 +341,21 @@ nvinfer1::IPluginV3* RopeAttentionPlugin::attachToContext(nvinfer1::IPluginResou
 RopeAttentionCreator::RopeAttentionCreator()
     : fields_(fields_of(nullptr)),
       collection_{kNumFields, fields_.data()},
-      plans_(std::make_shared<AttentionPlans>()) {}
+      graphs_(std::make_shared<AttentionGraphs>()) {}
 
 nvinfer1::IPluginV3* RopeAttentionCreator::createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                                         nvinfer1::TensorRTPhase) noexcept {
   return guarded<nvinfer1::IPluginV3*>(name == nullptr ? "createPlugin" : name, nullptr, [&] {
     if (fields == nullptr) throw PluginError("no fields; expected those of the node's attributes");
-    return new RopeAttentionPlugin(options_from_fields(*fields), plans_);
+    return std::make_unique<RopeAttentionPlugin>(options_from_fields(*fields), graphs_).release();
   });
 }
 
 }  // namespace ev::plugin
 
 // What IPluginRegistry::loadLibrary looks for in a library. Nothing is registered when the library is loaded,
-// and nothing of libnvinfer is called, so it loads where there is none.
+// and nothing of libnvinfer is called, so it loads where there is none. TensorRT prescribes the names.
+// NOLINTBEGIN(readability-identifier-naming)
 extern "C" {
 
 __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
@@ -368,5 +369,6 @@ __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const*
   num_creators = 1;
   return creators;
 }
+// NOLINTEND(readability-identifier-naming)
 
 }  // extern "C"

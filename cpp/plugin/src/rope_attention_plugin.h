@@ -32,7 +32,7 @@ class RopeAttentionPlugin : public nvinfer1::IPluginV3,
                             public nvinfer1::IPluginV3OneRuntime {
  public:
   // Throws PluginError for options that check_options refuses.
-  RopeAttentionPlugin(const RopeOptions& options, std::shared_ptr<AttentionPlans> plans);
+  RopeAttentionPlugin(const RopeOptions& options, std::shared_ptr<AttentionGraphs> graphs);
 
   // Every method below reports an error to TensorRT's logger and gives null, false or a value other than 0.
 
@@ -75,7 +75,7 @@ class RopeAttentionPlugin : public nvinfer1::IPluginV3,
  private:
   RopeOptions options_;
   RopeTable table_;
-  std::shared_ptr<AttentionPlans> plans_;
+  std::shared_ptr<AttentionGraphs> graphs_;
 
   std::array<nvinfer1::PluginField, kNumFields> fields_;
   nvinfer1::PluginFieldCollection collection_;
@@ -84,7 +84,7 @@ class RopeAttentionPlugin : public nvinfer1::IPluginV3,
   AttentionShape shape_{};
   PositionType position_type_{};
   std::int32_t num_inputs_ = 0;
-  std::shared_ptr<const AttentionPlan> plan_;
+  std::shared_ptr<const AttentionGraph> graph_;
 };
 
 class RopeAttentionCreator : public nvinfer1::IPluginCreatorV3One {
@@ -101,7 +101,7 @@ class RopeAttentionCreator : public nvinfer1::IPluginCreatorV3One {
  private:
   std::array<nvinfer1::PluginField, kNumFields> fields_;
   nvinfer1::PluginFieldCollection collection_;
-  std::shared_ptr<AttentionPlans> plans_;
+  std::shared_ptr<AttentionGraphs> graphs_;
 };
 
 // Where errors go: TensorRT's logger if it gave one (setLoggerFinder), else the standard error stream.

@@ -1,4 +1,4 @@
-// libFuzzer target: any bytes as a request that is planned through the C interface, of the bundle in the environment
+// libFuzzer target: any bytes as a request that is described through the C interface, of the bundle in the environment
 // variable EDITVERSE_BUNDLE. Buffers are as long as num_bytes says, so that any read beyond them is seen.
 #include <cstddef>
 #include <cstdint>
@@ -118,12 +118,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t num_
   request.num_inputs = num_inputs;
   const std::string prompt = bytes.take_text(255);
   request.prompt = prompt.c_str();
-  ev_plan_info plan;
-  ev_plan_info_init(&plan, sizeof plan);
+  ev_request_info info;
+  ev_request_info_init(&info, sizeof info);
   std::vector<ev_clip_size> sizes(num_inputs);
-  const int code = ev_plan(pipeline, &request, &plan, sizes.data());
+  const int code = ev_describe_request(pipeline, &request, &info, sizes.data());
   if (code == EV_ERROR_INTERNAL || code == EV_ERROR_BACKEND || code == EV_ERROR_CANCELLED) std::abort();
-  if (code == EV_OK && (plan.result.num_frames < 1 || plan.sequence_length < 4)) std::abort();
+  if (code == EV_OK && (info.result.num_frames < 1 || info.sequence_length < 4)) std::abort();
   if (code != EV_OK && ev_last_error()[0] == '\0') std::abort();
   return 0;
 }

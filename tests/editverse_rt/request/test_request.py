@@ -158,7 +158,7 @@ def test_sound_goes_along_only_if_the_result_keeps_the_length(
     assert written[0][:3] == ("out.mp4", result.frames.shape, 25.0)
 
 
-def test_files_are_read_at_the_planned_size_and_rate(
+def test_files_are_read_at_the_decided_size_and_rate(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     infos = {

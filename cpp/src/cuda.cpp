@@ -13,6 +13,7 @@ namespace ev {
 namespace {
 
 constexpr const char* kLibrary = "libcuda.so.1";
+constexpr const char* kCheck = "check the driver and the GPU with nvidia-smi";
 // Idle buffers may hold so many times the bytes that were ever in use at once: the stages of a request have buffers of
 // different sizes, which the next request finds again.
 constexpr std::size_t kIdleShare = 2;
@@ -54,8 +55,9 @@ struct Cuda::Driver {
     void* const library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
       const char* why = dlerror();
-      fail(EV_ERROR_BACKEND, "CUDA's driver cannot be loaded (", why == nullptr ? "no reason given" : why,
-           "); install NVIDIA's driver");
+      throw Error(EV_ERROR_BACKEND, "backend.library")
+          .found("CUDA's driver cannot be loaded (", why == nullptr ? "no reason given" : why, ")")
+          .hint("install NVIDIA's driver");
     }
     find(library, "cuInit", init);
     find(library, "cuGetErrorName", get_error_name);
@@ -87,7 +89,9 @@ struct Cuda::Driver {
   static void find(void* library, const char* name, Function& function) {
     function = reinterpret_cast<Function>(dlsym(library, name));
     if (function == nullptr) {
-      fail(EV_ERROR_BACKEND, kLibrary, " has no ", name, "; install a newer driver of NVIDIA's");
+      throw Error(EV_ERROR_BACKEND, "backend.library")
+          .found(kLibrary, " has no ", name)
+          .hint("install a newer driver of NVIDIA's");
     }
   }
 
@@ -95,8 +99,19 @@ struct Cuda::Driver {
     if (status == CUDA_SUCCESS) return;
     const char* name = nullptr;
     if (get_error_name(status, &name) != CUDA_SUCCESS || name == nullptr) name = "an unknown error";
-    fail(EV_ERROR_BACKEND, "CUDA failed to ", what, ": ", name,
-         "; check the driver with nvidia-smi, or ask for less if memory ran out");
+    const auto [code, hint] = explain(status);
+    throw Error(EV_ERROR_BACKEND, code).found("CUDA failed to ", what, ": ", name).hint(hint);
+  }
+
+  /// The error's code, and what to do; see _FAULTS in backends/cuda.py.
+  static std::pair<const char*, const char*> explain(CUresult status) {
+    switch (status) {
+      case CUDA_ERROR_OUT_OF_MEMORY:
+        return {"backend.memory", "ask for fewer frames or a smaller size, or stop what else is on the GPU"};
+      case CUDA_ERROR_NO_DEVICE: return {"backend.device", "the driver finds no NVIDIA GPU; nvidia-smi lists them"};
+      case CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: return {"backend.library", "install NVIDIA's driver, or a newer one"};
+      default: return {"backend.cuda", kCheck};
+    }
   }
 };
 
@@ -119,9 +134,11 @@ Cuda::Cuda(int index) : driver_(std::make_unique<Driver>()) {
   driver.check(driver.init(0), "start");
   int count = 0, major = 0, minor = 0;
   driver.check(driver.get_count(&count), "count GPUs");
-  if (count < 1) fail(EV_ERROR_BACKEND, "CUDA finds no GPU here; check the driver with nvidia-smi");
+  if (count < 1) throw Error(EV_ERROR_BACKEND, "backend.device").found("CUDA finds no GPU here").hint(kCheck);
   if (index < 0 || index >= count) {
-    fail(EV_ERROR_BACKEND, "GPU ", index, " was asked for, this machine has ", count, "; choose another");
+    throw Error(EV_ERROR_BACKEND, "backend.device", "device")
+        .found("GPU ", index, " was asked for, this machine has ", count)
+        .hint("choose another");
   }
   gpu_.index = index;
   driver.check(driver.get_device(&driver.device, index), "open the GPU");

@@ -17,7 +17,6 @@ namespace {
 
 constexpr std::int64_t kManifestVersion = 1;
 constexpr const char* kManifest = "manifest.json";
-constexpr const char* kBuildAgain = "build the engines again";
 constexpr Damage kDamage = {EV_ERROR_BACKEND, kBuildAgain};
 
 bool starts_with(const std::string& text, const std::string& prefix) { return text.rfind(prefix, 0) == 0; }

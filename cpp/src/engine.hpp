@@ -17,6 +17,8 @@
 
 namespace ev {
 
+constexpr const char* kBuildAgain = "build the engines again";
+
 using Shape = std::vector<std::int64_t>;
 using Shapes = std::map<std::string, Shape>;
 

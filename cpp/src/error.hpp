@@ -89,6 +89,14 @@ class Error : public std::exception {
     return set(facts_.hint, join_text(parts...));
   }
 
+  /// The same error where more is known of where it happened: `place` stands in front of what was found.
+  Error at(const std::string& place) const {
+    Error placed = *this;
+    placed.facts_.found = place + facts_.found;
+    placed.text_ = placed.facts_.describe();
+    return placed;
+  }
+
   /// One of the EV_ERROR_* codes.
   int code() const { return class_; }
   const ErrorFacts& facts() const { return facts_; }
@@ -105,11 +113,5 @@ class Error : public std::exception {
   ErrorFacts facts_;
   std::string text_;
 };
-
-/// An error of which no more than its class and its whole text are told.
-template <typename... Parts>
-[[noreturn]] void fail(int code_class, const Parts&... parts) {
-  throw Error(code_class).found(parts...);
-}
 
 }  // namespace ev

@@ -33,7 +33,7 @@ void read_chunks(const fs::path& path, const Take& take) {
     wanted = take(chunk.data(), count);
   }
   if (file == nullptr || std::ferror(file.get()) != 0) {
-    fail(EV_ERROR_BUNDLE, path.string(), " cannot be read; check its permissions");
+    throw Error(EV_ERROR_BUNDLE).found(path.string(), " cannot be read").hint("check its permissions");
   }
 }
 
@@ -60,7 +60,7 @@ class Digest {
 
  private:
   static void check(bool done) {
-    if (!done) fail(EV_ERROR_INTERNAL, "libcrypto could not compute a sha256");
+    if (!done) throw Error(EV_ERROR_INTERNAL).found("libcrypto could not compute a sha256");
   }
 
   std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
@@ -79,7 +79,7 @@ MappedFile::MappedFile(const fs::path& path, int code) {
     if (done) data_ = static_cast<const char*>(data), size_ = num_bytes;
   }
   if (file >= 0) close(file);
-  if (!done) fail(code, path.string(), " cannot be read; check its permissions");
+  if (!done) throw Error(code).found(path.string(), " cannot be read").hint("check its permissions");
 }
 
 MappedFile::~MappedFile() {
@@ -112,7 +112,9 @@ std::vector<std::string> list_files(const fs::path& root) {
     if (entry->is_regular_file(ignored)) paths.push_back(entry->path().lexically_relative(root).generic_string());
   }
   if (error) {
-    fail(EV_ERROR_BUNDLE, root.string(), " cannot be listed (", error.message(), "); check its permissions");
+    throw Error(EV_ERROR_BUNDLE)
+        .found(root.string(), " cannot be listed (", error.message(), ")")
+        .hint("check its permissions");
   }
   std::sort(paths.begin(), paths.end());
   return paths;

@@ -22,7 +22,8 @@ constexpr const char* kNoMemoryJson =
 constexpr const char* kRequestFields[] = {
     "prompt",   "inputs", "negative_prompt", "schedule", "num_inference_steps", "guidance_scale", "seed",
     "strength", "fps",    "num_frames",      "start_s"};
-constexpr const char* kOptionsFields[] = {"bundle", "num_threads", "device", "weight_budget_bytes"};
+constexpr const char* kOptionsFields[] = {"bundle",      "num_threads", "device", "weight_budget_bytes",
+                                          "onnxruntime", "tensorrt",    "plugin", "cuda_graphs"};
 
 /// The name in the C interface of what the library calls by its own names: `seed` is `ev_request.seed`.
 std::string c_name(const std::string& field) {

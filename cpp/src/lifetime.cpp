@@ -35,7 +35,7 @@ struct State {
 
 /// Never destroyed: threads may ask for it until the process is gone.
 State& state() {
-  static State* const made = new State;
+  static auto* const made = new State;
   return *made;
 }
 
@@ -114,7 +114,7 @@ StopAtExit::~StopAtExit() {
 bool is_process_ending() noexcept { return state().is_ending; }
 
 void check_process_ending() {
-  if (is_process_ending()) fail(EV_ERROR_CANCELLED, "stopped, because the process is ending");
+  if (is_process_ending()) throw Error(EV_ERROR_CANCELLED).found("stopped, because the process is ending");
 }
 
 void wait_for_calls_at_exit() {

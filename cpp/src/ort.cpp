@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <sstream>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -28,6 +29,29 @@ constexpr bool kHasBlockedLayout = true;
 #else
 constexpr bool kHasBlockedLayout = false;
 #endif
+
+// What ONNX Runtime says of an operator that it does not have; see backends/ort.py.
+constexpr std::array<const char*, 8> kUnknownOperator = {"NOT_IMPLEMENTED",
+                                                         "not a registered function/op",
+                                                         "No Op registered",
+                                                         "Could not find an implementation",
+                                                         "No opset import for domain",
+                                                         "Unrecognized",
+                                                         "till opset",
+                                                         "is under development"};
+
+bool lacks_operator(const std::string& reason) {
+  return std::any_of(kUnknownOperator.begin(), kUnknownOperator.end(),
+                     [&](const char* part) { return reason.find(part) != std::string::npos; });
+}
+
+/// version: "1.32.0". Before 1.25 such convolutions depend on how they are split across threads; see backends/ort.py.
+bool has_reproducible_convolutions(const std::string& version) {
+  int major = 0, minor = 0;
+  std::istringstream(version) >> major;
+  std::istringstream(version.substr(std::min(version.size(), version.find('.') + 1))) >> minor;
+  return major > 1 || (major == 1 && minor >= 25);
+}
 
 template <std::size_t count>
 bool is_one_of(const std::array<const char*, count>& names, const std::string& name) {
@@ -61,8 +85,9 @@ class OrtRunner : public Runner {
     std::vector<std::shared_ptr<OrtValue>> made;
     const std::string reason = execute(session, inputs, outputs, made);
     if (!reason.empty()) {
-      fail(EV_ERROR_BACKEND, "onnxruntime failed in graph \"", graph, "\" with ", describe(inputs), ": ", reason,
-           "; try a smaller size or fewer frames if memory ran out, else export the bundle again");
+      throw Error(EV_ERROR_BACKEND, "backend.run")
+          .found("onnxruntime failed in graph \"", graph, "\" with ", describe(inputs), ": ", reason)
+          .hint("try a smaller size or fewer frames if memory ran out, else export the bundle again");
     }
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (outputs[i].second.data == nullptr) adopt(made[i], outputs[i].second);
@@ -131,7 +156,10 @@ class OrtRunner : public Runner {
     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     check(api_, api_->GetTensorElementType(created, &type), "GetTensorElementType");
     if (type != element_type(tensor.dtype)) {
-      fail(EV_ERROR_BACKEND, "a graph gave another type than ", tensor.dtype, "; export the bundle again");
+      throw Error(EV_ERROR_BACKEND, "backend.outputs")
+          .found("a graph gave a result of another type")
+          .expected(tensor.dtype)
+          .hint("export the bundle again");
     }
     check(api_, api_->GetTensorMutableData(value, &tensor.data), "GetTensorMutableData");
     tensor.owner = owner;
@@ -152,16 +180,24 @@ class OrtRunner : public Runner {
     const std::string reason =
         take_status(api_, api_->CreateSession(env_.get(), path.c_str(), options.get(), &session));
     if (!reason.empty()) {
-      fail(EV_ERROR_BACKEND, "onnxruntime ", library_.version, " cannot load graph \"", graph, "\" (", path,
-           "): ", reason, "; export the bundle again, or use the version of onnxruntime that it was made for");
+      if (lacks_operator(reason)) {
+        throw Error(EV_ERROR_BACKEND, "backend.load")
+            .found("graph \"", graph, "\" needs an operator that onnxruntime ", library_.version,
+                   " does not have: ", reason)
+            .hint("install a newer onnxruntime, or export with the attention inline");
+      }
+      throw Error(EV_ERROR_BACKEND, "backend.load")
+          .found("onnxruntime ", library_.version, " cannot load graph \"", graph, "\" (", path, "): ", reason)
+          .hint("export the bundle again");
     }
     return sessions_.emplace(graph, Handle<OrtSession>(session, api_->ReleaseSession)).first->second.get();
   }
 
   /// Whether the graph gives the same bytes on any number of threads.
   bool takes_threads(const std::string& graph) const {
-    if (kHasBlockedLayout && is_one_of(kFrameByFrameGraphs, graph))
-      return bundle_.spec.capabilities.convolutions == "frames";
+    if (kHasBlockedLayout && is_one_of(kFrameByFrameGraphs, graph)) {
+      return bundle_.spec.capabilities.convolutions == "frames" && has_reproducible_convolutions(library_.version);
+    }
     return is_one_of(kThreadedGraphs, graph);
   }
 
@@ -170,7 +206,7 @@ class OrtRunner : public Runner {
     for (const auto& [name, tensor] : tensors) {
       text += (text.empty() ? "" : ", ") + name + " [";
       for (std::size_t i = 0; i < tensor.shape.size(); ++i) text += join_text(i == 0 ? "" : ", ", tensor.shape[i]);
-      text += "]";
+      text += ']';
     }
     return text;
   }
@@ -244,7 +280,7 @@ class BoundOrtRunner final : public OrtRunner {
     }
     // Each session has a stream of its own, so a result is complete before another session takes it.
     check(api(), api()->SynchronizeBoundInputs(created), "SynchronizeBoundInputs");
-    const std::string reason = take_status(api(), api()->RunWithBinding(session, run_options(), created));
+    std::string reason = take_status(api(), api()->RunWithBinding(session, run_options(), created));
     if (!reason.empty()) return reason;
     check(api(), api()->SynchronizeBoundOutputs(created), "SynchronizeBoundOutputs");
     take_bound_outputs(created, made);
@@ -265,7 +301,7 @@ class BoundOrtRunner final : public OrtRunner {
     std::size_t count = 0;
     check(api(), api()->GetBoundOutputValues(binding, allocator, &values, &count), "GetBoundOutputValues");
     for (std::size_t i = 0; i < count; ++i) made.emplace_back(values[i], api()->ReleaseValue);
-    if (values != nullptr) allocator->Free(allocator, values);
+    if (values != nullptr) allocator->Free(allocator, static_cast<void*>(values));
   }
 
   OrtRunner host_;
@@ -276,9 +312,6 @@ class BoundOrtRunner final : public OrtRunner {
 
 Availability probe_ort(const std::string& name, const std::string& provider, const BackendOptions& options) {
   try {
-    std::vector<std::string> taken;
-    if (provider != kCpu) taken.push_back("device");
-    if (const auto reason = refuse_gpu_options(name, options.gpu, taken)) return {name, reason, ""};
     const Library loaded = load_library(options.onnxruntime);
     const std::vector<std::string> providers = list_providers(loaded.api);
     if (std::find(providers.begin(), providers.end(), provider) == providers.end()) {

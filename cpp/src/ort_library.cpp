@@ -24,7 +24,7 @@ struct ArenaUsers {
 };
 
 ArenaUsers& arena_users() {
-  static ArenaUsers* const users = new ArenaUsers;  // a pipeline may be static, too, and end later
+  static auto* const users = new ArenaUsers;  // a pipeline may be static, too, and end later
   return *users;
 }
 
@@ -43,19 +43,24 @@ Library load_library(const std::string& path) {
     void* library = dlopen(path.empty() ? kSoname : path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
       const char* why = dlerror();
-      fail(EV_ERROR_BACKEND, "ONNX Runtime cannot be loaded (", why == nullptr ? "no reason given" : why,
-           "); install it, or give the path of its library in ev_options.onnxruntime");
+      throw Error(EV_ERROR_BACKEND, "backend.library", "onnxruntime")
+          .found("ONNX Runtime cannot be loaded (", why == nullptr ? "no reason given" : why, ")")
+          .hint("install it, or give the path of its library in ev_options.onnxruntime");
     }
     symbol = dlsym(library, "OrtGetApiBase");
     if (symbol == nullptr) {
-      fail(EV_ERROR_BACKEND, path.empty() ? kSoname : path, " is not ONNX Runtime: it has no OrtGetApiBase");
+      throw Error(EV_ERROR_BACKEND, "backend.library", "onnxruntime")
+          .found(path.empty() ? kSoname : path, " is not ONNX Runtime: it has no OrtGetApiBase")
+          .hint("give the path of its library in ev_options.onnxruntime");
     }
   }
   wait_for_calls_at_exit();
   const OrtApiBase* base = reinterpret_cast<GetApiBase>(symbol)();
   const OrtApi* api = base->GetApi(kApiVersion);
   if (api == nullptr) {
-    fail(EV_ERROR_BACKEND, "ONNX Runtime ", base->GetVersionString(), " is too old; 1.23 or newer is expected");
+    throw Error(EV_ERROR_BACKEND, "backend.library", "onnxruntime")
+        .found("ONNX Runtime ", base->GetVersionString(), " is too old")
+        .expected("1.23 or newer");
   }
   return {api, base->GetVersionString()};
 }
@@ -69,7 +74,8 @@ std::string take_status(const OrtApi* api, OrtStatus* status) {
 
 void check(const OrtApi* api, OrtStatus* status, const char* what) {
   const std::string reason = take_status(api, status);
-  if (!reason.empty()) fail(EV_ERROR_BACKEND, "onnxruntime failed in ", what, ": ", reason);
+  if (reason.empty()) return;
+  throw Error(EV_ERROR_BACKEND, "backend.run").found("onnxruntime failed in ", what, ": ", reason);
 }
 
 ONNXTensorElementDataType element_type(const std::string& dtype) {
@@ -81,7 +87,9 @@ ONNXTensorElementDataType element_type(const std::string& dtype) {
   if (dtype == "int32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   if (dtype == "uint8") return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   if (dtype == "bool") return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-  fail(EV_ERROR_BUNDLE, "a graph has a tensor of type ", dtype, "; expected float32, float64, float16, int64 or uint8");
+  throw Error(EV_ERROR_BUNDLE, "bundle.field")
+      .found("a graph has a tensor of type ", dtype)
+      .expected("float32, float64, float16, bfloat16, int64, int32, uint8 or bool");
 }
 
 std::vector<std::string> list_providers(const OrtApi* api) {
@@ -149,7 +157,11 @@ Handle<OrtSessionOptions> make_session_options(const OrtApi* api, const Provider
           "UpdateCUDAProviderOptions");
     const std::string reason =
         take_status(api, api->SessionOptionsAppendExecutionProvider_CUDA_V2(created, created_cuda));
-    if (!reason.empty()) fail(EV_ERROR_BACKEND, provider.name, " could not be used: ", reason, "; ", kFixProvider);
+    if (!reason.empty()) {
+      throw Error(EV_ERROR_BACKEND, "backend.unavailable")
+          .found(provider.name, " could not be used: ", reason)
+          .hint(kFixProvider);
+    }
   }
   return options;
 }

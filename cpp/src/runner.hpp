@@ -78,11 +78,6 @@ struct BackendOptions {
   GpuOptions gpu;
 };
 
-/// Why a backend cannot follow the options that are not as they are by default; nothing if it can. taken: the names of
-/// those that it takes.
-std::optional<std::string> refuse_gpu_options(const std::string& backend, const GpuOptions& gpu,
-                                              const std::vector<std::string>& taken);
-
 /// Opens the backend that was named, or for "auto" the first that is here. Throws EV_ERROR_BACKEND with reasons: an
 /// unknown name, a named backend that is not available (there is no falling back from a named one), or none at all.
 /// The bundle must outlive the runner.

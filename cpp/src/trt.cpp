@@ -23,8 +23,9 @@ std::unique_ptr<TrtLibrary> open_library(const std::string& name, const std::str
 #if EDITVERSE_HAS_TENSORRT_RTX
   if (name == "tensorrt-rtx") return open_tensorrt_rtx(path);
 #endif
-  fail(EV_ERROR_BACKEND, "this library was built without the headers of ", name, "; build it with -D",
-       name == "tensorrt" ? "TENSORRT" : "TENSORRT_RTX", "_INCLUDE_DIR=FOLDER");
+  throw Error(EV_ERROR_BACKEND, "backend.library")
+      .found("this library was built without the headers of ", name)
+      .hint("build it with -D", name == "tensorrt" ? "TENSORRT" : "TENSORRT_RTX", "_INCLUDE_DIR=FOLDER");
 }
 
 /// A context set to one call's shapes and buffers, and the CUDA graph of it once it is recorded. scratch: the memory
@@ -50,9 +51,9 @@ struct Loaded {
 class TrtRunner final : public Runner {
  public:
   TrtRunner(const Bundle& bundle, std::shared_ptr<Cuda> cuda, std::unique_ptr<TrtLibrary> library, ChosenPlans chosen,
-            const GpuOptions& options, std::unique_ptr<Runner> host)
+            GpuOptions options, std::unique_ptr<Runner> host)
       : bundle_(bundle),
-        options_(options),
+        options_(std::move(options)),
         cuda_(std::move(cuda)),
         pool_(std::make_shared<DevicePool>(cuda_)),
         library_(std::move(library)),
@@ -71,7 +72,7 @@ class TrtRunner final : public Runner {
 
   void run(const std::string& graph, const NamedTensors& inputs, NamedTensors& outputs) override {
     if (is_host_graph(graph)) return host_->run(graph, inputs, outputs);
-    if (stopped_) fail(EV_ERROR_BACKEND, "graph \"", graph, "\" was stopped");
+    if (stopped_) throw Error(EV_ERROR_BACKEND, "backend.run").found("graph \"", graph, "\" was stopped");
     const Cuda::Current current(*cuda_);
     const GraphSpec& spec = *bundle_.spec.find_graph(graph);
     Shapes shapes;
@@ -102,7 +103,7 @@ class TrtRunner final : public Runner {
       }
       for (auto& [name, tensor] : outputs) take_output(find_tensor(held, name), tensor);
     } catch (const Error& error) {
-      fail(error.code(), "graph \"", graph, "\": ", error.what());
+      throw error.at(join_text("graph \"", graph, "\": "));
     }
   }
 
@@ -143,7 +144,9 @@ class TrtRunner final : public Runner {
   static const Tensor& find_tensor(const NamedTensors& tensors, const std::string& name) {
     const auto is_named = [&](const auto& entry) { return entry.first == name; };
     const auto found = std::find_if(tensors.begin(), tensors.end(), is_named);
-    if (found == tensors.end()) fail(EV_ERROR_BACKEND, "it has no tensor ", name, "; ", "export the bundle again");
+    if (found == tensors.end()) {
+      throw Error(EV_ERROR_BACKEND, "backend.inputs").found("it has no tensor ", name).hint("export the bundle again");
+    }
     return found->second;
   }
 
@@ -159,8 +162,10 @@ class TrtRunner final : public Runner {
       loaded.context = loaded.plan->make_context();
       return loaded_.emplace(graph, std::move(loaded)).first->second;
     } catch (const Error& error) {
-      fail(EV_ERROR_BACKEND, (chosen_.engines.folder / plan.file).string(), " cannot be read by ",
-           chosen_.engines.backend, " ", library_->version(), ": ", error.what(), "; build the engines again");
+      throw Error(EV_ERROR_BACKEND, "backend.load")
+          .found((chosen_.engines.folder / plan.file).string(), " cannot be read by ", chosen_.engines.backend, " ",
+                 library_->version(), ": ", error.what())
+          .hint(kBuildAgain);
     }
   }
 
@@ -269,7 +274,9 @@ class TrtRunner final : public Runner {
     if (wanted.data == nullptr) {
       wanted = made;
     } else if (wanted.shape != made.shape || wanted.dtype != made.dtype || wanted.on_device) {
-      fail(EV_ERROR_BACKEND, "a result has another shape or type than was asked for; export the bundle again");
+      throw Error(EV_ERROR_BACKEND, "backend.outputs")
+          .found("a result has another shape or type than was asked for")
+          .hint("export the bundle again");
     } else {
       download(made, wanted);
     }
@@ -294,10 +301,6 @@ class TrtRunner final : public Runner {
 Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOptions& options) {
   std::string version;
   try {
-    // TensorRT for RTX records graphs of its own, by calls that only its headers have: none were at hand.
-    const std::vector<std::string> all = {"device", "weight_budget_bytes", "plugin", "cuda_graphs"};
-    const std::vector<std::string> taken(all.begin(), name == "tensorrt" ? all.end() : all.end() - 1);
-    if (const auto reason = refuse_gpu_options(name, options.gpu, taken)) return {{name, reason, version}, nullptr};
     // In this order: no library of hundreds of megabytes is loaded where there is no GPU for it.
     auto cuda = std::make_shared<Cuda>(options.gpu.index());
     auto library = open_library(name, options.tensorrt);
@@ -312,8 +315,10 @@ Opened open_trt(const std::string& name, const Bundle& bundle, const BackendOpti
       return {{name, reason, version}, nullptr};
     }
     if (!options.allow_unverified && !is_verified(chosen.engines, cuda->gpu().name)) {
-      fail(EV_ERROR_BACKEND, "its plans were never verified on ", cuda->gpu().name, "; run `editverse-rt verify ",
-           bundle.root.string(), " --backend ", name, "` once, or set ev_options.allow_unverified");
+      throw Error(EV_ERROR_BACKEND, "backend.unverified")
+          .found("its plans were never verified on ", cuda->gpu().name)
+          .hint("run `editverse-rt verify ", bundle.root.string(), " --backend ", name,
+                "` once, or set ev_options.allow_unverified");
     }
     if (!options.gpu.plugin.empty()) library->load_plugin(options.gpu.plugin);
     auto host = open_ort_runner(bundle, "CPUExecutionProvider", options);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -91,25 +92,58 @@ void check_binding(const Bundle& bundle, const BackendOptions& options) {
   }
 }
 
+/// What an error says of a run of a graph with one output; nothing if it does not fail.
+ErrorFacts facts_of(Runner& runner, const char* graph, const NamedTensors& inputs) {
+  NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
+  try {
+    runner.run(graph, inputs, outputs);
+  } catch (const Error& error) {
+    return error.facts();
+  }
+  return {};
+}
+
 void check_failures(const Bundle& bundle, const BackendOptions& options) {
   const auto bound = open_bound_ort_runner(bundle, kProvider, options);
-  const auto text_of = [&](const char* graph, const NamedTensors& inputs) -> std::string {
-    NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
-    try {
-      bound->run(graph, inputs, outputs);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  };
   const Tensor seed = make_tensor("int64", {}, std::vector<std::int64_t>{7});
-  CHECK(text_of("noise", {{"seed", seed}}).find("onnxruntime failed in") != std::string::npos);
-  CHECK(text_of("no_graph", {}).find("has no graph \"no_graph\"") != std::string::npos);
+  CHECK(facts_of(*bound, "noise", {{"seed", seed}}).found.find("onnxruntime failed in") != std::string::npos);
+  CHECK(facts_of(*bound, "no_graph", {}).found.find("has no graph \"no_graph\"") != std::string::npos);
   bound->stop_runs();
   const NamedTensors good = {{"seed", seed}, {"shape", make_tensor("int64", {2}, std::vector<std::int64_t>{64, 64})}};
-  CHECK(text_of("noise", good).find("onnxruntime failed in graph \"noise\"") != std::string::npos);
+  const ErrorFacts stopped = facts_of(*bound, "noise", good);
+  CHECK(stopped.found.find("onnxruntime failed in graph \"noise\" with seed [], shape [2]: ") == 0);
+  CHECK(stopped.code == "backend.run" && stopped.hint.find("try a smaller size or fewer frames") == 0);
   bound->allow_runs();
-  CHECK(text_of("noise", good).empty());
+  CHECK(facts_of(*bound, "noise", good).code.empty());
+}
+
+/// A model of one node without inputs, in ONNX's protocol buffers: IR version 8, opset 13.
+std::string model_of_operator(const std::string& name) {
+  const auto field = [](int number, const std::string& content) {
+    return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(content.size())} + content;
+  };
+  const std::string output = field(1, "y") + field(2, field(1, std::string{8, 1}));
+  const std::string graph = field(1, field(2, "y") + field(4, name)) + field(2, "g") + field(12, output);
+  return std::string{8, 8} + field(7, graph) + field(8, std::string("\x0a\x00\x10\x0d", 4));
+}
+
+/// A file that is no graph, and one with an operator that ONNX Runtime lacks; the Python host says the same.
+void check_graphs_that_cannot_be_loaded(const Bundle& bundle, const BackendOptions& options) {
+  Bundle broken = bundle;
+  broken.root = std::filesystem::temp_directory_path() / join_text("editverse_ort_test_", getpid());
+  const std::filesystem::path file = broken.graph_path("noise");
+  std::filesystem::create_directories(file.parent_path());
+  const auto facts_with = [&](const std::string& content) {
+    std::ofstream(file, std::ios::binary) << content;
+    return facts_of(*open_ort_runner(broken, kProvider, options), "noise", {});
+  };
+  const ErrorFacts no_graph = facts_with("this is no graph");
+  CHECK(no_graph.code == "backend.load" && no_graph.hint == "export the bundle again");
+  CHECK(no_graph.found.find("cannot load graph \"noise\" (" + file.string()) != std::string::npos);
+  const ErrorFacts unknown = facts_with(model_of_operator("NoSuchOperator"));
+  CHECK(unknown.code == "backend.load" && unknown.hint.find("install a newer onnxruntime") == 0);
+  CHECK(unknown.found.find("graph \"noise\" needs an operator that onnxruntime ") == 0);
+  std::filesystem::remove_all(broken.root);
 }
 
 double held_mb() {
@@ -218,5 +252,6 @@ int main(int argc, char** argv) {
   check_cuda_options();
   check_binding(bundle, options);
   check_failures(bundle, options);
+  check_graphs_that_cannot_be_loaded(bundle, options);
   return check::report();
 }

@@ -183,7 +183,9 @@ def test_memory_that_runs_out_is_an_error_that_gives_everything_back(bundle: Bun
     said, _ = run(bundle, tmp_path, STUB_MEMORY="400000")
     assert said["error"] == "BackendError"
     assert "CUDA_ERROR_OUT_OF_MEMORY" in said["text"]
-    assert "ask for less" in said["text"]
+    assert "ask for fewer frames" in said["text"]
+    assert said["facts"]["code"] == "backend.memory"
+    assert said["facts"]["hint"].startswith("ask for fewer frames or a smaller size")
     check_all_is_given_back(said)
 
 
@@ -235,6 +237,7 @@ def test_what_does_not_fit_is_refused_with_a_reason(
     said, _ = run(bundle, tmp_path, **settings)
     assert said["error"] == "BackendError"
     assert 'backend "tensorrt" cannot be used: ' in said["text"]
+    assert said["facts"]["code"] == "backend.unavailable"
     assert text in said["text"]
     assert "\n" not in said["text"]
 
@@ -343,7 +346,13 @@ def test_a_budget_needs_plans_that_stream(bundle: Bundle, tmp_path: Path) -> Non
 def test_a_gpu_option_passes_the_cpu_over(bundle: Bundle, tmp_path: Path) -> None:
     said, _ = run(bundle, tmp_path, backend="ort-cpu", options={"device": 0, "cuda_graphs": True})
     assert said["error"] == "BackendError"
-    assert "ort-cpu takes no device and no cuda_graphs; leave it out" in said["text"]
+    assert said["text"] == (
+        "ev_options.device is not taken by ort-cpu; leave it out, or choose another backend"
+    )
+    assert said["facts"]["code"] == "backend.option"
+    assert said["facts"]["field"] == "ev_options.device"
+    said, _ = run(bundle, tmp_path, backend="tensorrt-rtx", options={"cuda_graphs": True})
+    assert said["facts"]["field"] == "ev_options.cuda_graphs"
 
 
 def test_a_version_that_is_packed_again_is_the_same(bundle: Bundle, tmp_path: Path) -> None:
@@ -353,21 +362,23 @@ def test_a_version_that_is_packed_again_is_the_same(bundle: Bundle, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("line", "text"),
+    ("line", "text", "code"),
     [
         (
             "garbage",
             "cannot be read by tensorrt 10.14.1.48: the magic tag does not match; build the engines again",
+            "backend.load",
         ),
-        ("stub {file} 100 2 refuse-to-run", "TensorRT failed to run: the stub refuses"),
+        ("stub {file} 100 2 refuse-to-run", "TensorRT failed to run: the stub refuses", "backend.run"),
     ],
 )
-def test_a_plan_that_fails_says_why(line: str, text: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_plan_that_fails_says_why(line: str, text: str, code: str, bundle: Bundle, tmp_path: Path) -> None:
     file = bundle.graph_path("text_encoder")
     build_plans(bundle, lambda graph, good: line.format(file=file) if graph == "text_encoder" else good)
     said, _ = run(bundle, tmp_path)
     assert said["error"] == "BackendError"
     assert text in said["text"]
+    assert said["facts"]["code"] == code
     assert "\n" not in said["text"]
     check_all_is_given_back(said)
 
@@ -385,6 +396,8 @@ def test_a_plan_that_was_altered_or_is_gone(bundle: Bundle, tmp_path: Path) -> N
     plan.write_bytes(plan.read_bytes() + b" ")
     said, _ = run(bundle, tmp_path)
     assert "was altered" in said["text"]
+    assert said["facts"]["code"] == "backend.engine_damaged"
+    assert said["facts"]["hint"] == "build the engines again"
     plan.unlink()
     said, _ = run(bundle, tmp_path)
     assert "is missing; build the engines again" in said["text"]

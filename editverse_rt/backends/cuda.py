@@ -24,11 +24,15 @@ __all__ = ["Cuda", "DeviceTensor", "Gpu", "Pool"]
 
 _IDLE_SHARE = 2
 _CHECK = "check the driver and the GPU with nvidia-smi"
-_FIXES = {
-    "cudaErrorInsufficientDriver": "install NVIDIA's driver, or a newer one",
-    "cudaErrorNoDevice": "the driver finds no NVIDIA GPU; nvidia-smi lists them",
-    "cudaErrorMemoryAllocation": "ask for fewer frames or a smaller size, or stop what else is on the GPU",
+_FAULTS = {
+    "cudaErrorInsufficientDriver": ("backend.library", "install NVIDIA's driver, or a newer one"),
+    "cudaErrorNoDevice": ("backend.device", "the driver finds no NVIDIA GPU; nvidia-smi lists them"),
+    "cudaErrorMemoryAllocation": (
+        "backend.memory",
+        "ask for fewer frames or a smaller size, or stop what else is on the GPU",
+    ),
 }
+"""By CUDA's name of an error: the code of ours, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,18 @@ class Cuda:
             self._rt = importlib.import_module("cuda.bindings.runtime")
         except (ImportError, OSError, RuntimeError) as error:
             raise BackendError(
-                f"cuda.bindings cannot be imported ({first_line(error)}); install it with: "
-                "pip install cuda-python"
+                f"cuda.bindings cannot be imported ({first_line(error)})",
+                hint="install it with: pip install cuda-python",
+                code="backend.library",
             ) from error
         count = self._call("cudaGetDeviceCount")
         if not 0 <= device < count:
-            raise BackendError(f"GPU {device} was asked for, this machine has {count}; choose another")
+            raise BackendError(
+                f"GPU {device} was asked for, this machine has {count}",
+                hint="choose another",
+                code="backend.device",
+                field="device",
+            )
         facts = self._call("cudaGetDeviceProperties", device)
         name = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
         self.gpu = Gpu(device, name, f"{facts.major}.{facts.minor}")
@@ -141,10 +151,13 @@ class Cuda:
         try:
             status, *values = getattr(self._rt, name)(*args)
         except RuntimeError as error:  # the bindings find no driver when they are first called
-            raise BackendError(f"CUDA's {name}: {first_line(error)}; install NVIDIA's driver") from error
+            raise BackendError(
+                f"CUDA's {name}: {first_line(error)}", hint="install NVIDIA's driver", code="backend.library"
+            ) from error
         if int(status) != 0:
             found = str(getattr(status, "name", status))
-            raise BackendError(f"CUDA's {name} failed: {found}; {_FIXES.get(found, _CHECK)}")
+            code, hint = _FAULTS.get(found, ("backend.cuda", _CHECK))
+            raise BackendError(f"CUDA's {name} failed: {found}", hint=hint, code=code)
         return values[0] if values else None
 
     def _try(self, name: str, *args: Any) -> Any:
@@ -194,7 +207,9 @@ class Pool:
         """Raises BackendError once the pool is closed: its memory is another's by then."""
         if not self.is_open:
             raise BackendError(
-                "a result was left on the GPU when its runner was closed; read results before that"
+                "a result was left on the GPU when its runner was closed",
+                hint="read results before that",
+                code="backend.closed",
             )
         with self._cuda.current():
             self._cuda.download(array, address)

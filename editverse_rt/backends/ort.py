@@ -42,11 +42,13 @@ _FATAL_SEVERITY = 4
 # elements. Graphs with those get one thread. They take a few per cent of a request.
 _THREADED_GRAPHS = frozenset({"text_encoder", "transformer"})
 # Convolutions of pictures are computed row by row, in a blocked layout, and threads change nothing, on these
-# processors; elsewhere ONNX Runtime may not have that layout.
+# processors from this version on (1.23.2 and 1.24.1 gave other bytes, 1.25.1 and 1.26 the same); elsewhere ONNX
+# Runtime may not have that layout.
 _FRAME_BY_FRAME_GRAPHS = frozenset(
     {"vae_encoder_first", "vae_encoder_next", "vae_decoder_first", "vae_decoder_next"}
 )
 _BLOCKED_LAYOUT_MACHINES = frozenset({"x86_64", "AMD64"})
+_FIRST_REPRODUCIBLE_CONVOLUTIONS = (1, 25)
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _TELEMETRY_LOCK = threading.Lock()
 # What ONNX Runtime says of an operator, an operator set or a function that it does not have.
@@ -151,7 +153,9 @@ class OrtRunner:
         """Run one graph. Raises BackendError if ONNX Runtime cannot load it, or fails in it."""
         if not self._entered:
             raise BackendError(
-                f'graph "{graph}" was asked for outside of the runner\'s `with` block; enter it'
+                f'graph "{graph}" was asked for outside of the runner\'s `with` block',
+                hint="enter it",
+                code="backend.closed",
             )
         session = self._session(graph)
         try:
@@ -159,8 +163,9 @@ class OrtRunner:
         except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise BackendError(
-                f'onnxruntime failed in graph "{graph}" with {shapes}: {first_line(error)}; '
-                "try a smaller size or fewer frames if memory ran out, else export the bundle again"
+                f'onnxruntime failed in graph "{graph}" with {shapes}: {first_line(error)}',
+                hint="try a smaller size or fewer frames if memory ran out, else export the bundle again",
+                code="backend.run",
             ) from error
 
     def hold(self, array: Array) -> Array:
@@ -193,7 +198,9 @@ class OrtRunner:
         if spec.made.get("threads") == "all":
             return True
         if graph in _FRAME_BY_FRAME_GRAPHS and platform.machine() in _BLOCKED_LAYOUT_MACHINES:
-            return isinstance(spec, BundleSpec) and spec.capabilities.convolutions == "frames"
+            version = tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
+            is_by_frame = isinstance(spec, BundleSpec) and spec.capabilities.convolutions == "frames"
+            return is_by_frame and version >= _FIRST_REPRODUCIBLE_CONVOLUTIONS
         return graph in _THREADED_GRAPHS
 
     def _create_session(self, graph: str) -> Any:
@@ -224,17 +231,22 @@ class OrtRunner:
             if _UNKNOWN_OPERATOR.search(str(error)):
                 raise BackendError(
                     f'graph "{graph}" needs an operator that onnxruntime {ort.__version__} does not have: '
-                    f"{first_line(error)}; pip install -U onnxruntime, or export with the attention inline"
+                    f"{first_line(error)}",
+                    hint="pip install -U onnxruntime, or export with the attention inline",
+                    code="backend.load",
                 ) from error
             raise BackendError(
-                f'onnxruntime {ort.__version__} cannot load graph "{graph}" ({path}): {first_line(error)}; '
-                "export the bundle again"
+                f'onnxruntime {ort.__version__} cannot load graph "{graph}" ({path}): {first_line(error)}',
+                hint="export the bundle again",
+                code="backend.load",
             ) from error
         if self._provider not in session.get_providers():
             # ONNX Runtime itself goes on with the CPU when a provider's libraries cannot be loaded.
             raise BackendError(
                 f'{self._provider} could not be used for graph "{graph}", onnxruntime offered '
-                f"{', '.join(session.get_providers())}; {_FIX_PROVIDER}"
+                f"{', '.join(session.get_providers())}",
+                hint=_FIX_PROVIDER,
+                code="backend.unavailable",
             )
         return session
 
@@ -283,7 +295,9 @@ def import_onnxruntime() -> Any:
             import onnxruntime
     except ImportError as error:
         raise BackendError(
-            f"onnxruntime cannot be imported ({first_line(error)}); install it with: pip install onnxruntime"
+            f"onnxruntime cannot be imported ({first_line(error)})",
+            hint="install it with: pip install onnxruntime",
+            code="backend.library",
         ) from error
     return onnxruntime
 

@@ -32,10 +32,18 @@ def register_plugin(registry: Any, library: Path) -> None:
         handle = registry.load_library(os.fspath(library))
     except (OSError, RuntimeError) as error:
         raise BackendError(
-            f"{library} cannot be loaded ({first_line(error)}); build the plugin again"
+            f"{library} cannot be loaded ({first_line(error)})",
+            hint="build the plugin again",
+            code="backend.plugin",
+            field="plugin",
         ) from error
     if handle is None:
-        raise BackendError(f"{library} is not a plugin that TensorRT takes; build the plugin again")
+        raise BackendError(
+            f"{library} is not a plugin that TensorRT takes",
+            hint="build the plugin again",
+            code="backend.plugin",
+            field="plugin",
+        )
 
 
 def probe_plugin(library: Path | None, cudnn: str = CUDNN) -> Availability:

@@ -45,7 +45,11 @@ class TrtBackend:
         try:
             # In this order: no library of hundreds of megabytes is loaded where there is no GPU for it.
             if importlib.util.find_spec(self.name.replace("-", "_")) is None:
-                raise BackendError(f"{self.name} is not installed; pip install 'editverse-rt[{self.name}]'")
+                raise BackendError(
+                    f"{self.name} is not installed",
+                    hint=f"pip install 'editverse-rt[{self.name}]'",
+                    code="backend.library",
+                )
             Cuda()
             version = str(self._import().__version__)
         except BackendError as error:
@@ -95,6 +99,7 @@ class TrtBackend:
             return importlib.import_module("tensorrt_rtx")
         except (ImportError, OSError, RuntimeError) as error:
             raise BackendError(
-                f"{self.name} cannot be imported ({first_line(error)}); install it with: pip install "
-                f"{self.package}"
+                f"{self.name} cannot be imported ({first_line(error)})",
+                hint=f"install it with: pip install {self.package}",
+                code="backend.library",
             ) from error

@@ -184,7 +184,11 @@ class TrtRunner:
 
     def _want_entered(self, what: str) -> None:
         if self._runtime is None:
-            raise BackendError(f"{what} was asked for outside of the runner's `with` block; enter it")
+            raise BackendError(
+                f"{what} was asked for outside of the runner's `with` block",
+                hint="enter it",
+                code="backend.closed",
+            )
 
     def _run_once(
         self,
@@ -267,7 +271,9 @@ class TrtRunner:
             path = verify_plan_file(self._engines, plan)
             engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
             if engine is None:
-                raise BackendError(f"{path} cannot be read by {self._engines.backend}; {BUILD_AGAIN}")
+                raise BackendError(
+                    f"{path} cannot be read by {self._engines.backend}", hint=BUILD_AGAIN, code="backend.load"
+                )
             if plan.facts.get("weight_streaming"):
                 engine.weight_streaming_budget_v2 = choose_weight_budget(
                     self._options.weight_budget_bytes,
@@ -298,20 +304,25 @@ class TrtRunner:
             new_profile, self._cuda.stream
         ):
             raise BackendError(
-                f'the plan of graph "{plan.graph}" has no profile {new_profile}, as its manifest says; '
-                f"{BUILD_AGAIN}"
+                f'the plan of graph "{plan.graph}" has no profile {new_profile}, as its manifest says',
+                hint=BUILD_AGAIN,
+                code="backend.run",
             )
         for name in plan.profiles[0].shapes:
             if not context.set_input_shape(name, shapes[name]):
                 raise BackendError(
                     f'the plan of graph "{plan.graph}" does not take {name} {list(shapes[name])}, as its '
-                    f"manifest says; {BUILD_AGAIN}"
+                    "manifest says",
+                    hint=BUILD_AGAIN,
+                    code="backend.run",
                 )
 
     def _execute(self, context: Any, spec: GraphSpec, shapes: Mapping[str, Shape]) -> None:
         if not context.execute_async_v3(self._cuda.stream):
             raise BackendError(
-                f'the plan of graph "{spec.name}" failed with {dict(shapes)}; build the engines again'
+                f'the plan of graph "{spec.name}" failed with {dict(shapes)}',
+                hint=BUILD_AGAIN,
+                code="backend.run",
             )
 
     def _place(self, tensor: TensorSpec, value: Tensor) -> DeviceTensor:
@@ -368,11 +379,16 @@ def _write_kernels(kernels: bytes, file: Path) -> None:
         os.replace(partial, file)
     except OSError as error:
         raise BackendError(
-            f"{file} cannot be written ({error.strerror}); name another kernel_cache"
+            f"{file} cannot be written ({error.strerror})",
+            hint="name another kernel_cache",
+            code="backend.option",
+            field="kernel_cache",
         ) from error
 
 
 def _bind(context: Any, tensors: Mapping[str, DeviceTensor]) -> None:
     for name, tensor in tensors.items():
         if not context.set_tensor_address(name, tensor.address):
-            raise BackendError(f'a plan has no input or output "{name}"; {BUILD_AGAIN}')
+            raise BackendError(
+                f'a plan has no input or output "{name}"', hint=BUILD_AGAIN, code="backend.run"
+            )

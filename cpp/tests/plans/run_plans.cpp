@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
   } catch (const editverse::Error& error) {
     said["error"] = ev_error_name(error.code());
     said["text"] = error.what();
+    said["facts"] = Json::parse(ev_last_error_json());
   }
   said["closed"] = ask("libcuda.so.1", "stub_report");
   said["closed_plans"] = ask("libnvinfer.so.10", "stub_counts");

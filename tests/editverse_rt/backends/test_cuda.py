@@ -33,27 +33,35 @@ def status_of(number: int, name: str) -> Status:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "code", "hint"),
     [
-        ("cudaErrorInsufficientDriver", "cudaErrorInsufficientDriver; install NVIDIA's driver"),
-        ("cudaErrorNoDevice", "cudaErrorNoDevice; the driver finds no NVIDIA GPU"),
-        ("cudaErrorMemoryAllocation", "cudaErrorMemoryAllocation; ask for fewer frames"),
-        ("cudaErrorIllegalAddress", "cudaErrorIllegalAddress; check the driver and the GPU with nvidia-smi"),
+        ("cudaErrorInsufficientDriver", "backend.library", "install NVIDIA's driver, or a newer one"),
+        ("cudaErrorNoDevice", "backend.device", "the driver finds no NVIDIA GPU; nvidia-smi lists them"),
+        (
+            "cudaErrorMemoryAllocation",
+            "backend.memory",
+            "ask for fewer frames or a smaller size, or stop what else is on the GPU",
+        ),
+        ("cudaErrorIllegalAddress", "backend.cuda", "check the driver and the GPU with nvidia-smi"),
     ],
 )
-def test_a_failure_says_what_to_do(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_says_what_to_do(name: str, code: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(cudaGetDeviceCount=lambda: (status_of(2, name), 0))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)  # type: ignore[arg-type]
-    with pytest.raises(BackendError, match=f"CUDA's cudaGetDeviceCount failed: {said}") as error:
+    with pytest.raises(BackendError) as error:
         Cuda()
-    assert "\n" not in str(error.value)
+    assert (error.value.code, error.value.hint) == (code, hint)
+    assert str(error.value) == f"CUDA's cudaGetDeviceCount failed: {name}; {hint}"
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(cudaGetDeviceCount=lambda: (status_of(0, "cudaSuccess"), 1))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)  # type: ignore[arg-type]
-    with pytest.raises(BackendError, match="GPU 3 was asked for, this machine has 1; choose another"):
+    with pytest.raises(
+        BackendError, match="GPU 3 was asked for, this machine has 1; choose another"
+    ) as error:
         Cuda(3)
+    assert (error.value.code, error.value.field) == ("backend.device", "device")
 
 
 def fake_runtime(**calls: Any) -> SimpleNamespace:

@@ -111,8 +111,11 @@ def test_contexts_share_the_largest_scratch(
 def test_a_plan_that_cannot_be_read_and_one_that_was_altered(
     runner: TrtRunner, engines: EngineSet, transformer_inputs: Inputs
 ) -> None:
-    with pytest.raises(BackendError, match=r"text_encoder-fp32.plan cannot be read by tensorrt-rtx; build"):
+    with pytest.raises(
+        BackendError, match=r"text_encoder-fp32.plan cannot be read by tensorrt-rtx; build"
+    ) as error:
         runner.run("text_encoder", {"ids": np.arange(4)})
+    assert error.value.code == "backend.load"
     (engines.folder / "transformer-fp32.plan").write_bytes(b"altered")
     with pytest.raises(BackendError, match="was altered"):
         runner.run("transformer", transformer_inputs(np.ones((4, P), np.float32)))
@@ -140,8 +143,9 @@ def test_what_a_context_refuses_is_said(
 ) -> None:
     runner.run("solver_step", solver_inputs(3))
     contexts["solver_step"].refused = {what}
-    with pytest.raises(BackendError, match=said):
+    with pytest.raises(BackendError, match=said) as error:
         runner.run("solver_step", solver_inputs(99))
+    assert error.value.code == "backend.run"
 
 
 def test_the_backend_asks_for_plans_and_for_a_stamp(

@@ -14,7 +14,7 @@ RUNTIME := $(shell find editverse_rt -type f -not -path '*/__pycache__/*') pypro
 PYTEST := --timeout=900 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate-demo docs serve test-serve-kills test-serve-fuzz test browser test-pins lint typecheck test-source test-wheel test-cpus test-ray wheel native test-native test-wan-native native-clang native-format sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
+.PHONY: help demo evaluate-demo docs serve test-serve-kills test-serve-fuzz test browser test-pins lint typecheck test-source test-wheel test-cpus test-ray wheel native test-native test-wan-native native-clang native-format native-tidy sanitize fuzz fuzz-media fuzz-media-native format clean test-wan
 .DELETE_ON_ERROR:
 
 help:
@@ -129,7 +129,7 @@ endif
 	@test -x .venv-wheel/bin/python && .venv-wheel/bin/python -m pip --version >/dev/null 2>&1 \
 	    || { rm -rf .venv-wheel; $(PYTHON) -m venv .venv-wheel; }
 	.venv-wheel/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
-	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.32,<5' \
+	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.30,<5' \
 	    $(CUDA_BINDINGS)
 	@touch $@
 
@@ -152,7 +152,7 @@ test-pins:
 	rm -rf $(PINS_VENV) build/pins-tests && $(PYTHON) -m venv $(PINS_VENV) && mkdir -p build/pins-tests/tests build/pins-dist
 	rm -f build/pins-dist/*.whl && $(PINS_VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/pins-dist .
 	$(PINS_VENV)/bin/python -m pip install --quiet 'pytest>=9,<10' hypothesis pytest-timeout scikit-video \
-	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.32,<5' \
+	    'httpx>=0.28,<0.29' 'openai==3.57.0' 'schemathesis>=4.30,<5' \
 	    $(CUDA_BINDINGS) "$$(ls build/pins-dist/editverse_rt-*.whl)[evaluate,serve]" \
 	    $(if $(filter oldest,$(PINS)),$$($(PYTHON) tests/oldest_pins.py))
 	@cp -r tests/conftest.py tests/editverse_rt tests/vectors build/pins-tests/tests/
@@ -219,7 +219,7 @@ FFMPEG ?= ON
 TENSORRT ?= $(if $(CMAKE_PREFIX_PATH),OFF,$(if $(shell command -v nvcc),ON,OFF))
 FFMPEG_PACKAGES := $(if $(filter ON,$(FFMPEG)),libavformat-dev libavcodec-dev libswscale-dev)
 # CMAKE_PREFIX_PATH=... uses ONNX Runtime, SentencePiece, nlohmann-json and OpenSSL of your own. Nothing is downloaded.
-NATIVE_CMAKE = cmake -S cpp -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TENSORRT=$(TENSORRT) -DEDITVERSE_TESTS=ON \
+NATIVE_CMAKE = cmake -S cpp -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DEDITVERSE_FFMPEG=$(FFMPEG) -DEDITVERSE_TENSORRT=$(TENSORRT) -DEDITVERSE_TESTS=ON \
     -DEDITVERSE_HEADERS="$(CURDIR)/build/plugin-headers" -DCMAKE_PREFIX_PATH="$(or $(CMAKE_PREFIX_PATH),$(CURDIR)/$(NATIVE_DEPS)/usr)" \
     $(if $(shell command -v ninja),-G Ninja)
 # FFmpeg's libraries need other downloaded libraries, and a sanitized library has no path to ONNX Runtime.
@@ -239,7 +239,7 @@ native: $(NATIVE_NEEDS)
 
 # Without a compiler there is nothing to test, and the target says so. CI has a compiler, and fails without one.
 ifneq ($(and $(shell command -v c++),$(shell command -v cmake)),)
-test-native: native
+test-native: native-tidy
 	$(NATIVE_RUN) ctest --test-dir $(NATIVE) --output-on-failure
 	$(NATIVE_RUN) .venv/bin/python -m pytest $(PYTEST) cpp/tests
 else
@@ -253,6 +253,10 @@ NATIVE_SOURCES = $(shell find cpp -regex '.*\.\(c\|cpp\|cu\|h\|hpp\|inc\)')
 
 native-format: .venv/ready
 	@.venv/bin/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+
+# .clang-tidy has the checks, and why some are left out.
+native-tidy: native
+	.venv/bin/python cpp/tools/check_with_clang_tidy.py $(NATIVE) --clang-tidy .venv/bin/clang-tidy
 
 # Slow: random checkpoints of the Wan family are exported first, and kept in build/wan.
 test-wan-native: native

@@ -19,7 +19,7 @@
 #include "editverse_rt.h"
 
 /* Frames in memory, and their size. */
-typedef struct clip {
+typedef struct {
   unsigned char* pixels; /* RGB, 3 bytes a pixel; from malloc() */
   int num_frames;
   int width;

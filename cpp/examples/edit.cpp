@@ -48,7 +48,7 @@ Clip read_ppm(const std::string& path) {
 
 void write_ppm(const std::string& path, const editverse::Frames& frames) {
   std::ofstream file(path, std::ios::binary);
-  const std::size_t count = static_cast<std::size_t>(frames.num_frames);
+  const auto count = static_cast<std::size_t>(frames.num_frames);
   const std::size_t picture_bytes = frames.num_bytes / count;
   for (std::size_t i = 0; i < count; ++i) {
     file << "P6\n" << frames.width_px << " " << frames.height_px << "\n255\n";

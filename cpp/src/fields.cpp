@@ -204,7 +204,7 @@ std::vector<std::string> Fields::names() const {
   return names;
 }
 
-Fields Fields::child(const std::string& field) { return Fields(take(field), where_, full_name(field), damage_); }
+Fields Fields::child(const std::string& field) { return {take(field), where_, full_name(field), damage_}; }
 
 std::vector<Fields> Fields::children(const std::string& field) {
   std::vector<Fields> result;

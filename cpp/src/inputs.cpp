@@ -246,7 +246,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
     if (input_kind(name) == "image") {
       const Clip picture = read_source(examined, name, 1, std::nullopt, 0.0, check_stopped);
       footage.clips[name] = picture.frames;
-      for (const std::string& line : picture.notices) footage.notices.push_back(name + ": " + line);
+      for (const std::string& line : picture.notices) footage.notices.push_back(join_text(name, ": ", line));
       continue;
     }
     const bool is_main = name == examined.names.front();
@@ -257,7 +257,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
                                   request.start_s, check_stopped, moments_s);
     const std::int64_t count = clip.frames.shape[0], kept = geometry.round_frames(count);
     footage.clips[name] = slice_rows(clip.frames, 0, kept);
-    for (const std::string& line : clip.notices) footage.notices.push_back(name + ": " + line);
+    for (const std::string& line : clip.notices) footage.notices.push_back(join_text(name, ": ", line));
     if (clip.num_damaged > 0) {
       footage.notices.push_back(
           join_text(name, ": ", clip.num_damaged, " packets or frames are damaged; some were skipped"));

@@ -20,11 +20,11 @@ namespace ev {
 /// above 255 would wrap around.
 constexpr int kQuiet = 100;
 
-template <auto Function>
+template <auto free_it>
 struct Freed {
   template <typename T>
   void operator()(T* pointer) const {
-    Function(&pointer);
+    free_it(&pointer);
   }
 };
 using FormatPointer = std::unique_ptr<AVFormatContext, Freed<avformat_close_input>>;

@@ -59,7 +59,7 @@ std::vector<std::uint8_t> codes_of_light(bool has_knee) {
 
 }  // namespace
 
-std::string dynamic_range_name(int transfer) { return transfer == kPq ? "PQ" : transfer == kHlg ? "HLG" : ""; }
+std::string_view dynamic_range_name(int transfer) { return transfer == kPq ? "PQ" : transfer == kHlg ? "HLG" : ""; }
 
 std::optional<ColourMapping> find_colour_mapping(int transfer, int primaries) {
   const int range = dynamic_range_name(transfer).empty() ? 0 : transfer;

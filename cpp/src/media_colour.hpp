@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
+#include <string_view>
 
 namespace ev {
 
@@ -20,7 +20,7 @@ struct ColourMapping {
 std::optional<ColourMapping> find_colour_mapping(int transfer, int primaries);
 
 /// "PQ" or "HLG" for a transfer of high dynamic range, else "".
-std::string dynamic_range_name(int transfer);
+std::string_view dynamic_range_name(int transfer);
 
 /// Maps num_pixels pixels of 3 16-bit values each to 8-bit sRGB.
 void map_colours(const std::uint16_t* from, std::size_t num_pixels, const ColourMapping& mapping, std::uint8_t* to);

@@ -127,7 +127,7 @@ FileReader::FileReader(const InputFile& file) : file_(file) {
 
 FileReader::~FileReader() {
   // libav may have put another buffer in place of ours.
-  av_freep(&context_->buffer);
+  av_freep(static_cast<void*>(&context_->buffer));
   avio_context_free(&context_);
 }
 

@@ -80,6 +80,7 @@ std::map<unsigned int, std::vector<unsigned int>> read_tiff_tags(const Bytes& da
     if (size == 0 || number < 1 || number > kMaxTagValues) continue;
     const std::size_t where = number * size <= 4 ? entry + 8 : data.four(entry + 8);
     std::vector<unsigned int> values;
+    values.reserve(number);
     for (std::size_t i = 0; i < number; ++i) {
       values.push_back(size == 2 ? data.two(where + 2 * i) : data.four(where + 4 * i));
     }

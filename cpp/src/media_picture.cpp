@@ -44,7 +44,7 @@ void set_chroma_position(SwsContext* scaler, const Planes& from) {
       chroma == AVCHROMA_LOC_LEFT || chroma == AVCHROMA_LOC_TOPLEFT || chroma == AVCHROMA_LOC_BOTTOMLEFT;
   const bool is_top = chroma == AVCHROMA_LOC_TOP || chroma == AVCHROMA_LOC_TOPLEFT;
   const bool is_bottom = chroma == AVCHROMA_LOC_BOTTOM || chroma == AVCHROMA_LOC_BOTTOMLEFT;
-  const int across = (1 << format->log2_chroma_w) - 1, down = (1 << format->log2_chroma_h) - 1;
+  const std::int64_t across = (1 << format->log2_chroma_w) - 1, down = (1 << format->log2_chroma_h) - 1;
   if (across > 0) av_opt_set_int(scaler, "src_h_chr_pos", (is_left ? 0 : 128) * across, 0);
   if (down > 0) av_opt_set_int(scaler, "src_v_chr_pos", (is_top ? 0 : is_bottom ? 256 : 128) * down, 0);
 }
@@ -251,9 +251,9 @@ std::vector<std::string> pixel_notices(const AVFrame& frame) {
   if (is_interlaced(frame)) {
     notices.emplace_back("the footage is interlaced: of each frame the upper field was taken");
   }
-  const std::string range = dynamic_range_name(frame.color_trc);
+  const std::string_view range = dynamic_range_name(frame.color_trc);
   if (!range.empty()) {
-    notices.push_back("the footage has high dynamic range (" + range + "): it was mapped to standard range");
+    notices.push_back(join_text("the footage has high dynamic range (", range, "): it was mapped to standard range"));
   }
   return notices;
 }

@@ -19,6 +19,7 @@ struct Span {
 /// The tick of each time, from the first on; half to even. times_s are in order.
 inline std::vector<std::int64_t> ticks_of(const std::vector<double>& times_s, int clock) {
   std::vector<std::int64_t> ticks;
+  ticks.reserve(times_s.size());
   for (const double time_s : times_s) ticks.push_back(std::llrint((time_s - times_s.front()) * clock));
   return ticks;
 }

@@ -1,11 +1,10 @@
 // Writing of results with FFmpeg. The twin of editverse_rt/media/writing.py, choice for choice, but for sound and GIF,
 // which are not written here. Encoders run on one thread and write no random identifiers.
-#include <stdlib.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -158,7 +157,8 @@ FramePointer convert(const Picture& picture, AVPixelFormat format, int width, in
     std::uint8_t* const row = rgb->data[0] + static_cast<std::ptrdiff_t>(y) * rgb->linesize[0];
     const auto from = static_cast<std::size_t>(std::min(y, given_height - 1)) * picture.row_stride_bytes;
     std::memcpy(row, picture.data + from, static_cast<std::size_t>(given_width) * 3);
-    for (int x = given_width; x < width; ++x) std::memcpy(row + 3 * x, row + 3 * (given_width - 1), 3);
+    const std::uint8_t* const last = row + 3 * static_cast<std::ptrdiff_t>(given_width - 1);
+    for (int x = given_width; x < width; ++x) std::memcpy(row + 3 * static_cast<std::ptrdiff_t>(x), last, 3);
   }
   if (format == AV_PIX_FMT_RGB24) {
     FramePointer same(require_memory(av_frame_clone(rgb.get())));
@@ -240,8 +240,8 @@ struct TimedFrames {
 std::vector<std::optional<Span>> lay_out_in_time(const TimedFrames& clip, int clock) {
   const auto count = static_cast<std::size_t>(clip.frames.shape[0]);
   if (!clip.times_s.empty()) return spans_of(ticks_of(clip.times_s, clock), 1);
-  std::vector<std::optional<Span>> spans;
-  for (std::size_t i = 0; i < count; ++i) spans.push_back(Span{static_cast<std::int64_t>(i), 1});
+  std::vector<std::optional<Span>> spans(count);
+  for (std::size_t i = 0; i < count; ++i) spans[i] = Span{static_cast<std::int64_t>(i), 1};
   return spans;
 }
 

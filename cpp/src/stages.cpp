@@ -221,7 +221,7 @@ Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::ve
 Tensor assemble_patches(const LaidOutRequest& laid_out, const Tensor& clean, const Tensor& patches) {
   const std::int64_t a_frame = laid_out.target.rows * laid_out.target.columns;
   const std::int64_t dropped = laid_out.num_dropped * a_frame, kept = laid_out.num_kept * a_frame;
-  const Tensor solved = slice_rows(patches, dropped, patches.shape[0] - dropped);
+  Tensor solved = slice_rows(patches, dropped, patches.shape[0] - dropped);
   if (kept == 0) return solved;
   const Tensor whole = make_unset_tensor("float32", {kept + solved.shape[0], patches.shape[1]});
   const auto bytes_of = [](const Tensor& rows) {

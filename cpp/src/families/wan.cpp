@@ -50,7 +50,7 @@ Roles roles_of(const BundleSpec& spec, const CheckedRequest& checked) {
   if (!videos.empty()) roles.video = videos[0];
   if (videos.size() > 1) roles.mask = videos[1];
   if (kind == "rows" && !images.empty()) roles.first_frame = images[0];
-  if (kind == "control") roles.references = images;
+  if (kind == "control") roles.references = std::move(images);
   return roles;
 }
 

@@ -26,7 +26,7 @@ def write_corpus(name: str, inputs: list[bytes]) -> None:
 
 
 def bundle_inputs() -> list[bytes]:
-    spec = importlib.util.spec_from_file_location("write_vectors", VECTORS / "write_vectors.py")
+    spec = importlib.util.spec_from_file_location("write_bundle_vectors", VECTORS / "write_bundle_vectors.py")
     assert spec is not None
     assert spec.loader is not None
     writer = importlib.util.module_from_spec(spec)

@@ -25,7 +25,7 @@ def load_writer(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def vectors() -> dict[str, Any]:
-    writers = [load_writer(name) for name in ("write_vectors", "write_engine_vectors", "write_wan_vectors")]
+    writers = [load_writer(f"write_{kind}_vectors") for kind in ("request", "bundle", "engine", "wan")]
     return {file: content for writer in writers for file, content in writer.make_vectors().items()}
 
 

@@ -1,4 +1,4 @@
-"""Writes engines.json: plans on disk, and what the Python host makes of them. See write_vectors.py.
+"""Writes engines.json: plans on disk, and what the Python host makes of them. See write_request_vectors.py.
 
     python tests/vectors/write_engine_vectors.py     # rewrites engines.json beside this file
 
@@ -13,13 +13,14 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 if not __package__:  # run as a file: `python tests/vectors/write_engine_vectors.py`
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
+
+from vector_files import format_tables, outcome, write_vectors
 
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import FileSpec, GraphSpec, TensorSpec
@@ -28,7 +29,6 @@ from editverse_rt.engines.manifest import PlanSpec, ShapeProfile, read_manifest,
 from editverse_rt.engines.shapes import count_bytes, output_shapes
 from editverse_rt.errors import EditVerseError
 
-FOLDER = Path(__file__).parent
 SEED = 9
 GRAPHS = ("transformer", "vae_encoder_first")
 GPU = "NVIDIA GeForce RTX 4090"
@@ -46,13 +46,6 @@ FILES = [
     ["deep/vae_encoder.weights", "5" * 64],
     ["tokenizer.model", "6" * 64],
 ]
-
-
-def outcome(call: Callable[[], Any]) -> dict[str, Any]:
-    try:
-        return {"result": call()}
-    except EditVerseError as error:
-        return {"error": type(error).__name__, "text": str(error)}
 
 
 def bundle_of(root: Path, files: list[list[str]]) -> Bundle:
@@ -95,7 +88,7 @@ def base_manifest() -> dict[str, Any]:
 
 
 def apply_edits(edits: list[list[Any]]) -> Any:
-    """The manifest after edits: ["set", path, value] and ["delete", path], as in write_vectors.py."""
+    """The manifest after edits: ["set", path, value] and ["delete", path], as in write_bundle_vectors.py."""
     whole: Any = [base_manifest()]
     for kind, path, *value in edits:
         place: Any = whole
@@ -365,16 +358,6 @@ def make_vectors() -> dict[str, Any]:
     }
 
 
-def format_vectors(content: dict[str, Any]) -> str:
-    """JSON with one case a line, so that a change of one shows as one line."""
-    parts = []
-    for key, cases in content.items():
-        lines = ",\n".join(json.dumps(case) for case in cases)
-        parts.append(f"{json.dumps(key)}: [\n{lines}\n]")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()  # takes --help and nothing else
-    for name, content in make_vectors().items():
-        (FOLDER / name).write_text(format_vectors(content), encoding="utf-8")
+    write_vectors(make_vectors(), format_tables)

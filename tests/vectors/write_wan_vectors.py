@@ -1,4 +1,4 @@
-"""Writes wan.json: requests of the Wan family, and what the Python host makes of them. See write_vectors.py.
+"""Writes wan.json: requests of the Wan family, and what the Python host makes of them. See write_request_vectors.py.
 
     python tests/vectors/write_wan_vectors.py     # rewrites wan.json beside this file
 
@@ -8,7 +8,6 @@ Both tests/editverse_rt/test_vectors.py and cpp/tests/vectors_test.cpp read it.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Callable
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:  # run as a file: `python tests/vectors/write_wan_vectors.py`
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
 
 import numpy as np
+from vector_files import NANO_LIKE, format_tables, write_vectors
 
 from editverse_rt.bundle.schedule import Schedule, ScheduleTable
-from editverse_rt.bundle.spec import BundleSpec, Capabilities, Geometry, TokenizerSpec
+from editverse_rt.bundle.spec import BundleSpec, Capabilities, TokenizerSpec
 from editverse_rt.errors import EditVerseError
 from editverse_rt.families import family_of
 from editverse_rt.request.checked import CheckedRequest, choose_schedule
@@ -31,24 +31,9 @@ from editverse_rt.request.inputs import ExaminedInputs, Footage
 from editverse_rt.request.prompt import with_tags
 from editverse_rt.request.sizes import fit_inside
 
-FOLDER = Path(__file__).parent
 SEED = 6
 
-GEOMETRY = Geometry(
-    temporal_ratio=4,
-    spatial_ratio=8,
-    patch_size=2,
-    patch_dim=64,
-    clean_dim=64,
-    min_area_px=256,
-    max_area_px=5120,
-    max_side_px=128,
-    max_frames=81,
-    default_height_px=64,
-    default_width_px=64,
-    default_frames=9,
-    default_fps=8.0,
-)
+GEOMETRY = replace(NANO_LIKE, min_area_px=256, max_frames=81)
 TABLE = ScheduleTable((0.0,), (0.0,), (5.0,), (((1.0, 1.0),),), (0,))
 SCHEDULE = Schedule("table", "schedule_euler", 5.0, TABLE)
 
@@ -207,16 +192,6 @@ def make_vectors() -> dict[str, Any]:
     return {"wan.json": content}
 
 
-def format_vectors(content: dict[str, Any]) -> str:
-    """JSON with one case a line, so that a change of one shows as one line."""
-    parts = []
-    for key, cases in content.items():
-        lines = ",\n".join(json.dumps(case) for case in cases)
-        parts.append(f"{json.dumps(key)}: [\n{lines}\n]")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()  # takes --help and nothing else
-    for name, content in make_vectors().items():
-        (FOLDER / name).write_text(format_vectors(content), encoding="utf-8")
+    write_vectors(make_vectors(), format_tables)

@@ -107,6 +107,18 @@ def test_quoted_errors_are_ones_of_the_code() -> None:
             assert words in text, f"no message has {words!r} (of {message!r})"
 
 
+def test_every_code_of_an_error_is_documented() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", page, re.MULTILINE))
+    used = set()
+    for path in (ROOT / "editverse_rt").rglob("*.py"):
+        used |= set(re.findall(r'\bcode="([a-z_.]+)"', path.read_text("utf-8")))
+    for path in (ROOT / "cpp" / "src").rglob("*.*"):
+        used |= set(re.findall(r'\bError\(EV_ERROR_[A-Z]+, "([a-z_.]+)"', path.read_text("utf-8")))
+    assert len(used) > 40
+    assert used - documented == set()
+
+
 def test_every_page_of_the_navigation_exists() -> None:
     named = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert len(named) >= 20

@@ -13,7 +13,7 @@ import numpy as np
 from editverse_rt.errors import RequestError
 from editverse_rt.fields import Fields
 from editverse_rt.media.frames import Frames
-from editverse_rt.request.options import OPTIONS, check_option, parse_size
+from editverse_rt.request.options import OPTIONS, check_option, parse_size, refuse_choices_of_bundles
 from editverse_rt.request.prompt import check_input_name
 
 __all__ = ["EditRequest", "Source"]
@@ -54,6 +54,7 @@ class EditRequest:
                 hint="give a string",
                 code="request.prompt",
             )
+        refuse_choices_of_bundles(self.inputs)
         for name in self.inputs:
             check_input_name(name)
         for option in OPTIONS:
@@ -80,6 +81,7 @@ class EditRequest:
         Raises RequestError that names a field that is missing, wrong or unknown.
         """
         reader = Fields(value, where, "", error=RequestError, fix=_FIX)
+        refuse_choices_of_bundles(reader)
         prompt = reader.text("prompt")
         inputs: dict[str, Source] = {}
         if "inputs" in reader:

@@ -10,13 +10,21 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from editverse_rt.errors import RequestError
 
-__all__ = ["FLAGS", "OPTIONS", "Option", "OptionValue", "check_option", "parse_size"]
+__all__ = [
+    "FLAGS",
+    "OPTIONS",
+    "Option",
+    "OptionValue",
+    "check_option",
+    "parse_size",
+    "refuse_choices_of_bundles",
+]
 
 OptionValue = int | float | str | tuple[int, int] | None
 _LARGEST_SEED = 2**63 - 1
@@ -121,6 +129,15 @@ FLAGS: Mapping[str, str] = {option.name: option.flag for option in OPTIONS}
 """The command line's names of the options."""
 _BY_NAME = {option.name: option for option in OPTIONS}
 
+_CHOICES_OF_BUNDLES: Mapping[str, str] = {
+    "precision": (
+        "export a bundle with --dtype, or build its plans with --precision, and send the request to that bundle"
+    ),
+    "lora": "merge it into a bundle of its own (python -m export.export_onnx --lora FILE), and send the "
+    "request to that bundle",
+}
+"""What is often asked of a request and is decided by its bundle: what to do instead."""
+
 
 def check_option(name: str, value: object) -> OptionValue:
     """The value of an option as its type, or RequestError that names the option, its value and its range.
@@ -149,6 +166,22 @@ def check_option(name: str, value: object) -> OptionValue:
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
         raise RequestError(shown, expected=option.expected, code="request.option", field=name, is_value=True)
     return checked
+
+
+def refuse_choices_of_bundles(names: Iterable[str]) -> None:
+    """Refuse names of options or inputs that only a bundle decides: its precision, and the LoRA in its weights.
+
+    Raises RequestError with the code "request.unsupported" that says how to get such a bundle.
+    """
+    for name in names:
+        if name in _CHOICES_OF_BUNDLES:
+            raise RequestError(
+                f"{name} is not an option of a request",
+                expected="a bundle that has it",
+                hint=_CHOICES_OF_BUNDLES[name],
+                code="request.unsupported",
+                field=name,
+            )
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

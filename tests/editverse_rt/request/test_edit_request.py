@@ -130,6 +130,17 @@ def test_an_input_of_another_name_is_refused(name: str) -> None:
         assert caught.value.code == "request.input_name"
 
 
+@pytest.mark.parametrize(("name", "advice"), [("precision", "--dtype"), ("lora", "--lora FILE")])
+def test_what_only_a_bundle_decides_is_refused_with_advice(name: str, advice: str) -> None:
+    with pytest.raises(RequestError, match=f"{name} is not an option of a request") as in_json:
+        EditRequest.from_json({"prompt": "Make it night", name: "fp16"})
+    with pytest.raises(RequestError) as in_python:
+        EditRequest("Make it night", {name: "fp16"})
+    for error in (in_json.value, in_python.value):
+        assert (error.code, error.field) == ("request.unsupported", name)
+        assert advice in error.hint
+
+
 def test_a_request_is_a_value() -> None:
     request = EditRequest("x", {"video1": "a.mp4"}, seed=np.int64(4), size=[48, 64])  # type: ignore[arg-type]
     assert (type(request.seed), request.size) == (int, (48, 64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Segment = int | tuple[int, int, int]
+"""Of a laid-out sequence: a number of tokens, or a clip in latent units."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,7 @@ def _compare_case(
     seed: int,
     measure: Measure,
 ) -> Iterator[Measurement]:
-    geometry, p = bundle.spec.geometry, checkpoint.patch_size
-    side, P = geometry.size_multiple, geometry.patch_dim
-
+    """Every graph on one case; each stage takes what PyTorch gave in the stage before, so errors do not add up."""
     tokenizer = Tokenizer(checkpoint.tokenizer_file)
     pieces = [tokenizer.ids(segment) for segment in case.segments if isinstance(segment, str)]
     ids = torch.tensor([i for piece in [*pieces, [bundle.spec.tokenizer.eos_id]] for i in piece])
@@ -116,54 +116,87 @@ def _compare_case(
     found = np.asarray(runner.run("text_encoder", {"ids": ids.numpy()})["text"])
     yield measure("text_encoder", case.name, found, text.numpy())
 
-    def run(graph: str, **inputs: Any) -> Mapping[str, Any]:
-        return runner.run(graph, inputs)
-
-    clean = [torch.zeros((0, P))]
-    for index, (t, h, w) in enumerate(case.clips):
-        frames = make_clip(geometry.temporal_ratio * (t - 1) + 1, h * side, w * side, seed=10 * seed + index)
-        expected = encode_clip(checkpoint.vae, torch.from_numpy(frames), p)
-        found = stages.encode_clip(run, geometry, frames).reshape(t, h, w, P)
-        yield measure("vae_encoder_first", case.name, found[:1], expected[:1].numpy())
-        if t > 1:
-            yield measure("vae_encoder_next", case.name, found[1:], expected[1:].numpy())
-        clean.append(expected.reshape(-1, P))
+    clean = yield from _compare_encoder(bundle, checkpoint, runner, case, seed, measure)
 
     t, h, w = case.target
-    noise = draw_noise(seed, t * h * w, P)
+    noise = draw_noise(seed, t * h * w, bundle.spec.geometry.patch_dim)
     shape = np.array(noise.shape, np.int64)
     found = np.asarray(runner.run("noise", {"seed": np.array(seed, np.int64), "shape": shape})["noise"])
     yield measure("noise", case.name, found, noise.numpy())
 
     counts = iter(pieces)
-    segments: list[int | tuple[int, int, int]]
-    segments = [len(next(counts)) if isinstance(s, str) else s for s in case.segments]
-    context = torch.cat(clean)
-    branches: dict[str, tuple[Tensor, list[int | tuple[int, int, int]]]] = {
+    segments: list[Segment] = [len(next(counts)) if isinstance(s, str) else s for s in case.segments]
+    branches = {
         "transformer": (text, [*segments, 1]),
         "transformer, unconditional": (text[:0], [s for s in segments if not isinstance(s, int)]),
     }
+    velocities = yield from _compare_transformer(
+        bundle, checkpoint, runner, case, seed, measure, branches, clean, noise
+    )
+    yield _compare_solver(runner, case, noise.numpy(), velocities, seed, measure)
+    yield compare_keep_known(measure, case.name, _call_of(runner), velocities[0], noise.numpy())
+    yield from _compare_decoder(bundle, checkpoint, runner, case, measure, noise)
+
+
+def _compare_encoder(
+    bundle: Bundle, checkpoint: Checkpoint, runner: Runner, case: Case, seed: int, measure: Measure
+) -> Generator[Measurement, None, Tensor]:
+    """The VAE's encoder on the case's clips. Returns their patches as PyTorch has them, float32 [Lc, P]."""
+    geometry = bundle.spec.geometry
+    side, P = geometry.size_multiple, geometry.patch_dim
+    clean = [torch.zeros((0, P))]
+    for index, (t, h, w) in enumerate(case.clips):
+        frames = make_clip(geometry.temporal_ratio * (t - 1) + 1, h * side, w * side, seed=10 * seed + index)
+        expected = encode_clip(checkpoint.vae, torch.from_numpy(frames), checkpoint.patch_size)
+        found = stages.encode_clip(_call_of(runner), geometry, frames).reshape(t, h, w, P)
+        yield measure("vae_encoder_first", case.name, found[:1], expected[:1].numpy())
+        if t > 1:
+            yield measure("vae_encoder_next", case.name, found[1:], expected[1:].numpy())
+        clean.append(expected.reshape(-1, P))
+    return torch.cat(clean)
+
+
+def _compare_transformer(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    runner: Runner,
+    case: Case,
+    seed: int,
+    measure: Measure,
+    branches: Mapping[str, tuple[Tensor, list[Segment]]],
+    clean: Tensor,
+    noise: Tensor,
+) -> Generator[Measurement, None, list[Array]]:
+    """The transformer on each branch (text rows, segments). Returns PyTorch's velocities, float32 [Lg, P] each."""
     timestep = torch.tensor(0.02 + 0.96 * seed / len(CASES))
+    names = [tensor.name for tensor in bundle.spec.graphs["transformer"].inputs]
     velocities = []
     for graph, (rows, items) in branches.items():
         sequence = interleave(items, case.target)
-        inputs = (rows, context, noise, sequence.layout, sequence.positions, timestep)
-        velocities.append(Transformer(checkpoint.transformer)(*inputs))
-        names = [tensor.name for tensor in bundle.spec.graphs["transformer"].inputs]
+        inputs = (rows, clean, noise, sequence.layout, sequence.positions, timestep)
+        velocities.append(Transformer(checkpoint.transformer)(*inputs).numpy())
         feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
         found = np.asarray(runner.run("transformer", feed)["velocity"])
-        yield measure(graph, case.name, found, velocities[-1].numpy())
+        yield measure(graph, case.name, found, velocities[-1])
+    return velocities
 
-    yield _compare_solver(runner, case, noise.numpy(), [v.numpy() for v in velocities], seed, measure)
 
-    yield compare_keep_known(measure, case.name, run, velocities[0].numpy(), noise.numpy())
-
-    patches = (0.7 * noise).reshape(t, h, w, P)
-    decoded = decode_clip(checkpoint.vae, patches, p).numpy()
-    found = stages.decode_patches(run, Grid(t, h, w), patches.reshape(-1, P).numpy())
+def _compare_decoder(
+    bundle: Bundle, checkpoint: Checkpoint, runner: Runner, case: Case, measure: Measure, noise: Tensor
+) -> Iterator[Measurement]:
+    """The VAE's decoder on noise as wide as latents are."""
+    t, h, w = case.target
+    patches = (0.7 * noise).reshape(t, h, w, -1)
+    decoded = decode_clip(checkpoint.vae, patches, checkpoint.patch_size).numpy()
+    found = stages.decode_patches(_call_of(runner), Grid(t, h, w), patches.flatten(0, 2).numpy())
     yield measure("vae_decoder_first", case.name, found[:1], decoded[:1])
     if t > 1:
         yield measure("vae_decoder_next", case.name, found[1:], decoded[1:])
+
+
+def _call_of(runner: Runner) -> Callable[..., Mapping[str, Any]]:
+    """A runner as stages call it: graph, then inputs by name."""
+    return lambda graph, **inputs: runner.run(graph, inputs)
 
 
 def _compare_solver(

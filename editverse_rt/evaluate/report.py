@@ -66,11 +66,40 @@ def build_report(
     items: that were to be scored, of num_all in the benchmark. subset: how they were chosen. reasons: why a
     result is missing, by key. models: of the metrics, with "random". run: bundle and options.
     """
-    order = ("judge", *benchmark.metrics, *EXACT)
-    found = {name for score in scores.values() for name in score.values}
+    missing = [
+        {"key": item.key, "reason": reasons.get(item.key, "no result")}
+        for item in items
+        if item.key not in scores
+    ]
     is_random = bool(models and models.get("random"))
+    return {
+        "format_version": _FORMAT_VERSION,
+        "benchmark": benchmark.name,
+        "note": benchmark.note,
+        "subset": {**subset, "num_items": len(items), "num_all": num_all, "num_scored": len(scores)},
+        "averaging": AVERAGING,
+        "judge": None if judge is None else dict(judge),
+        "models": None if models is None else dict(models),
+        "run": dict(run),
+        "metrics": _summarize_metrics(benchmark, items, scores, is_random),
+        "left_out": list(left_out),
+        "published": {name: dict(row) for name, row in benchmark.published.items()},
+        "missing": missing,
+        "problems": list(problems),
+        "time": dict(time or {}),
+        "items": [_item_row(item, scores[item.key]) for item in items if item.key in scores],
+    }
+
+
+def _summarize_metrics(
+    benchmark: Benchmark, items: Sequence[BenchmarkItem], scores: Mapping[str, ItemScore], is_random: bool
+) -> dict[str, dict[str, Any]]:
+    """The mean over items of each metric that any item has, in the benchmark's order, with intervals."""
+    found = {name for score in scores.values() for name in score.values}
     metrics = {}
-    for name in (name for name in order if name in found):
+    for name in ("judge", *benchmark.metrics, *EXACT):
+        if name not in found:
+            continue
         # An item whose metric is not defined for it (no right answer) does not count as missing.
         rows = [
             Item(scores[item.key].values[name] if item.key in scores else None, item.category, item.groups)
@@ -82,38 +111,17 @@ def build_report(
             "random": is_random and name in METRICS,
             **summarize(rows).to_json(),
         }
-    missing = [
-        {"key": item.key, "reason": reasons.get(item.key, "no result")}
-        for item in items
-        if item.key not in scores
-    ]
+    return metrics
+
+
+def _item_row(item: BenchmarkItem, score: ItemScore) -> dict[str, Any]:
     return {
-        "format_version": _FORMAT_VERSION,
-        "benchmark": benchmark.name,
-        "note": benchmark.note,
-        "subset": {**subset, "num_items": len(items), "num_all": num_all, "num_scored": len(scores)},
-        "averaging": AVERAGING,
-        "judge": None if judge is None else dict(judge),
-        "models": None if models is None else dict(models),
-        "run": dict(run),
-        "metrics": metrics,
-        "left_out": list(left_out),
-        "published": {name: dict(row) for name, row in benchmark.published.items()},
-        "missing": missing,
-        "problems": list(problems),
-        "time": dict(time or {}),
-        "items": [
-            {
-                "key": item.key,
-                "category": item.category,
-                **item.groups,
-                "instruction": item.instruction,
-                "values": dict(scores[item.key].values),
-                "notes": dict(scores[item.key].notes),
-            }
-            for item in items
-            if item.key in scores
-        ],
+        "key": item.key,
+        "category": item.category,
+        **item.groups,
+        "instruction": item.instruction,
+        "values": dict(score.values),
+        "notes": dict(score.notes),
     }
 
 

@@ -53,7 +53,7 @@ TEXT_DROPOUT = 0.1
 EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.2, 0.5, 0.45
 """A task is learnt on images, which cost a third of a clip, and carried over to clips in the later half."""
 POSITION_GAIN = 2.0
-"""Attention starts with this scale on the channels of rows and columns: a token finds its like at once."""
+"""The initial scale on the channels of rows and columns: it biases attention towards matching positions."""
 DECIDED = 0.3
 """Errors at earlier timesteps than this say how well a task is learnt."""
 LOG_EVERY = 100
@@ -256,81 +256,113 @@ def make_optimizers(
     ]
 
 
-def train(rank: int, args: argparse.Namespace) -> None:
-    """One worker; the first keeps the clock, the log and the state."""
-    join_workers(rank, args)
-    torch.manual_seed(0)
-    state_path = args.run / "state.pt"
-    state = torch.load(state_path) if state_path.exists() else None
-    model = make_nano(state)
-    optimizers = make_optimizers(model, args.lr, args.adam_lr)
-    average = Averaged(model, 0.999)
-    progress_of = dict(NOT_STARTED)
-    if state:
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        average.values, progress_of = state["average"], state["progress"]
-    shadow = make_nano(state)
-    for block in model.transformer.blocks:
-        block.compile(dynamic=True)
-    pool = ShardPool(args.run / "data", rank, args.workers)
-    validation = validation_set(args.run) if rank == 0 else []
-    torch.manual_seed(progress_of["step"] * args.workers + rank)
-    rng = np.random.default_rng([3, progress_of["step"], rank])
-    batches = pool.batches(rng, args.tokens)
-    seen: list[Tensor] = []
-    start = time.monotonic() - progress_of["spent"]
-    progress = progress_of["spent"] / (60 * args.minutes)
-    while progress < 1:
-        pool.video_share = EARLY_VIDEO_SHARE if progress < LATE else LATE_VIDEO_SHARE
-        packed = next(batches)
+class Run:
+    """What one worker trains, what trains it, and how far the run is; taken up from RUN/state.pt if there is one."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.path: Path = args.run / "state.pt"
+        state = torch.load(self.path) if self.path.exists() else None
+        self.model = make_nano(state)
+        self.optimizers = make_optimizers(self.model, args.lr, args.adam_lr)
+        self.average = Averaged(self.model, 0.999)
+        self.progress = dict(NOT_STARTED)
+        if state:
+            self.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.average.values, self.progress = state["average"], state["progress"]
+        self.shadow = make_nano(state)
+        for block in self.model.transformer.blocks:
+            block.compile(dynamic=True)
+
+    @property
+    def share(self) -> float:
+        """How much of the training time is spent, from 0 to 1."""
+        return float(self.progress["spent"]) / (60 * float(self.args.minutes))
+
+    def add_gradients(self, packed: list[Packed], pool: ShardPool, rng: np.random.Generator) -> Losses:
+        """Forward and backward on one batch; `pool` is told how well the tasks in it are learnt."""
         batch = collate(packed, rng.random(len(packed)) < TEXT_DROPOUT)
-        losses = compute_losses(model, batch)
+        losses = compute_losses(self.model, batch)
         losses.total.backward()
         for p, t, has_text, left in zip(
             packed, losses.timestep, batch.has_text, losses.error_left, strict=True
         ):
             if has_text and t < DECIDED:
                 pool.note_error(p.task, float(left))
-        spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = torch.tensor([losses.pixels, losses.facts, len(packed), spent])
-        facts = average_gradients(model.parameters(), facts)
-        seen.append(facts[:2] / args.workers)
-        progress_of["spent"] = float(facts[3])
-        progress = progress_of["spent"] / (60 * args.minutes)
-        nn.utils.clip_grad_norm_(optimizers[1].param_groups[0]["params"], 1.0)
-        factor = min(1.0, (progress_of["step"] + 1) / 100, max(0.0, 1 - progress) / 0.45)
-        for optimizer, lr in zip(optimizers, (args.lr, args.adam_lr), strict=True):
+        return losses
+
+    def step(self) -> int:
+        """One step of both optimizers at the rate for this moment; the number of steps done so far."""
+        nn.utils.clip_grad_norm_(self.optimizers[1].param_groups[0]["params"], 1.0)
+        factor = min(1.0, (self.progress["step"] + 1) / 100, max(0.0, 1 - self.share) / 0.45)
+        for optimizer, lr in zip(self.optimizers, (self.args.lr, self.args.adam_lr), strict=True):
             optimizer.param_groups[0]["lr"] = lr * factor
             optimizer.step()
-        model.zero_grad(set_to_none=True)
-        step = progress_of["step"] = progress_of["step"] + 1
-        average.update(model, step)
-        progress_of["samples"] += int(facts[2])
+        self.model.zero_grad(set_to_none=True)
+        self.progress["step"] += 1
+        step = int(self.progress["step"])
+        self.average.update(self.model, step)
+        return step
+
+    def save(self) -> None:
+        save_state(self.path, self.model, self.optimizers, self.average, self.progress)
+
+    def report(self, losses: list[Tensor], pool: ShardPool, validation: list[Packed]) -> None:
+        """A line of RUN/log.jsonl; every `--evaluate` steps with a validation, and the state is saved.
+
+        losses: of the steps since the last line, each [2]: of the pixels and of the facts.
+        """
+        pixels, known = torch.stack(losses).mean(0).tolist()
+        line: dict[str, Any] = {
+            "step": self.progress["step"],
+            "samples": self.progress["samples"],
+            "hours": round(self.progress["spent"] / 3600, 3),
+            "loss": round(pixels, 4),
+            "facts": round(known, 4),
+            "distinct": len(pool) * self.args.workers,
+            "error_left": {task: round(share, 2) for task, share in sorted(pool.error_left.items())},
+        }
+        if self.progress["step"] % self.args.evaluate == 0:
+            self.average.copy_to(self.shadow)
+            line["validation"] = evaluate(self.shadow, validation)
+            self.save()
+        with (self.args.run / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+
+def train(rank: int, args: argparse.Namespace) -> None:
+    """One worker; the first keeps the clock, the log and the state."""
+    join_workers(rank, args)
+    torch.manual_seed(0)
+    run = Run(args)
+    pool = ShardPool(args.run / "data", rank, args.workers)
+    validation = validation_set(args.run) if rank == 0 else []
+    torch.manual_seed(run.progress["step"] * args.workers + rank)
+    rng = np.random.default_rng([3, run.progress["step"], rank])
+    batches = pool.batches(rng, args.tokens)
+    seen: list[Tensor] = []
+    start = time.monotonic() - run.progress["spent"]
+    while run.share < 1:
+        pool.video_share = EARLY_VIDEO_SHARE if run.share < LATE else LATE_VIDEO_SHARE
+        packed = next(batches)
+        losses = run.add_gradients(packed, pool, rng)
+        spent = time.monotonic() - start if rank == 0 else 0.0
+        facts = torch.tensor([losses.pixels, losses.facts, len(packed), spent])
+        facts = average_gradients(run.model.parameters(), facts)
+        seen.append(facts[:2] / args.workers)
+        run.progress["spent"] = float(facts[3])
+        step = run.step()
+        run.progress["samples"] += int(facts[2])
         if step % LOG_EVERY == 0:
             pool.refresh()
-        if rank == 0 and step % LOG_EVERY == 0:
-            pixels, known = torch.stack(seen).mean(0).tolist()
-            seen.clear()
-            line: dict[str, Any] = {
-                "step": step,
-                "samples": progress_of["samples"],
-                "hours": round(progress_of["spent"] / 3600, 3),
-                "loss": round(pixels, 4),
-                "facts": round(known, 4),
-                "distinct": len(pool) * args.workers,
-                "error_left": {task: round(share, 2) for task, share in sorted(pool.error_left.items())},
-            }
-            if step % args.evaluate == 0:
-                average.copy_to(shadow)
-                line["validation"] = evaluate(shadow, validation)
-                save_state(state_path, model, optimizers, average, progress_of)
-            with (args.run / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+            if rank == 0:
+                run.report(seen, pool, validation)
+                seen.clear()
     if rank == 0:
-        save_state(state_path, model, optimizers, average, progress_of)
+        run.save()
 
 
 def main() -> None:

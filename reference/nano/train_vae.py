@@ -53,6 +53,7 @@ LATENT_NOISE = 0.01
 """Noise on the latents while training, in standard deviations: what the decoder must forgive."""
 LATENT_PULL = 1e-6
 """Weight of the latents' mean square. A stronger pull, or more noise, leaves directions unused."""
+ADAM_LR = 2e-3
 FINE = 0.85
 """Share of the second stage after which all is computed in float32, for the last decibels."""
 
@@ -215,80 +216,124 @@ def make_vae() -> AutoencoderKLWan:
     return vae
 
 
+class Run:
+    """What one worker trains, what trains it, and how far the run is; taken up from RUN/vae.pt if there is one."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.path: Path = args.run / "vae.pt"
+        self.vae = make_vae()
+        matrices = [
+            p for p in self.vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]
+        ]
+        chosen = {id(p) for p in matrices}
+        self.others = [p for p in self.vae.parameters() if id(p) not in chosen]
+        self.muon = Muon(matrices, lr=args.lr)
+        self.adam = torch.optim.AdamW(self.others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=0.0)
+        self.average = Averaged(self.vae, 0.995)
+        self.num_steps, self.spent = 0, 0.0
+        if self.path.exists():
+            state = torch.load(self.path)
+            self.vae.load_state_dict(state["vae"])
+            self.muon.load_state_dict(state["muon"])
+            self.adam.load_state_dict(state["adam"])
+            self.average.values = state["average"]
+            self.num_steps, self.spent = state["step"], state["spent"]
+
+    def save(self) -> None:
+        state = {"vae": self.vae.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+        state |= {"average": self.average.values, "step": self.num_steps, "spent": self.spent}
+        torch.save(state, self.path)
+
+    @property
+    def has_clips(self) -> bool:
+        """Whether this is the second stage, in which clips are learnt beside images."""
+        return self.spent / 60 >= float(self.args.image_minutes)
+
+    @property
+    def share(self) -> float:
+        """How much of this stage's time is spent, from 0 to 1."""
+        minutes = self.spent / 60
+        if self.has_clips:
+            return (minutes - float(self.args.image_minutes)) / float(self.args.video_minutes)
+        return minutes / float(self.args.image_minutes)
+
+    def set_rates(self) -> None:
+        """The learning rates of both optimizers at this moment: they rise at the start and fall to the stage's end."""
+        factor = min(1.0, (self.num_steps + 1) / 50, (1 - self.share) / 0.7) * (
+            0.6 if self.has_clips else 1.0
+        )
+        self.muon.param_groups[0]["lr"] = self.args.lr * factor
+        self.adam.param_groups[0]["lr"] = ADAM_LR * factor
+
+    def add_gradients(self, batches: Batches) -> float:
+        """Forward and backward on one batch of this step's shape; the loss."""
+        shapes = VIDEO_BATCHES if self.has_clips else IMAGE_BATCHES
+        video = batches.draw(*shapes[self.num_steps % len(shapes)])
+        video = video.contiguous(memory_format=torch.channels_last_3d)
+        is_coarse = has_fast_bfloat16() and not (self.has_clips and self.share > FINE)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_coarse):
+            latents = self.vae.encode(video).latent_dist.mean
+            noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
+            out = self.vae.decode(noisy).sample
+        # The root makes a clip that is good already count as much as a hard one.
+        error = (out.float() - video).square().mean((1, 2, 3, 4))
+        loss = (error + 1e-5).sqrt().mean() + LATENT_PULL * latents.float().square().mean()
+        loss.backward()
+        return float(loss.detach())
+
+    def step(self) -> None:
+        """One step of both optimizers."""
+        torch.nn.utils.clip_grad_norm_(self.others, 1.0)
+        self.muon.step()
+        self.adam.step()
+        self.vae.zero_grad(set_to_none=True)
+        self.average.update(self.vae, self.num_steps)
+        self.num_steps += 1
+
+    def report(self, losses: list[float]) -> None:
+        """A line of RUN/vae_log.jsonl; every 500 steps with an evaluation, and the state is saved."""
+        line = {
+            "step": self.num_steps,
+            "minutes": round(self.spent / 60, 2),
+            "loss": float(np.mean(losses)),
+        }
+        if self.num_steps % 500 == 0:
+            shadow = make_vae()
+            self.average.copy_to(shadow)
+            line |= evaluate(shadow)
+            self.save()
+        with (self.args.run / "vae_log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
 def train(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock, the log and the state."""
     join_workers(rank, args)
     torch.manual_seed(0)
     use_image_convolutions()
-    vae = make_vae()
-    matrices = [p for p in vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in vae.parameters() if id(p) not in chosen]
-    muon = Muon(matrices, lr=args.lr)
-    adam = torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    average = Averaged(vae, 0.995)
-    step, spent = 0, 0.0
-    state_path = args.run / "vae.pt"
-    if state_path.exists():
-        state = torch.load(state_path)
-        vae.load_state_dict(state["vae"])
-        muon.load_state_dict(state["muon"])
-        adam.load_state_dict(state["adam"])
-        average.values, step, spent = state["average"], state["step"], state["spent"]
-    batches = Batches(np.random.default_rng([1, step, rank]))
+    run = Run(args)
+    batches = Batches(np.random.default_rng([1, run.num_steps, rank]))
     losses: list[float] = []
-    start = time.monotonic() - spent
-    while True:
-        minutes = spent / 60
-        stage = int(minutes >= args.image_minutes)
-        progress = (
-            (minutes - args.image_minutes) / args.video_minutes if stage else minutes / args.image_minutes
-        )
-        if progress >= 1:
-            break
-        factor = min(1.0, (step + 1) / 50, (1 - progress) / 0.7) * (0.6 if stage else 1.0)
-        muon.param_groups[0]["lr"] = args.lr * factor
-        adam.param_groups[0]["lr"] = 2e-3 * factor
-        shapes = VIDEO_BATCHES if stage else IMAGE_BATCHES
-        video = batches.draw(*shapes[step % len(shapes)]).contiguous(memory_format=torch.channels_last_3d)
-        is_coarse = has_fast_bfloat16() and not (stage and progress > FINE)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_coarse):
-            latents = vae.encode(video).latent_dist.mean
-            noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
-            out = vae.decode(noisy).sample
-        # The root makes a clip that is good already count as much as a hard one.
-        error = (out.float() - video).square().mean((1, 2, 3, 4))
-        loss = (error + 1e-5).sqrt().mean() + LATENT_PULL * latents.float().square().mean()
-        loss.backward()
+    start = time.monotonic() - run.spent
+    while run.share < 1:
+        run.set_rates()
+        loss = run.add_gradients(batches)
         spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = average_gradients(vae.parameters(), torch.tensor([float(loss.detach()), spent]))
+        facts = average_gradients(run.vae.parameters(), torch.tensor([loss, spent]))
         losses.append(float(facts[0]) / args.workers)
-        spent = float(facts[1])
-        torch.nn.utils.clip_grad_norm_(others, 1.0)
-        muon.step()
-        adam.step()
-        vae.zero_grad(set_to_none=True)
-        average.update(vae, step)
-        step += 1
-        if rank == 0 and step % 100 == 0:
-            line = {"step": step, "minutes": round(spent / 60, 2), "loss": float(np.mean(losses))}
+        run.spent = float(facts[1])
+        run.step()
+        if rank == 0 and run.num_steps % 100 == 0:
+            run.report(losses)
             losses.clear()
-            if step % 500 == 0:
-                shadow = make_vae()
-                average.copy_to(shadow)
-                line |= evaluate(shadow)
-                state = {"vae": vae.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict()}
-                state |= {"average": average.values, "step": step, "spent": spent}
-                torch.save(state, state_path)
-            with (args.run / "vae_log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(line, flush=True)
     if rank == 0:
-        average.copy_to(vae)
-        level_latents(vae)
-        measure_latents(vae)
-        print(evaluate(vae))
-        vae.save_pretrained(args.run / "vae")
+        run.average.copy_to(run.vae)
+        level_latents(run.vae)
+        measure_latents(run.vae)
+        print(evaluate(run.vae))
+        run.vae.save_pretrained(args.run / "vae")
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ def _compare_case(
 
     counts = iter(pieces)
     segments: list[Segment] = [len(next(counts)) if isinstance(s, str) else s for s in case.segments]
-    branches = {
+    branches: dict[str, tuple[Tensor, list[Segment]]] = {
         "transformer": (text, [*segments, 1]),
         "transformer, unconditional": (text[:0], [s for s in segments if not isinstance(s, int)]),
     }

@@ -75,7 +75,7 @@ def built_graphs(bundle: Bundle) -> tuple[str, ...]:
     return tuple(name for name in BUILT_GRAPHS if name in bundle.spec.graphs)
 
 
-def plan_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
+def list_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
     """What the arguments ask for: one order, or for --all one for each set of precisions.
 
     Raises RequestError for what no backend can build, with what to use instead, and for a graph that the bundle

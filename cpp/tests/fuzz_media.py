@@ -7,9 +7,7 @@ EDITVERSE_SANITIZE=address its findings are findings as well.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import random
 import resource
@@ -83,9 +81,7 @@ class Reader:
 def run(program: Path, num_files: int, seed: int, keep: Path, limits_memory: bool) -> dict[str, Any]:
     """Read `num_files` altered files; returns the figures."""
     fuzzer, reader = load_fuzzer(), Reader(program, limits_memory)
-    endings: dict[str, int] = {}
-    findings: list[str] = []
-    peak_kib, slowest_s, began = 0, 0.0, time.perf_counter()
+    report = fuzzer.Report(seed, keep)
     with tempfile.TemporaryDirectory() as folder:
         corpus = [path.read_bytes() for path in fuzzer.make_corpus(Path(folder))]
         path = Path(folder) / "in"
@@ -94,40 +90,24 @@ def run(program: Path, num_files: int, seed: int, keep: Path, limits_memory: boo
             path.write_bytes(fuzzer.mutated(corpus, chance))
             since = time.perf_counter()
             ended, kib = reader.read(path, chance.choice((0.2, 0.75, 5.0)), chance.choice((0.0, 7.0)))
-            slowest_s, peak_kib = max(slowest_s, time.perf_counter() - since), max(peak_kib, kib)
-            if ended.startswith("FOUND"):
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / f"{seed}-{number}").write_bytes(path.read_bytes())
-                findings.append(f"{seed}-{number}: {ended}")
-            else:
-                endings[ended] = endings.get(ended, 0) + 1
+            report.measure(time.perf_counter() - since, kib)
+            report.add(number, ended, path.read_bytes)
         reader.stop()
-    return {
-        "files": num_files,
-        "seed": seed,
-        "kinds": len(corpus),
-        "endings": dict(sorted(endings.items())),
-        "findings": findings,
-        "peak_mib": peak_kib // 1024,
-        "slowest_s": round(slowest_s, 2),
-        "total_s": round(time.perf_counter() - began, 1),
-    }
+    figures: dict[str, Any] = report.to_json(num_files, len(corpus))
+    return figures
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    fuzzer = load_fuzzer()
+    parser = fuzzer.make_parser(__doc__ or "")
     parser.add_argument("--program", type=Path, default=ROOT / "build" / "native" / "tests" / "fuzz_media")
-    parser.add_argument("--files", type=int, default=10_000, help="how many files (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the alterations (default: 0)")
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz-media"), help="where findings are kept")
     parser.add_argument(
         "--sanitized", action="store_true", help="the program reserves more addresses than it uses"
     )
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    report = run(args.program, args.files, args.seed, args.keep, not args.sanitized)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    return 1 if report["findings"] else 0
+    code: int = fuzzer.print_report(run(args.program, args.files, args.seed, args.keep, not args.sanitized))
+    return code
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -166,12 +169,59 @@ def work(pipe: Connection, corpus_folder: str, seed: int, begin: int, end: int) 
             pipe.send((ended, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
-def run(num_files: int, seed: int, keep: Path) -> dict[str, object]:
+class Report:
+    """What became of the altered files: how each ended, and the findings, whose files are kept in `keep`."""
+
+    def __init__(self, seed: int, keep: Path) -> None:
+        self.seed, self.keep = seed, keep
+        self.endings: dict[str, int] = {}
+        self.findings: list[str] = []
+        self.peak_kib, self.slowest_s, self.began = 0, 0.0, time.perf_counter()
+
+    def add(self, number: int, said: str, content: Callable[[], bytes]) -> None:
+        """said: how the file of this number ended, "FOUND ..." for a finding. content: the file's bytes."""
+        if not said.startswith("FOUND"):
+            self.endings[said] = self.endings.get(said, 0) + 1
+            return
+        self.keep.mkdir(parents=True, exist_ok=True)
+        (self.keep / f"{self.seed}-{number}").write_bytes(content())
+        self.findings.append(f"{self.seed}-{number}: {said}")
+
+    def measure(self, seconds: float, peak_kib: int) -> None:
+        """How long a file took, and the most memory of the process that read it."""
+        self.slowest_s, self.peak_kib = max(self.slowest_s, seconds), max(self.peak_kib, peak_kib)
+
+    def to_json(self, num_files: int, num_kinds: int) -> dict[str, Any]:
+        return {
+            "files": num_files,
+            "seed": self.seed,
+            "kinds": num_kinds,
+            "endings": dict(sorted(self.endings.items())),
+            "findings": self.findings,
+            "peak_mib": self.peak_kib // 1024,
+            "slowest_s": round(self.slowest_s, 2),
+            "total_s": round(time.perf_counter() - self.began, 1),
+        }
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The options of both hosts' fuzzers."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--files", type=int, default=10_000, help="how many files (default: 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the alterations (default: 0)")
+    parser.add_argument("--keep", type=Path, default=Path("build/fuzz-media"), help="where findings are kept")
+    return parser
+
+
+def print_report(report: dict[str, Any]) -> int:
+    """The report as JSON; the exit code, 1 if there is a finding."""
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    return 1 if report["findings"] else 0
+
+
+def run(num_files: int, seed: int, keep: Path) -> dict[str, Any]:
     """Try `num_files` files in worker processes, one after another where one dies; returns the figures."""
-    endings: dict[str, int] = {}
-    findings: list[str] = []
-    peak_kib, slowest_s, number = 0, 0.0, 0
-    began = time.perf_counter()
+    report, number = Report(seed, keep), 0
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder))
@@ -194,11 +244,10 @@ def run(num_files: int, seed: int, keep: Path) -> dict[str, object]:
                     if said == "begin":
                         since = time.perf_counter()
                         continue
-                    slowest_s = max(slowest_s, time.perf_counter() - since)
-                    peak_kib = max(peak_kib, value)
+                    report.measure(time.perf_counter() - since, value)
                     if said.startswith("FOUND"):
                         break
-                    endings[said] = endings.get(said, 0) + 1
+                    report.add(number, said, bytes)
                     number += 1
             except EOFError:
                 process.join()
@@ -206,32 +255,15 @@ def run(num_files: int, seed: int, keep: Path) -> dict[str, object]:
             process.kill()
             process.join()
             if said.startswith("FOUND"):
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / f"{seed}-{number}").write_bytes(mutated(data, random.Random(f"{seed}-{number}")))
-                findings.append(f"{seed}-{number}: {said}")
+                report.add(number, said, partial(mutated, data, random.Random(f"{seed}-{number}")))
                 number += 1
-    return {
-        "files": num_files,
-        "seed": seed,
-        "kinds": len(data),
-        "endings": dict(sorted(endings.items())),
-        "findings": findings,
-        "peak_mib": peak_kib // 1024,
-        "slowest_s": round(slowest_s, 2),
-        "total_s": round(time.perf_counter() - began, 1),
-    }
+    return report.to_json(num_files, len(data))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--files", type=int, default=10_000, help="how many files (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the alterations (default: 0)")
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz-media"), help="where findings are kept")
-    args = parser.parse_args()
+    args = make_parser(__doc__ or "").parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    report = run(args.files, args.seed, args.keep)
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    return 1 if report["findings"] else 0
+    return print_report(run(args.files, args.seed, args.keep))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_the_tables_are_current(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_table_that_can_be_made_is_on_the_page() -> None:
     names = re.findall(r"<!-- table (\w+) -->", PAGE.read_text("utf-8"))
-    assert sorted(names) == ["load", "memory", "peers", "schedules", "stages", "variety"]
+    assert sorted(names) == ["growth", "load", "memory", "peers", "schedules", "stages", "variety"]
 
 
 def test_a_figure_of_the_results_is_in_the_table() -> None:

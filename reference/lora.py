@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from diffusers.loaders import WanLoraLoaderMixin
-from safetensors.torch import load_file
 from torch import Tensor
 
-from reference.weights import existing, load_weights, read_json
+from reference.weights import load_weights, read_json, read_tensors
 
 __all__ = ["Lora", "MergedLora", "load_merged", "merge_loras", "read_adapter"]
 
@@ -109,7 +108,7 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     Raises ValueError for a file that is no adapter in one of the styles above.
     """
     try:
-        raw = load_file(existing(path))
+        raw = read_tensors(path)
     except Exception as error:
         if isinstance(error, FileNotFoundError):
             raise

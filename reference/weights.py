@@ -6,10 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["WEIGHTS", "existing", "forget_origin", "load_weights", "read_json", "save_weights", "write_json"]
+__all__ = [
+    "WEIGHTS",
+    "existing",
+    "forget_origin",
+    "load_part",
+    "load_weights",
+    "read_json",
+    "read_tensors",
+    "save_weights",
+    "write_json",
+]
 
 WEIGHTS = "diffusion_pytorch_model"
 """The name that diffusers gives to a module's weights; transformers says `model`."""
@@ -71,14 +82,55 @@ def save_weights(folder: Path, weights: dict[str, Tensor], max_shard_bytes: int)
     write_json(folder / f"{WEIGHTS}.safetensors.index.json", index)
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, mapped. Raises FileNotFoundError, ValueError for a damaged file."""
+    try:
+        return load_file(existing(path))
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file ({error}); expected one: download it again"
+        ) from None
+
+
+def load_part(cls: Any, folder: Path, **options: Any) -> Any:
+    """A part of a checkpoint by its class of diffusers or transformers.
+
+    Raises FileNotFoundError for a part that is not there, ValueError for weights that cannot be read or that the
+    folder lacks: the libraries would draw those at random.
+    """
+    existing(folder / "config.json")
+    try:
+        model, info = cls.from_pretrained(folder, output_loading_info=True, **options)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder}: its weights cannot be read ({_first_line(error)}); expected those of a "
+            f"{cls.__name__}: download the folder again"
+        ) from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder}: weight {missing[0]} is missing{'' if len(missing) == 1 else f', and {len(missing) - 1} more'}; "
+            f"expected all of a {cls.__name__}: download the folder again"
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder, in one file or in shards. Raises FileNotFoundError and ValueError, as `read_tensors`
+    does, and ValueError for an index that its shards contradict."""
     index = folder / f"{WEIGHTS}.safetensors.index.json"
     if not index.is_file():
-        return load_file(existing(folder / f"{WEIGHTS}.safetensors"))
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return read_tensors(folder / f"{WEIGHTS}.safetensors")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{index} has no weight_map; expected one: download it again")
     weights: dict[str, Tensor] = {}
     for file in sorted(set(weight_map.values())):
-        weights.update(load_file(existing(folder / file)))
+        weights.update(read_tensors(folder / file))
     if weights.keys() != weight_map.keys():
         odd = sorted(weights.keys() ^ weight_map.keys())[0]
         raise ValueError(

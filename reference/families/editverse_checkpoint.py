@@ -23,7 +23,15 @@ from transformers import T5Config, T5EncoderModel
 
 from reference.families.editverse import CONFIGS, EditVerseTransformer, TransformerConfig
 from reference.random_weights import fill_randomly, random_sentences, train_tokenizer
-from reference.weights import existing, forget_origin, load_weights, read_json, save_weights, write_json
+from reference.weights import (
+    existing,
+    forget_origin,
+    load_part,
+    load_weights,
+    read_json,
+    save_weights,
+    write_json,
+)
 
 __all__ = [
     "LIMITS",
@@ -176,10 +184,8 @@ def load_editverse(folder: str | Path, *, dtype: torch.dtype | None = None) -> E
     if dtype is not None:
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
     transformer.load_state_dict(weights, assign=True)
-    vae = AutoencoderKLWan.from_pretrained(root / "vae", torch_dtype=torch.float32)
-    text_encoder = T5EncoderModel.from_pretrained(
-        root / "text_encoder", dtype="auto" if dtype is None else dtype
-    )
+    vae = load_part(AutoencoderKLWan, root / "vae", torch_dtype=torch.float32)
+    text_encoder = load_part(T5EncoderModel, root / "text_encoder", dtype="auto" if dtype is None else dtype)
     for module in (transformer, vae, text_encoder):
         module.eval().requires_grad_(False)
     return EditVerseCheckpoint(

@@ -35,7 +35,7 @@ from reference.families.wan_weights import build_transformer
 from reference.lora import Lora, MergedLora, load_merged
 from reference.tokenizers import find_tokenizer_model
 from reference.vae import check_vae
-from reference.weights import load_weights, read_json
+from reference.weights import load_part, load_weights, read_json
 
 __all__ = ["NEGATIVE_PROMPT", "WanCheckpoint", "load_wan"]
 
@@ -121,7 +121,7 @@ def load_wan(
                 weights = {key: weight.to(dtype) for key, weight in weights.items()}
         transformers.append(build_transformer(config, weights))
     check_vae_config(root / "vae" / "config.json", read_json(root / "vae" / "config.json"))
-    vae = AutoencoderKLWan.from_pretrained(root / "vae", torch_dtype=torch.float32)
+    vae = load_part(AutoencoderKLWan, root / "vae", torch_dtype=torch.float32)
     check_vae(vae)
     config = transformers[0].config
     if vae.config.z_dim != config.latent_channels:
@@ -129,8 +129,8 @@ def load_wan(
             f"{root}: the VAE's z_dim is {vae.config.z_dim} and the transformer's latents have "
             f"{config.latent_channels} channels; take the two of one checkpoint"
         )
-    text_encoder = UMT5EncoderModel.from_pretrained(
-        root / "text_encoder", dtype="auto" if dtype is None else dtype
+    text_encoder = load_part(
+        UMT5EncoderModel, root / "text_encoder", dtype="auto" if dtype is None else dtype
     )
     if text_encoder.config.d_model != config.text_dim:
         raise ValueError(

@@ -241,6 +241,28 @@ def test_a_mask_of_another_length_is_refused(wan_spec: Any, check: Any, blocky_c
         lay_out(spec, pair)
 
 
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_prompt_that_is_too_long_is_refused(field: str, wan_spec: Any, check: Any) -> None:
+    """diffusers cuts it without a word."""
+    spec, long = wan_spec("none"), "Turn the circle green. " * 200
+    texts = {"prompt": "Make it grayscale", field: long}
+    with pytest.raises(RequestError, match=rf"this bundle takes up to {spec.tokenizer.max_tokens}") as caught:
+        check(spec, texts.pop("prompt"), {}, size=(48, 64), **texts)
+    assert caught.value.code == "request.prompt_length"
+    assert "\n" not in str(caught.value)
+
+
+def test_1280x720_is_refused_with_the_nearest_size(wan_spec: Any, check: Any) -> None:
+    """Wan 2.2's VAE and patches take multiples of 32; 720 is none."""
+    spec = wan_spec("rows")
+    geometry = replace(
+        spec.geometry, spatial_ratio=16, patch_size=2, min_area_px=256 * 256, max_area_px=1280 * 704,
+        max_side_px=1280, default_height_px=704, default_width_px=1280,
+    )  # fmt: skip
+    with pytest.raises(RequestError, match=r"1280x720.*multiples of 32.*nearest is 1280x704"):
+        check(replace(spec, geometry=geometry), "Make it grayscale", {}, size=(720, 1280))
+
+
 def test_references_are_left_out_where_clean_rows_are_longer_than_noisy_ones() -> None:
     laid_out: Any = SimpleNamespace(target=Grid(3, 1, 1), num_kept=0, num_dropped=1)
     patches = np.arange(6, dtype=np.float32).reshape(3, 2)

@@ -181,7 +181,11 @@ def export_bundle(
             default_schedule=default_schedule,
             files=file_specs(partial),
             costs=count_costs(partial, {name: graph.spec for name, graph in graphs.items()}),
-            made={**_made_facts(), **family.provenance()},
+            made={
+                **_made_facts(),
+                **family.provenance(),
+                **({} if text_encoder_bits is None else {"text_encoder_bits": text_encoder_bits}),
+            },
             quality=quality or {},
         )
         write_bundle_json(partial, spec)

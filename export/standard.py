@@ -7,6 +7,7 @@ import onnx_ir as ir
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import RequestError
 from export.attention_nodes import OP_TYPE
+from export.blocks import OP_TYPE as BLOCKS_OP_TYPE
 from export.integers import INTEGERS
 from export.lower import lower_attention, rope_config_of
 from export.precision import use_standard_attention
@@ -40,10 +41,15 @@ def load_standard(bundle: Bundle, graph: str, *, keep_plugin: bool = False) -> i
     """A bundle's graph with its functions inlined, in standard operators whatever it was exported for.
 
     keep_plugin: leave `RopeAttention` as it is where the bundle was exported for the plugin; else it gets the
-    body that the export left out. Raises RequestError as `check_source` does.
+    body that the export left out. Raises RequestError as `check_source` does, and for matrices in blocks of 8 bits.
     """
     check_source(bundle)
     model = ir.load(bundle.graph_path(graph))
+    if any(node.op_type == BLOCKS_OP_TYPE for node in model.graph):
+        raise RequestError(
+            f'graph "{graph}" of bundle "{bundle.spec.name}" has matrices in blocks of 8 bits, which only ONNX Runtime '
+            "reads; export the checkpoint without --text-encoder-bits"
+        )
     if keeps_plugin(bundle, graph) and not keep_plugin:
         for node in model.graph:
             if node.op_type == OP_TYPE:

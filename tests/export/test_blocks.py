@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.errors import RequestError
 from export.blocks import round_blocks, round_matrix
+from export.standard import load_standard
 
 # Weights are off by up to 1/254 of their block's largest value, and activations as much; 0.9 % was measured.
 TOLERANCE = 0.02
@@ -63,3 +67,14 @@ def test_another_dtype_and_a_graph_without_products_are_refused() -> None:
     matrix = np.ones((32, 32), np.float16)
     with pytest.raises(ValueError, match="export the text encoder in float32"):
         round_blocks(model_of(matrix, TensorProto.FLOAT16))
+
+
+def test_plans_are_not_built_of_such_a_bundle(bundle_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle_folder, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    model = ir.load(bundle.graph_path("text_encoder"))
+    round_blocks(model)
+    ir.save(model, bundle.graph_path("text_encoder"))
+    with pytest.raises(RequestError, match=r"only ONNX Runtime reads; export .* without --text-encoder-bits"):
+        load_standard(bundle, "text_encoder")
+    load_standard(bundle, "solver_step")

@@ -1,7 +1,7 @@
 """`python -m export.compare_forms CHECKPOINT`: one transformer in every form that a backend may run it in.
 
 Each lowering of `RopeAttention` and each precision, on a CPU, against the PyTorch reference in float32. With
-`--random editverse-2b --blocks 1` it is a block of that shape with random weights.
+`--random editverse-2b --blocks 1` it is a block of that shape with random weights. Checkpoints of every family.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +23,15 @@ import torch
 from numpy.typing import NDArray
 
 from editverse_rt.backends.ort import import_onnxruntime
-from editverse_rt.request.layout import Grid, lay_out
+from editverse_rt.bundle.manifest import load_spec
+from editverse_rt.request.layout import Grid
 from export.export_onnx import export_graph
-from export.families import family_export
+from export.families import FamilyExport, family_export
 from export.precision import save_typed, set_precision, use_standard_attention
 from export.precision_error import relative_error
-from reference.checkpoint import Checkpoint, load_checkpoint, make_random_checkpoint
+from export.sequences import sample_rows
+from reference.checkpoint import AnyCheckpoint, load_any_checkpoint, make_random_checkpoint
+from reference.families.editverse import CONFIGS
 
 __all__ = ["FORMS", "TOLERANCES", "Measured", "compare_forms", "format_forms"]
 
@@ -58,12 +61,13 @@ class Measured:
 
 
 @torch.no_grad()
-def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterator[Measured]:
+def compare_forms(checkpoint: AnyCheckpoint, folder: Path, seed: int = 0) -> Iterator[Measured]:
     """Measure all of `FORMS` on one drawn request: text, a clip, and a result of the clip's size.
 
     folder: for the ONNX file of each form and the request (`inputs.npz`), for tools that compare such files.
     """
-    inputs = draw_inputs(checkpoint, seed)
+    family = family_export(checkpoint)
+    inputs = draw_inputs(checkpoint, family, seed)
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     model = checkpoint.transformer
     exact = model(**tensors).numpy()
@@ -71,7 +75,6 @@ def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterat
     def measured(form: str, found: Array) -> Measured:
         return Measured(form, relative_error(found, exact), float(np.abs(found - exact).max()))
 
-    family = family_export(checkpoint)
     graph = family.graphs()["transformer"]
     np.savez(folder / "inputs.npz", **cast(Any, inputs))
     sources: dict[str, Path] = {}
@@ -92,21 +95,22 @@ def compare_forms(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> Iterat
     model.to(torch.float32)
 
 
-def draw_inputs(checkpoint: Checkpoint, seed: int) -> dict[str, Array]:
+def draw_inputs(checkpoint: AnyCheckpoint, family: FamilyExport, seed: int) -> dict[str, Array]:
     """One request's inputs, normal values and a real layout."""
     rng = np.random.default_rng(seed)
-    config, grid = checkpoint.transformer.config, Grid(3, 4, 5)
-    layout = lay_out([11, grid, 1], grid)
+    spec = replace(load_spec("nano"), family=family.family, conditioning=family.conditioning)
+    found = sample_rows(spec, Grid(3, 4, 5))
+    text_dim, geometry = checkpoint.transformer.config.text_dim, family.geometry
 
     def rows(count: int, width: int) -> Array:
         return rng.normal(size=(count, width)).astype(np.float32)
 
     return {
-        "text": rows(12, config.text_dim),
-        "clean": rows(grid.num_patches, config.patch_dim),
-        "noisy": rows(grid.num_patches, config.patch_dim),
-        "layout": layout.layout,
-        "positions": layout.positions,
+        "text": rows(found.num_text, text_dim),
+        "clean": rows(found.num_clean, geometry.clean_dim),
+        "noisy": rows(found.num_noisy, geometry.patch_dim),
+        "layout": found.layout,
+        "positions": found.positions,
         "timestep": np.array(0.4, np.float32),
     }
 
@@ -131,6 +135,13 @@ def _run(path: Path, inputs: dict[str, Array]) -> Array:
     return result
 
 
+def _depth(name: str, blocks: int | None) -> dict[str, Any]:
+    """The option of a random checkpoint that says how many blocks it has."""
+    if blocks is None:
+        return {}
+    return {"transformer_overrides": {"num_blocks": blocks}} if name in CONFIGS else {"blocks": blocks}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m export.compare_forms",
@@ -138,7 +149,9 @@ def main() -> int:
         epilog="example: python -m export.compare_forms CHECKPOINT --random editverse-2b --blocks 1",
     )
     parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("--random", metavar="CONFIG", help="also one with random weights: nano, editverse-2b")
+    parser.add_argument(
+        "--random", metavar="CONFIG", help="also one with random weights: editverse-2b, wan2.1-t2v-1.3b"
+    )
     parser.add_argument("--blocks", type=int, help="blocks of the random one (default: the config's)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the ONNX files of the forms here")
     args = parser.parse_args()
@@ -148,18 +161,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         keep = Path(scratch) / "forms" if args.keep is None else args.keep
 
-        def measure(name: str, folder: Path, checkpoint: Checkpoint) -> None:
+        def measure(name: str, folder: Path, checkpoint: AnyCheckpoint) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             columns[name] = list(compare_forms(checkpoint, folder))
 
         if args.checkpoint is not None:
-            checkpoint = load_checkpoint(args.checkpoint, dtype=torch.float32)
+            checkpoint = load_any_checkpoint(args.checkpoint, dtype=torch.float32)
             measure(args.checkpoint.parent.name or "checkpoint", keep / "checkpoint", checkpoint)
         if args.random is not None:
-            overrides = {} if args.blocks is None else {"num_blocks": args.blocks}
             made = Path(scratch) / "random"
-            make_random_checkpoint(args.random, made, transformer_overrides=overrides)
-            checkpoint = load_checkpoint(made, dtype=torch.float32)
+            make_random_checkpoint(args.random, made, **_depth(args.random, args.blocks))
+            checkpoint = load_any_checkpoint(made, dtype=torch.float32)
             blocks = checkpoint.transformer.config.num_blocks
             name = f"{args.random}, {blocks} block{'' if blocks == 1 else 's'}, random"
             measure(name, keep / args.random, checkpoint)

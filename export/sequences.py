@@ -112,9 +112,8 @@ def _range_of_grid(spec: BundleSpec, profile: Profile) -> RowRange:
     return RowRange(low, opt, high)
 
 
-def sample_rows(spec: BundleSpec) -> SampleRows:
-    """Two latent frames of 4 x 5 patches, with as many clean rows as the family puts beside them."""
-    grid = SAMPLE_GRID
+def sample_rows(spec: BundleSpec, grid: Grid = SAMPLE_GRID) -> SampleRows:
+    """A small clip, with as many clean rows as the family puts beside it."""
     if spec.family != "wan":
         found = lay_out([_SAMPLE_TEXT - 1, grid, 1], grid)
         return SampleRows(found.layout, found.positions, _SAMPLE_TEXT, grid.num_patches, grid.num_patches)

@@ -26,7 +26,7 @@ __all__ = ["CACHE", "MODELS", "Model", "make_model"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "benchmarks"
-MODELS = ("nano", "editverse-150m")
+MODELS = ("nano", "editverse-150m", "wan2.1-t2v-1.3b")
 
 # The VAE of Wan 2.1 and the encoder of Flan-T5-base, at their full sizes.
 WAN_VAE: dict[str, Any] = {
@@ -34,6 +34,11 @@ WAN_VAE: dict[str, Any] = {
     "temperal_downsample": [False, True, True], "patch_size": None, "in_channels": 3, "out_channels": 3,
 }  # fmt: skip
 T5_BASE: dict[str, Any] = {"d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "editverse-150m": {"vae_overrides": WAN_VAE, "text_overrides": T5_BASE}
+}
+# Of Wan only the transformer is measured: its VAE is the one above.
+PLAIN_GRAPHS = {"wan2.1-t2v-1.3b": ("transformer",)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Model:
 def make_model(name: str, cache: Path = CACHE) -> Model:
     """The three forms of a model, made where they are not there yet.
 
-    "nano" is the bundle that ships and the checkpoint it comes from; "editverse-150m" has random weights.
+    "nano" is the bundle that ships and the checkpoint it comes from; the others have random weights.
     Raises ValueError for another name.
     """
     if name not in MODELS:
@@ -65,14 +70,14 @@ def make_model(name: str, cache: Path = CACHE) -> Model:
             print(f"making {model.checkpoint} ...", file=sys.stderr)
             partial = folder / ".checkpoint.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            make_random_checkpoint(name, partial, vae_overrides=WAN_VAE, text_overrides=T5_BASE)
+            make_random_checkpoint(name, partial, **OVERRIDES.get(name, {}))
             partial.rename(model.checkpoint)
         if not (model.bundle / "bundle.json").exists():
             print(f"exporting {model.bundle} ...", file=sys.stderr)
             export_bundle(model.checkpoint, model.bundle, name=name)
     if not _is_fresh(model.plain, model.bundle):
         print(f"exporting {model.plain} ...", file=sys.stderr)
-        export_plain(model.checkpoint, model.bundle, model.plain)
+        export_plain(model.checkpoint, model.bundle, model.plain, PLAIN_GRAPHS.get(name))
     return model
 
 

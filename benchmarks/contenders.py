@@ -63,33 +63,43 @@ class _Unmanaged:
 
 
 class TorchRunner(_Unmanaged):
-    """The PyTorch modules that the graphs are exported from, run as they are or compiled."""
+    """The PyTorch modules that the graphs are exported from, run as they are or compiled; of Wan's transformer the
+    class of diffusers."""
 
     def __init__(self, checkpoint: Path, bundle: Bundle, num_threads: int, *, compiled: bool) -> None:
         import torch
 
         from export.graphs import SolverStep, TextEncoder, Transformer
         from export.schedules import HISTORY_ROWS
-        from reference.checkpoint import load_checkpoint
+        from reference.checkpoint import Checkpoint, load_any_checkpoint
         from reference.vae import DecoderFirst, DecoderNext, EncoderFirst, EncoderNext
 
         torch.set_num_threads(num_threads)
         self._torch = torch
         self._graphs = bundle.spec.graphs
-        self._checkpoint = load_checkpoint(checkpoint)
+        self._checkpoint: Any = load_any_checkpoint(checkpoint)
         self._compiled = compiled
+        is_editverse = isinstance(self._checkpoint, Checkpoint)
         vae, p = self._checkpoint.vae, self._checkpoint.patch_size
+
+        def make_transformer() -> Any:
+            if is_editverse:
+                return Transformer(self._checkpoint.transformer)
+            from benchmarks.diffusers_wan import DiffusersTransformer
+
+            return DiffusersTransformer(checkpoint / "transformer")
+
         self._make: dict[str, Callable[[], Any]] = {
             "text_encoder": lambda: TextEncoder(self._checkpoint.text_encoder),
             "vae_encoder_first": lambda: EncoderFirst(vae, p),
             "vae_encoder_next": lambda: EncoderNext(vae, p),
-            "transformer": lambda: Transformer(self._checkpoint.transformer),
+            "transformer": make_transformer,
             "solver_step": lambda: SolverStep(HISTORY_ROWS),
             "vae_decoder_first": lambda: DecoderFirst(vae, p),
             "vae_decoder_next": lambda: DecoderNext(vae, p),
         }
         self._modules: dict[str, Any] = {}
-        if not compiled:
+        if is_editverse and not compiled:
             self.edit = self._edit
 
     def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Array]:

@@ -13,14 +13,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor
 
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.engines.manifest import ENGINES_FOLDER
-from export.families import build_graphs
+from export.families import build_graphs, family_export
 from export.graphs import dynamic_shapes, example_inputs
-from reference.checkpoint import load_checkpoint
+from reference.checkpoint import load_any_checkpoint
 
 __all__ = ["OPSET", "export_plain"]
 
@@ -36,7 +37,9 @@ def export_plain(
     graphs: which are exported again, None for all; the others are left as they are. Raises what the exporter raises.
     """
     source = load_bundle(bundle_folder)
-    table = build_graphs(load_checkpoint(checkpoint_folder))
+    checkpoint = load_any_checkpoint(checkpoint_folder)
+    table = build_graphs(checkpoint)
+    is_editverse = family_export(checkpoint).family == "editverse"
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source.root, partial, ignore=shutil.ignore_patterns(ENGINES_FOLDER))
@@ -45,7 +48,7 @@ def export_plain(
         if graph.module is None or name == "solver_step" or name.startswith("schedule_"):
             continue
         module = graph.module().eval()
-        if name == "transformer":
+        if name == "transformer" and is_editverse:
             _add_batch(module)
         shapes = dynamic_shapes(graph.spec)
         num_caches = sum(tensor.name.startswith("cache_") for tensor in graph.spec.inputs)
@@ -64,8 +67,7 @@ def export_plain(
                 verbose=False,
                 external_data=True,
             )
-    for weights in partial.glob("*.weights"):
-        weights.unlink()
+    _remove_unused_weights(partial)
     made = {**source.spec.made, "attention": "plain", "opset": OPSET}
     can = dataclasses.replace(source.spec.capabilities, attention="inline")
     spec = dataclasses.replace(source.spec, files=file_specs(partial), capabilities=can, made=made)
@@ -73,6 +75,20 @@ def export_plain(
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def _remove_unused_weights(folder: Path) -> None:
+    """Files of weights that no graph of a bundle's folder refers to any more."""
+    used = {
+        entry.value
+        for path in folder.glob("*.onnx")
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for weights in folder.glob("*.weights"):
+        if weights.name not in used:
+            weights.unlink()
 
 
 def _add_batch(module: Any) -> None:

@@ -79,6 +79,7 @@ def _report_throughput(results: Results) -> tuple[str, str]:
 def _report_peers(results: Results) -> tuple[str, str]:
     lines: list[list[str]] = []
     bars: dict[str, dict[str, float]] = {}
+    has_load = any("first_result_cpu_s" in row for row in results.rows)
     for work in dict.fromkeys(row["work"] for row in results.rows):
         rows = [row for row in results.rows if row["work"] == work]
         peers = [row for row in rows if row["contender"] != OURS and row.get("agrees")]
@@ -86,7 +87,7 @@ def _report_peers(results: Results) -> tuple[str, str]:
         for row in rows:
             note = row.get("missing") or row.get("failed")
             if note is not None:
-                lines.append([work, row["contender"], note, *[""] * 6])
+                lines.append([work, row["contender"], note, *[""] * (6 + has_load)])
                 continue
             # How many times faster this project is than the row; of itself, than the best peer.
             rivals = peers if row["contender"] == OURS else [row]
@@ -101,13 +102,14 @@ def _report_peers(results: Results) -> tuple[str, str]:
             agrees = f"{row['error']:.1e}" if row["agrees"] else f"{row['error']:.1e}: NOT A PEER"
             lines.append([
                 work, row["contender"], spread(row, "wall_s"), seconds(row["cpu_s"]), *ratios,
-                megabytes(row["peak_bytes"]), seconds(row.get("first_wall_s")), agrees,
+                megabytes(row["peak_bytes"]), seconds(row.get("first_wall_s")),
+                *([seconds(row.get("first_result_cpu_s"))] if has_load else []), agrees,
             ])  # fmt: skip
             if ours is not None and row["agrees"]:
                 bars.setdefault(work, {})[row["contender"]] = ours["cpu_s"] / row["cpu_s"]
     head = [
         "work", "contender", "median (quartiles)", "CPU", "editverse-rt is faster by", "by CPU time",
-        "peak memory", "first call", "error",
+        "peak memory", "first call", *(["to the first result, CPU"] if has_load else []), "error",
     ]  # fmt: skip
     note = (
         f"Threads: {results.facts['threads']}. In editverse-rt's row the factors are against the best peer."

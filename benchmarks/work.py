@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ INSTRUCTION = "<video1> Make it night"
 TEXT_TOKENS = 32
 """Of the transformer's work: a long instruction, with the end of the sequence."""
 TOKENS_A_FRAME = 256
+_WAN_TEXT = 40
+_WAN_FRAMES = 21
+"""Latent frames of 81 frames."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,12 @@ def draw_clip(frames: int, height_px: int, width_px: int, seed: int = 0) -> Arra
 def draw_transformer_inputs(bundle: Bundle, num_tokens: int, seed: int = 0) -> dict[str, Array]:
     """Inputs of one evaluation of an edit: an instruction, a source clip, and a target as large as it.
 
-    The clips take what the instruction and the four marks leave, the odd one goes to the instruction.
+    The clips take what the instruction and the four marks leave, the odd one goes to the instruction. Of Wan a clip
+    made from text, whose patches are the sequence; a grid that has at most num_tokens.
     Raises ValueError for fewer than 64 tokens.
     """
+    if bundle.spec.family == "wan":
+        return _draw_wan_inputs(bundle, num_tokens, seed)
     if num_tokens < 2 * TEXT_TOKENS:
         raise ValueError(f"{num_tokens} tokens; a transformer's work has at least {2 * TEXT_TOKENS}")
     patches = (num_tokens - TEXT_TOKENS - 4) // 2
@@ -97,6 +104,22 @@ def draw_transformer_inputs(bundle: Bundle, num_tokens: int, seed: int = 0) -> d
         **rows_of,
         "layout": layout.layout,
         "positions": layout.positions,
+        "timestep": np.array(0.3, np.float32),
+    }
+
+
+def _draw_wan_inputs(bundle: Bundle, num_tokens: int, seed: int) -> dict[str, Array]:
+    frames = max(1, min(_WAN_FRAMES, num_tokens // TOKENS_A_FRAME))
+    rows = math.isqrt(num_tokens // frames)
+    columns = num_tokens // (frames * rows)
+    places = np.indices((1, frames, rows, columns), dtype=np.int64).reshape(4, -1).T
+    widths = {t.name: t.shape[-1] for t in bundle.spec.graphs["transformer"].inputs if len(t.shape) == 2}
+    rng = np.random.default_rng(seed)
+    counts = {"text": _WAN_TEXT, "clean": 0, "noisy": len(places)}
+    return {
+        **{n: rng.standard_normal((count, int(widths[n])), np.float32) for n, count in counts.items()},
+        "layout": np.arange(len(places)),
+        "positions": np.ascontiguousarray(places),
         "timestep": np.array(0.3, np.float32),
     }
 

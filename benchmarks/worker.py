@@ -45,6 +45,8 @@ class Worker:
             "threads": num_threads,
         }  # fmt: skip
         self._threads = num_threads
+        self.opened = Sample(0.0, 0.0)
+        """What it took to import libraries, to load the model and to draw the inputs."""
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Worker:
@@ -57,7 +59,7 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
         )
         try:
-            self._ask(self._open)
+            self.opened = Sample(**self._ask(self._open))
         except WorkerError:
             self.close()
             raise
@@ -121,9 +123,13 @@ class _Served:
         if question["do"] == "open":
             name, forms = question["contender"], question["forms"]
             form, bundle = Path(forms[CONTENDERS[name].form]), Path(forms["bundle"])
-            opened, runner = open_contender(name, form, bundle, question["threads"])
-            self._call = prepare_work(Work(**question["work"]), opened, runner)
-            return {"opened": name}
+
+            def prepare() -> Callable[[], Any]:
+                opened, runner = open_contender(name, form, bundle, question["threads"])
+                return prepare_work(Work(**question["work"]), opened, runner)
+
+            sample, self._call = time_call(prepare)
+            return asdict(sample)
         if question["do"] == "run" and self._call is not None:
             # Not held beside the next one, which would count as its memory.
             self._result = None

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.tables`: the tables of docs/benchmarks.md, from the files in benchmarks/results/.
+"""`python -m benchmarks.tables`: the tables of docs/benchmarks.md, from the files in benchmarks/results/, and those of
+docs/nano.md, from the quality report in the bundle that ships.
 
 A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. With `--check` nothing is written, and the
 exit code is 1 if a table is not what the results say.
@@ -7,6 +8,7 @@ exit code is 1 if a table is not what the results say.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,12 +21,22 @@ if not __package__:  # run as a file: `python benchmarks/tables.py`
 from benchmarks.report_serving import GROWTH_HEAD, growth_cells
 from benchmarks.results import FOLDER, Results, read_results
 
-__all__ = ["PAGE", "fill_tables", "main"]
+__all__ = ["NANO_PAGE", "PAGE", "fill_tables", "main"]
 
 PAGE = FOLDER.parents[1] / "docs" / "benchmarks.md"
+NANO_PAGE = PAGE.with_name("nano.md")
+BUNDLE = FOLDER.parents[1] / "editverse_rt" / "bundles" / "nano" / "bundle.json"
 OURS = "editverse-rt"
 CONTENDERS = ("pytorch", "torch.compile", "onnxruntime", "openvino")
-PEERS = ("peers-edit", "peers-transformer", "peers-transformer-16k", "peers-vae", "peers-wan", "peers-t5")
+PEERS = (
+    "peers-edit",
+    "peers-once",
+    "peers-transformer",
+    "peers-transformer-16k",
+    "peers-vae",
+    "peers-wan",
+    "peers-t5",
+)
 _TABLE = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Row = dict[str, Any]
@@ -168,6 +180,34 @@ def _make_variety(folder: Path) -> str:
     return _table(["schedule", "evaluations", *columns, "kept"], lines)
 
 
+def _quality_table(report: Row, parts: Sequence[str] = ()) -> str:
+    rows = {**report["by_task"], **{name: report[name] for name in parts}}
+
+    def decibels(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    lines = [
+        [
+            task,
+            str(row["edits"]),
+            f"{row['success_rate']:.0%}",
+            decibels(row["changed_db"]),
+            decibels(row["preserved_db"]),
+        ]
+        for task, row in rows.items()
+    ]
+    lines.append(["**all**", str(report["edits"]), f"{report['success_rate']:.1%}", "", ""])
+    return _table(["task", "edits", "success", "changed region, dB", "preserved region, dB"], lines)
+
+
+def _make_quality(folder: Path) -> str:
+    return _quality_table(json.loads(BUNDLE.read_text("utf-8"))["quality"], ("images", "videos"))
+
+
+def _make_real(folder: Path) -> str:
+    return _quality_table(json.loads(BUNDLE.read_text("utf-8"))["quality"]["real_clips"])
+
+
 _MAKERS: dict[str, Callable[[Path], str]] = {
     "peers": _make_peers,
     "memory": _make_memory,
@@ -176,6 +216,8 @@ _MAKERS: dict[str, Callable[[Path], str]] = {
     "schedules": _make_schedules,
     "variety": _make_variety,
     "growth": _make_growth,
+    "quality": _make_quality,
+    "real": _make_real,
 }
 
 
@@ -184,13 +226,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is old")
     check = parser.parse_args(argv).check
-    page = PAGE.read_text(encoding="utf-8")
-    new = fill_tables(page)
-    if new != page and not check:
-        PAGE.write_text(new, encoding="utf-8")
-    if new != page:
-        print(f"{PAGE}: {'has old tables; run `python -m benchmarks.tables`' if check else 'written'}")
-    return int(check and new != page)
+    is_old = False
+    for path in (PAGE, NANO_PAGE):
+        page = path.read_text(encoding="utf-8")
+        new = fill_tables(page)
+        if new == page:
+            continue
+        is_old = True
+        if not check:
+            path.write_text(new, encoding="utf-8")
+        print(f"{path}: {'has old tables; run `python -m benchmarks.tables`' if check else 'written'}")
+    return int(check and is_old)
 
 
 if __name__ == "__main__":

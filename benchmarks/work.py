@@ -50,7 +50,7 @@ class Work:
 
     tokens: the whole sequence of one transformer evaluation, or those of the text encoder. frames, height_px,
     width_px: of the clip that the VAE or the edit takes. steps: Euler steps of the edit. schedule: the one of
-    the bundle that this project takes instead.
+    the bundle that this project takes instead. is_once: this project takes one evaluation of it, without guidance.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Work:
     width_px: int = 0
     steps: int = 50
     schedule: str | None = None
+    is_once: bool = False
 
 
 def draw_clip(frames: int, height_px: int, width_px: int, seed: int = 0) -> Array:
@@ -175,7 +176,8 @@ def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Ar
     if own_loop is not None:
         return lambda: np.asarray(own_loop(INSTRUCTION, clip, work.steps))
     pipeline = Pipeline(bundle, runner)
-    steps = work.steps if work.schedule is None else None
+    steps = 1 if work.is_once else work.steps if work.schedule is None else None
+    guidance = 1.0 if work.is_once else None
     return lambda: (
         pipeline(
             INSTRUCTION,
@@ -183,6 +185,7 @@ def _prepare_edit(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Ar
             size=size,
             num_frames=len(clip),
             num_inference_steps=steps,
+            guidance_scale=guidance,
             schedule=work.schedule,
         ).frames
     )

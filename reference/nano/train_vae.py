@@ -4,6 +4,10 @@
 
 RUN/vae.pt holds weights, optimiser and clock; a second call goes on from there. RUN/vae_log.jsonl takes a
 line every 100 steps; the diffusers folder RUN/vae is written at the end and at every checkpoint.
+
+With `--photographs FOLDER` (`photographs.py`), a share of the clips is made of photographs, and held-out ones are
+measured beside the world. `--begin-with VAE` starts from trained weights of the same shape. A run keeps the shape,
+`--base-dim`, `--z-dim` and `--res-blocks`, that it began with.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ from torch import Tensor
 from reference.nano import styles
 from reference.nano.curate import SIZES
 from reference.nano.optim import Averaged, Muon
+from reference.nano.photographs import ClipSource, Photographs, measure_photographs, mix, open_photographs
 from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
 
@@ -122,18 +128,20 @@ def random_clip(rng: np.random.Generator, canvas: Canvas) -> Frames:
     return frames
 
 
-def batch(rng: np.random.Generator, frames: int, count: int) -> torch.Tensor:
-    """float32 [count, 3, frames, H, W] in [-1, 1]."""
+def batch(rng: np.random.Generator, frames: int, count: int, draw: ClipSource = random_clip) -> torch.Tensor:
+    """float32 [count, 3, frames, H, W] in [-1, 1]. draw: what each clip is drawn by."""
     height, width = SIZES[int(rng.integers(len(SIZES)))]
-    clips = np.stack([random_clip(rng, Canvas(frames, height, width)) for _ in range(count)])
+    clips = np.stack([draw(rng, Canvas(frames, height, width)) for _ in range(count)])
     return torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 class Batches:
     """Rendered batches, most of them shown again later: flipped, and with their colours exchanged."""
 
-    def __init__(self, rng: np.random.Generator, kept: int = 300) -> None:
-        self.rng, self.kept = rng, kept
+    def __init__(
+        self, rng: np.random.Generator, kept: int = 300, draw_clip: ClipSource = random_clip
+    ) -> None:
+        self.rng, self.kept, self.draw_clip = rng, kept, draw_clip
         self.shown: dict[tuple[int, int], list[torch.Tensor]] = {}
 
     def draw(self, frames: int, count: int) -> torch.Tensor:
@@ -143,7 +151,7 @@ class Batches:
         if is_new and len(known) >= self.kept // frames:
             known.pop(int(self.rng.integers(len(known))))
         if is_new:
-            known.append(batch(self.rng, frames, count))
+            known.append(batch(self.rng, frames, count, self.draw_clip))
         video = known[-1 if is_new else int(self.rng.integers(len(known)))]
         turned = [axis for axis in (-2, -1) if self.rng.random() < 0.5]
         return video.flip(turned)[:, torch.from_numpy(self.rng.permutation(3))]
@@ -207,9 +215,9 @@ def measure_latents(vae: AutoencoderKLWan) -> None:
     vae.register_to_config(latents_mean=values.mean(1).tolist(), latents_std=[std] * len(values))
 
 
-def make_vae() -> AutoencoderKLWan:
+def make_vae(shape: Mapping[str, object] | None = None) -> AutoencoderKLWan:
     """An untrained VAE of nano's size, its weights in the layout that CPU convolutions are fastest in."""
-    vae = AutoencoderKLWan(**VAE_CONFIG)
+    vae = AutoencoderKLWan(**{**VAE_CONFIG, **(shape or {})})
     for parameter in vae.parameters():
         if parameter.ndim == 5:
             parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
@@ -222,7 +230,14 @@ class Run:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.path: Path = args.run / "vae.pt"
-        self.vae = make_vae()
+        state = torch.load(self.path) if self.path.exists() else None
+        asked = {"base_dim": args.base_dim, "z_dim": args.z_dim, "num_res_blocks": args.res_blocks}
+        own = {name: value for name, value in asked.items() if value is not None}
+        self.shape: dict[str, object] = own if state is None else state.get("shape", {})
+        self.kept_apart: Photographs | None = None
+        self.vae = make_vae(self.shape)
+        if state is None and args.begin_with is not None:
+            self.vae.load_state_dict(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict())
         matrices = [
             p for p in self.vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]
         ]
@@ -232,8 +247,7 @@ class Run:
         self.adam = torch.optim.AdamW(self.others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=0.0)
         self.average = Averaged(self.vae, 0.995)
         self.num_steps, self.spent = 0, 0.0
-        if self.path.exists():
-            state = torch.load(self.path)
+        if state is not None:
             self.vae.load_state_dict(state["vae"])
             self.muon.load_state_dict(state["muon"])
             self.adam.load_state_dict(state["adam"])
@@ -243,7 +257,7 @@ class Run:
     def save(self) -> None:
         state = {"vae": self.vae.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
         state |= {"average": self.average.values, "step": self.num_steps, "spent": self.spent}
-        torch.save(state, self.path)
+        torch.save(state | {"shape": self.shape}, self.path)
 
     @property
     def has_clips(self) -> bool:
@@ -291,17 +305,21 @@ class Run:
         self.average.update(self.vae, self.num_steps)
         self.num_steps += 1
 
+    def evaluate(self, vae: AutoencoderKLWan) -> dict[str, float]:
+        """PSNR in dB, of held-out photographs as well where there are any."""
+        return evaluate(vae) | ({} if self.kept_apart is None else measure_photographs(vae, self.kept_apart))
+
     def report(self, losses: list[float]) -> None:
-        """A line of RUN/vae_log.jsonl; every 500 steps with an evaluation, and the state is saved."""
+        """A line of RUN/vae_log.jsonl; every `--evaluate` steps with an evaluation, and the state is saved."""
         line = {
             "step": self.num_steps,
             "minutes": round(self.spent / 60, 2),
             "loss": float(np.mean(losses)),
         }
-        if self.num_steps % 500 == 0:
-            shadow = make_vae()
+        if self.num_steps % self.args.evaluate == 0:
+            shadow = make_vae(self.shape)
             self.average.copy_to(shadow)
-            line |= evaluate(shadow)
+            line |= self.evaluate(shadow)
             self.save()
         with (self.args.run / "vae_log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
@@ -314,7 +332,12 @@ def train(rank: int, args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     use_image_convolutions()
     run = Run(args)
-    batches = Batches(np.random.default_rng([1, run.num_steps, rank]))
+    draw: ClipSource = random_clip
+    if args.photographs is not None:
+        shown = open_photographs(args.photographs, held_out=False)
+        draw = mix(shown, args.photograph_share, random_clip)
+        run.kept_apart = open_photographs(args.photographs, held_out=True) if rank == 0 else None
+    batches = Batches(np.random.default_rng([1, run.num_steps, rank]), draw_clip=draw)
     losses: list[float] = []
     start = time.monotonic() - run.spent
     while run.share < 1:
@@ -332,7 +355,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         run.average.copy_to(run.vae)
         level_latents(run.vae)
         measure_latents(run.vae)
-        print(evaluate(run.vae))
+        print(run.evaluate(run.vae))
         run.vae.save_pretrained(args.run / "vae")
 
 
@@ -345,6 +368,13 @@ def main() -> None:
     parser.add_argument("--video-minutes", type=float, default=14.0, help="then on images and clips")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--evaluate", type=int, default=500, help="and save, every so many steps")
+    parser.add_argument("--photographs", type=Path, metavar="FOLDER")
+    parser.add_argument("--photograph-share", type=float, default=0.5, help="of the clips (default: 0.5)")
+    parser.add_argument("--begin-with", type=Path, metavar="VAE", help="a folder of diffusers")
+    parser.add_argument("--base-dim", type=int)
+    parser.add_argument("--z-dim", type=int)
+    parser.add_argument("--res-blocks", type=int)
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     start_workers(train, args)

@@ -62,6 +62,7 @@ LONG_SIDE_PX = 480
 """Pictures are kept at this size: a cut of nano's frames then shows a part of a scene, or all of it reduced."""
 MIN_SIDE_PX = 96
 THUMBNAIL_PX = 12
+NIGHT_TINT = (0.8, 0.9, 1.15)
 SAME = 0.995
 """Correlation of two thumbnails from which they are one picture, at other sizes or in other packages."""
 MEASURED_SEED = 97
@@ -102,7 +103,7 @@ def read_picture(path: Path) -> Picture | None:
     size = (round(upright.width * scale), round(upright.height * scale))
     if min(size) < MIN_SIDE_PX:
         return None
-    return np.asarray(upright.resize(size, Image.Resampling.LANCZOS), np.float32) / 255
+    return np.asarray(upright.resize(size, Image.Resampling.LANCZOS), np.float32) / np.float32(255)
 
 
 def thumbnail_of(picture: Picture) -> NDArray[np.float32]:
@@ -143,9 +144,9 @@ class Photographs:
         clip = _pan(rng, picture, canvas)
         clip = _recolour(rng, clip)
         draw = rng.random()
-        frames = np.arange(canvas.frames, dtype=np.float32) / max(1, canvas.frames - 1)
+        frames = np.linspace(0, 1, canvas.frames, dtype=np.float32)
         if draw < 0.12:  # night
-            clip = clip * np.float32(rng.uniform(0.12, 0.45)) * np.array([0.8, 0.9, 1.15], np.float32)
+            clip = clip * np.float32(rng.uniform(0.12, 0.45)) * np.asarray(NIGHT_TINT, np.float32)
         elif draw < 0.20 and canvas.frames > 1:  # a fade from or to black or white
             share = (frames if rng.random() < 0.5 else 1 - frames)[:, None, None, None]
             clip = share * clip + (1 - share) * np.float32(rng.integers(2))
@@ -186,7 +187,7 @@ def _pan(rng: np.random.Generator, picture: Picture, canvas: Canvas) -> Picture:
     )
     # Some two pixels of a result a frame at most, as in footage of some frames a second.
     reach = 2.0 * (canvas.frames - 1) * first
-    corners = []
+    corners: list[NDArray[np.float64]] = []
     for scale in (first, last):
         room = np.array([height - scale * canvas.height, width - scale * canvas.width])
         if corners:
@@ -207,7 +208,7 @@ def _pan(rng: np.random.Generator, picture: Picture, canvas: Canvas) -> Picture:
             min(float(top) + scale * canvas.height, height),
         )
         cut = source.resize((canvas.width, canvas.height), Image.Resampling.BICUBIC, box=box)
-        clip.append(np.asarray(cut, np.float32) / 255)
+        clip.append(np.asarray(cut, np.float32) / np.float32(255))
     return np.stack(clip)
 
 
@@ -229,7 +230,9 @@ def _grain(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -
     channels = 3 if rng.random() < 0.5 else 1
     noise = rng.standard_normal((*shape[:3], channels), np.float32)
     if rng.random() < 0.5:  # grains of some pixels
-        noise = (noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2) + np.roll(noise, 1, (1, 2))) / 2
+        noise = (
+            noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2) + np.roll(noise, 1, (1, 2))
+        ) / np.float32(2)
     return np.float32(deviation) * noise
 
 

@@ -22,11 +22,13 @@ __all__ = ["Limits", "Prepared", "error_without_paths", "prepare_request"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an input may be, and what a request may hold. memory_budget_bytes: None for no limit."""
+    """What an input may be, and what a request may hold. max_frames: of a result, which a worker keeps in memory;
+    memory_budget_bytes: None for no limit."""
 
     max_picture_px: int = 40_000_000
     max_side_px: int = 4096
     max_video_s: float = 600.0
+    max_frames: int = 2000
     max_inputs: int = 16
     memory_budget_bytes: int | None = None
 
@@ -94,7 +96,9 @@ def prepare_request(
             _check_input(name, info, limits)
         work = checked.expected_work
         spec = pipeline.bundle.spec
+        _check_length(checked, limits)
         decoded = sum(3 * frames * height * width for frames, height, width in work.clips)
+        decoded += _kept_bytes(checked, work)
         if limits.memory_budget_bytes is not None:
             check_budget(spec, work, limits.memory_budget_bytes, decoded)
         plan = _plan_from(pipeline, checked, work, decoded)
@@ -130,10 +134,37 @@ def _check_input(name: str, info: MediaInfo, limits: Limits) -> None:
         )
 
 
+def _check_length(checked: CheckedRequest, limits: Limits) -> None:
+    """Refuse a result of more frames than a worker keeps. Raises RequestError."""
+    frames = _frames_of(checked)
+    if frames > limits.max_frames:
+        raise RequestError(
+            f"the result has {frames} frames",
+            expected=f"{limits.max_frames} or fewer",
+            hint="set num_frames, or send the video in parts",
+            code="request.too_large",
+            field="num_frames",
+        )
+
+
+def _frames_of(checked: CheckedRequest) -> int:
+    """The frames of the whole result; where its video does not say, the most that it may have."""
+    inputs = checked.inputs
+    frames = inputs.total_frames if inputs.expected_frames is None else inputs.expected_frames
+    return inputs.num_frames if frames is None else frames
+
+
+def _kept_bytes(checked: CheckedRequest, work: Work) -> int:
+    """What a request that is done window by window keeps besides a window: the result and its source."""
+    frames, height, width = work.result
+    return 2 * 3 * max(0, _frames_of(checked) - frames) * height * width
+
+
 def _plan_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded: int) -> dict[str, Any]:
     spec = pipeline.bundle.spec
     estimate = estimate_work(spec, work)
     request, (frames, height, width) = checked.request, work.result
+    windows = checked.inputs.expected_windows or 1
     flops = {"encode": 0, "denoise": 0, "decode": 0}
     for stage in estimate.stages:
         phase = "encode"
@@ -141,11 +172,12 @@ def _plan_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded:
             phase = "denoise"
         elif stage.name == "vae_decoder":
             phase = "decode"
-        flops[phase] += stage.flops
+        flops[phase] += stage.flops * windows
     return {
         "width": width,
         "height": height,
-        "num_frames": frames,
+        "num_frames": frames if windows == 1 else _frames_of(checked),
+        "num_windows": windows,
         "fps": _expected_fps(checked),
         "schedule": spec.default_schedule if request.schedule is None else request.schedule,
         "num_inference_steps": work.num_steps,

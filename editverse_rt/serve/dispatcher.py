@@ -285,7 +285,7 @@ class Dispatcher:
         if run is None or run.job.runs != message["run"] or run.worker is not worker or run.is_ending:
             return
         if event == "progress":
-            run.hear(message["phase"], message["step"])
+            run.hear(message["phase"], message["step"], message["window"])
             self._watchers.tell(run.job.id)
         else:
             self._end_by(run, self._finish(run, message))
@@ -297,7 +297,7 @@ class Dispatcher:
 
     async def _finish(self, run: LiveRun, message: Message) -> None:
         job, store, event = run.job, self.store, message["event"]
-        run.hear(run.phase, run.step)
+        run.hear(run.phase, run.step, run.window)
         error: dict[str, Any] = message.get("error", {})
         if event == "done":
             result = dict(message["result"])
@@ -360,7 +360,8 @@ class Dispatcher:
         await asyncio.sleep(_WATCH_S)
         for run in list(self.live.values()):
             seconds = self.expected_seconds(run.job.model, run.job.plan)
-            step_s = None if seconds is None else seconds / max(1, run.num_steps)
+            steps = run.num_windows * max(1, run.num_steps)
+            step_s = None if seconds is None else seconds / steps
             if not run.is_ending and run.is_silent(step_s, self._silence_s):
                 run.is_blamed = True
                 self.log.write("worker_silent", level="error", device=run.worker.name, job_id=run.job.id)

@@ -24,6 +24,7 @@ class LiveRun:
     worker: WorkerProcess
     phase: str = "read"
     step: int = 0
+    window: int = 0
     begun_s: float = field(default_factory=time.monotonic)
     heard_s: float = field(default_factory=time.monotonic)
     phase_begun_s: float = field(default_factory=time.monotonic)
@@ -39,9 +40,16 @@ class LiveRun:
     def num_steps(self) -> int:
         return int(self.job.plan["num_inference_steps"])
 
-    def hear(self, phase: str, step: int) -> None:
+    @property
+    def num_windows(self) -> int:
+        """In how many windows a long video is done."""
+        return int(self.job.plan.get("num_windows", 1))
+
+    def hear(self, phase: str, step: int, window: int = 0) -> None:
         """Take what the process tells."""
         now = time.monotonic()
+        if window != self.window:
+            self.window, self.step = window, 0
         if phase != self.phase:
             self.stage_s[self.phase] = self.stage_s.get(self.phase, 0.0) + now - self.phase_begun_s
             self.phase, self.phase_begun_s = phase, now
@@ -57,7 +65,8 @@ class LiveRun:
         """
         step_s = self.step_s or expected_step_s
         if step_s is None:
-            step_s = sum(self.job.plan["flops"].values()) / max(1, self.num_steps) / UNKNOWN_FLOPS_PER_S
+            steps = self.num_windows * max(1, self.num_steps)
+            step_s = sum(self.job.plan["flops"].values()) / steps / UNKNOWN_FLOPS_PER_S
         limit_s = max(least_s, min(SILENT_STEPS * step_s, self.job.deadline_s))
         return time.monotonic() - self.heard_s > limit_s
 
@@ -65,10 +74,14 @@ class LiveRun:
     def done_flops(self) -> float:
         """Operations that are done, by the plan: those of earlier phases, and the steps' share of this one."""
         flops, at = self.job.plan["flops"], PHASES.index(self.phase)
+        if self.phase == "write":
+            return float(sum(flops.values()))
         done = sum(flops.get(phase, 0) for phase in PHASES[:at])
         if self.phase == "denoise":
             done += flops["denoise"] * self.step / max(1, self.num_steps)
-        return float(done)
+        # The plan is of all windows; this window's share is added to those that are done.
+        window = min(self.window, self.num_windows - 1)
+        return float(done + window * sum(flops.values())) / self.num_windows
 
     @property
     def progress(self) -> float:
@@ -81,7 +94,7 @@ class LiveRun:
         total = float(sum(self.job.plan["flops"].values()))
         left = total - self.done_flops
         if self.step_s is not None and self.num_steps:
-            own = self.job.plan["flops"]["denoise"] / self.num_steps / self.step_s
+            own = self.job.plan["flops"]["denoise"] / self.num_windows / self.num_steps / self.step_s
             return left / own if own else None
         return speeds.seconds(self.worker.name, self.job.model, left)
 

@@ -167,7 +167,7 @@ class _Run:
 
     def __init__(self, worker: Worker, message: Message, stop: threading.Event) -> None:
         self._worker, self._message, self._stop = worker, message, stop
-        self._last_told, self._phase, self._step = 0.0, "", 0
+        self._last_told, self._phase, self._step, self._window = 0.0, "", 0, 0
         self._end = time.monotonic() + message["deadline_s"]
         self.inputs = {name: Path(path) for name, path in message["inputs"].items()}
         self.is_late = False
@@ -208,10 +208,12 @@ class _Run:
 
     def _on_graph(self, graph: str) -> None:
         phase = "encode"
-        if graph.startswith(("transformer", "solver_step")):
+        if graph.startswith(("transformer", "solver_step", "keep_known")):
             phase = "denoise"
         elif graph.startswith("vae_decoder"):
             phase = "decode"
+        if phase == "encode" and self._phase == "decode":  # of the next window
+            self._window, self._step = self._window + 1, 0
         self._tell(phase)
 
     def _on_step_end(self, pipeline: Pipeline, step: int, timestep: float, facts: Message) -> None:
@@ -226,7 +228,12 @@ class _Run:
         self._phase, self._last_told = phase, now
         message = self._message
         self._worker._send(
-            event="progress", job=message["job"], run=message["run"], phase=phase, step=self._step
+            event="progress",
+            job=message["job"],
+            run=message["run"],
+            phase=phase,
+            step=self._step,
+            window=self._window,
         )
 
     def _write(self, result: Result, main: str | None) -> Message:

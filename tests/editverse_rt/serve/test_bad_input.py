@@ -30,7 +30,7 @@ def refuse(answer: httpx.Response, status: int, code: str, field: str | None = N
         ({"request": {**GOOD, "seed": "3"}}, "request.option", "seed"),
         ({"request": {**GOOD, "seed": 2**63}}, "request.option", "seed"),
         ({"request": {**GOOD, "seed": True}}, "request.option", "seed"),
-        ({"request": {**GOOD, "num_frames": 1000}}, "request.option", None),
+        ({"request": {**GOOD, "num_frames": 2001}}, "request.too_large", "num_frames"),
         ({"request": {**GOOD, "size": [64, 64]}}, "request.field", "size"),
         ({"request": {**GOOD, "size": "4000x4000"}}, "request.size", None),
         ({"request": {**GOOD, "schedule": "none"}}, "request.unknown_schedule", "schedule"),
@@ -200,3 +200,51 @@ def test_another_method_and_another_path_are_told(client: httpx.Client) -> None:
 def test_a_key_of_other_characters_is_refused(client: httpx.Client, key: Any) -> None:
     answer = client.post("/v1/jobs", json={"request": GOOD}, headers={"Idempotency-Key": key})
     refuse(answer, 400, "serve.idempotency", "Idempotency-Key")
+
+
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a job": ("/v1/jobs", {"json": {"request": GOOD}}),
+    "a job as a form": ("/v1/jobs", {"data": FORM}),
+    "a video": ("/v1/videos", {"json": GOOD}),
+    "a video as a form": ("/v1/videos", {"data": {"prompt": "x"}}),
+    "an edit of a video": ("/v1/videos/edits", {"data": {"prompt": "x"}}),
+    "an image": ("/v1/images/generations", {"json": GOOD}),
+    "an edit of an image": ("/v1/images/edits", {"data": {"prompt": "x"}}),
+    "a session": ("/session", {"json": {"key": "x"}}),
+}
+AS_A_FORM = {"files": {"image1": ("a", b"")}}
+
+
+def changed(kind: str, **fields: Any) -> tuple[str, dict[str, Any]]:
+    """The body of an endpoint with other fields beside its own."""
+    path, body = BODIES[kind]
+    (name, value) = next(iter(body.items()))
+    return path, {name: {**value, **fields}, **(AS_A_FORM if name == "data" else {})}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_an_unknown_field_is_refused_by_name_everywhere(client: httpx.Client, kind: str) -> None:
+    path, body = changed(kind, webhook_url="http://169.254.169.254/")
+    answer = client.post(path, **body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["field"]) == (400, "webhook_url"), answer.text
+    assert error["code"] in ("serve.field", "request.field")
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_huge_body_is_413_everywhere(client: httpx.Client, kind: str) -> None:
+    path, body = changed(kind, prompt="x" * 200_000)
+    refuse(client.post(path, **body), 413, "serve.too_large")
+
+
+@pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["x"], {}, {"x": 1}], ids=repr)
+@pytest.mark.parametrize("kind", [kind for kind, (_, body) in BODIES.items() if "json" in body])
+def test_a_prompt_or_a_key_of_another_type_is_refused_everywhere(
+    client: httpx.Client, kind: str, value: Any
+) -> None:
+    path, body = BODIES[kind]
+    given = {"request": {"prompt": value}} if "request" in body["json"] else {next(iter(body["json"])): value}
+    answer = client.post(path, json=given)
+    error = answer.json()["error"]
+    assert answer.status_code == 400, answer.text
+    assert error["field"] in ("prompt", "key"), answer.text

@@ -95,7 +95,7 @@ def test_a_preview_is_that_of_a_local_run_but_for_the_videos_loss(
 
 @pytest.mark.parametrize(
     "options",
-    [["--schedule", "nothing"], ["--size", "8x8"], ["--frames", "5000"]],
+    [["--schedule", "nothing"], ["--size", "8x8"], ["--frames", "0"]],
     ids=lambda words: words[0],
 )
 def test_errors_are_the_lines_of_a_local_run(

@@ -12,7 +12,8 @@ import pytest
 from editverse_rt.errors import RequestCancelled, RequestError
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.serve.checking import Limits, prepare_request
-from editverse_rt.serve.job import PHASES
+from editverse_rt.serve.job import PHASES, Job
+from editverse_rt.serve.live import LiveRun
 from editverse_rt.serve.worker import _Run
 
 
@@ -85,6 +86,42 @@ def test_phases_come_in_order_and_steps_count(pipeline: Pipeline, tmp_path: Path
         assert (tmp_path / "out" / name).is_file()
 
 
+def test_progress_goes_forward_through_the_windows_of_a_long_result(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    request = {"prompt": "A red circle", "num_frames": 33, "num_inference_steps": 3}
+    prepared = prepare_request(pipeline, request, {}, (), None, Limits())
+    one = prepare_request(pipeline, {**request, "num_frames": 17}, {}, (), None, Limits())
+    assert (prepared.plan["num_windows"], prepared.plan["num_frames"]) == (2, 33)
+    assert prepared.plan["flops"] == {phase: 2 * flops for phase, flops in one.plan["flops"].items()}
+    assert prepared.plan["memory_bytes"] > one.plan["memory_bytes"]
+    job = Job("a", "ann", "native", "nano", "mp4", prepared.request, {}, prepared.plan, 60.0, 0.0)
+    live = LiveRun(job, None)  # type: ignore[arg-type]
+    found: list[float] = []
+
+    class Listener:
+        def _send(self, **message: Any) -> None:
+            live.hear(message["phase"], message["step"], message["window"])
+            found.append(live.progress)
+
+    message = {
+        "job": "a",
+        "run": 1,
+        "request": request,
+        "inputs": {},
+        "folder": str(tmp_path / "out"),
+        "format": "mp4",
+        "deadline_s": 60.0,
+    }
+    result = _Run(Listener(), message, threading.Event()).make(pipeline, Limits())  # type: ignore[arg-type]
+    assert result["num_frames"] == 33
+    assert found == sorted(found)
+    assert live.window == 1
+    # Each step of both windows is told, and moves it on.
+    assert len(set(found)) >= 2 * 3
+    assert found[-1] == 0.99
+
+
 def test_a_run_past_its_deadline_is_late_and_not_cancelled(
     pipeline: Pipeline, tmp_path: Path, video: bytes
 ) -> None:
@@ -102,6 +139,7 @@ def test_a_run_past_its_deadline_is_late_and_not_cancelled(
         (Limits(max_side_px=63), "video1"),
         (Limits(max_video_s=1.0), "video1"),
         (Limits(max_inputs=0), "inputs"),
+        (Limits(max_frames=8), "num_frames"),
     ],
 )
 def test_limits_refuse_by_name(

@@ -44,7 +44,7 @@ def test_plans_of_a_bundle(wan_bundle: Path, tmp_path: Path) -> None:
     assert longest["layout"][2] == longest["noisy"][2][:1]
     # What is not built runs on the CPU, whatever the backend.
     left = set(bundle.spec.graphs) - set(built_graphs(bundle))
-    assert left == {"noise", "add_noise", "schedule_unipc2"}
+    assert {"noise", "add_noise", "schedule_unipc2"} <= left
     assert all(map(is_host_graph, left))
 
 

@@ -149,6 +149,38 @@ def _make_growth(folder: Path) -> str:
     return _table([*GROWTH_HEAD, "all figures"], lines)
 
 
+def _make_serving(folder: Path) -> str:
+    results = read_results(folder / "serving.json")
+    lines = [
+        [
+            str(row["clients"]),
+            str(row["done"]),
+            f"{row['requests_per_s']:.2f}",
+            f"{row['in_process_requests_per_s']:.2f}",
+            f"{row['requests_per_s'] / row['in_process_requests_per_s']:.0%}",
+            *(
+                f"{_seconds(row[f'{name}_p50_s'])}, {_seconds(row[f'{name}_p99_s'])}"
+                for name in ("healthz", "status")
+            ),
+            str(len(row["failures"])),
+            _link("serving"),
+        ]
+        for row in results.rows
+    ]
+    head = [
+        "clients",
+        "jobs",
+        "jobs a second",
+        "`RequestQueue` in process",
+        "share of that",
+        "`/healthz`, p50, p99",
+        "a job's state, p50, p99",
+        "failures",
+        "all figures",
+    ]
+    return _table(head, lines)
+
+
 def _make_schedules(folder: Path) -> str:
     results = read_results(folder / "frontier.json")
     first = results.rows[0]
@@ -216,6 +248,7 @@ _MAKERS: dict[str, Callable[[Path], str]] = {
     "schedules": _make_schedules,
     "variety": _make_variety,
     "growth": _make_growth,
+    "serving": _make_serving,
     "quality": _make_quality,
     "real": _make_real,
 }

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -101,6 +102,9 @@ class WorkerProcess:
                             is_first_up.set_result(None)
                         self._on_event(self, ready)
                         await self._listen(reader)
+                except Exception as error:  # no memory or no handle for a process, say, or no JSON of it
+                    text = "".join(traceback.format_exception(error))
+                    self._on_event(self, {"event": "log", "level": "error", "text": text})
                 finally:
                     await self._end()
                 num_failed += 1

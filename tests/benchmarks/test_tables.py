@@ -19,7 +19,16 @@ def test_the_tables_are_current(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_table_that_can_be_made_is_on_the_page() -> None:
     names = [re.findall(r"<!-- table (\w+) -->", page.read_text("utf-8")) for page in (PAGE, NANO_PAGE)]
-    assert sorted(names[0]) == ["growth", "load", "memory", "peers", "schedules", "stages", "variety"]
+    assert sorted(names[0]) == [
+        "growth",
+        "load",
+        "memory",
+        "peers",
+        "schedules",
+        "serving",
+        "stages",
+        "variety",
+    ]
     assert names[1] == ["quality", "real"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -18,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editverse_rt import media
-from editverse_rt.backends import Availability
-from editverse_rt.commands import doctor, edit, info, terminal
+from editverse_rt.commands import edit
 from editverse_rt.commands.arguments import parse_arguments
 from editverse_rt.commands.main import COMMANDS, main
 from editverse_rt.errors import BackendError, BundleError, RequestCancelled, RequestError
@@ -351,56 +349,6 @@ def test_preview_shows_source_over_result(clip: str, out: str, tmp_path: Path) -
     assert both.height_px > media.probe(preview).height_px
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_redrawn_on_a_terminal() -> None:
-    stream = Terminal()
-    progress = terminal.Progress(stream)
-    for step in range(20):
-        progress(None, step, step / 20, {"num_inference_steps": 20})
-    progress.close()
-    progress.close()
-    assert stream.getvalue().count("\r") >= 2
-    assert stream.getvalue().count("\n") == 1
-    last = stream.getvalue().rstrip("\n").split("\r")[-1]
-    assert re.match(r"100%\|[^|]*\| 20/20 \[00:0\d<00:00, +[^]]*step/s", last)
-
-
-def test_progress_is_few_lines_elsewhere() -> None:
-    stream = io.StringIO()
-    progress = terminal.Progress(stream)
-    for step in range(50):
-        progress(None, step, step / 50, {"num_inference_steps": 50})
-    progress.close()
-    assert "\r" not in stream.getvalue()
-    steps = [line.split("| ")[1].split()[0] for line in stream.getvalue().splitlines()]
-    assert steps == ["1/50", *(f"{n}/50" for n in range(5, 51, 5))]
-
-
-@given(total=st.integers(1, 300), initial=st.integers(0, 300))
-def test_progress_elsewhere_ends_with_the_last_and_has_eleven_lines_at_most(total: int, initial: int) -> None:
-    stream = io.StringIO()
-    progress = terminal.Progress(stream, unit="edit", initial=min(initial, total - 1))
-    for done in range(min(initial, total - 1) + 1, total + 1):
-        progress.show(done, total)
-    lines = stream.getvalue().splitlines()
-    assert 1 <= len(lines) <= 11
-    assert f"| {total}/{total} [" in lines[-1]
-
-
-def test_progress_outlives_its_stream() -> None:
-    for stream in (io.StringIO(), Terminal()):
-        progress = terminal.Progress(stream)
-        stream.isatty()
-        stream.close()
-        for step in range(3):
-            progress(None, step, 0.0, {"num_inference_steps": 3})
-        progress.close()
-
-
 @pytest.mark.parametrize("command", ["edit", "generate", "info", "doctor"])
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
@@ -447,81 +395,3 @@ def test_nothing_is_opened_for_an_output_that_cannot_be_written(
     monkeypatch.setattr(FakePipeline, "opened", ("not opened",))
     assert main(["generate", "A red circle", "-o", str(tmp_path / "nowhere" / "out.mp4")]) == 2
     assert FakePipeline.opened == ("not opened",)
-
-
-# --- doctor and info --------------------------------------------------------------------------------------
-
-
-def test_doctor_says_why_a_backend_is_not_here(
-    fake_bundle: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    states = (
-        Availability("tensorrt", "no driver was found; install it"),
-        Availability("tensorrt-rtx", None, "1.7.1"),
-        Availability("ort-cpu", None, "1.31"),
-    )
-    monkeypatch.setattr(doctor, "list_backends", lambda: states)
-    assert main(["doctor", "--bundle", str(fake_bundle.root)]) == 0
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert ["tensorrt", "not here: no driver was found; install it"] in lines
-    # One that works here, and that the bundle has nothing for, or nothing that was verified.
-    (rtx,) = (line[1] for line in lines if line[0] == "tensorrt-rtx")
-    assert rtx.startswith("here (1.7.1), but: ")
-    assert ["ort-cpu", "available (1.31)"] in lines
-
-
-def test_doctor_without_any_backend_is_exit_code_2(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "list_backends", lambda: (Availability("ort-cpu", "onnxruntime is missing"),))
-    assert main(["doctor", "--json"]) == 2
-    stdout, stderr = capsys.readouterr()
-    assert json.loads(stdout)["backends"] == [
-        {
-            "name": "ort-cpu",
-            "available": False,
-            "version": None,
-            "reason": "onnxruntime is missing",
-            "missing": None,
-        }
-    ]
-    assert len(stderr.splitlines()) == 1
-
-
-def test_doctor_names_a_bundle_that_is_not_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--bundle", str(tmp_path)]) == 2
-    assert "bundle.json" in capsys.readouterr().err
-
-
-def test_info_tells_a_person_the_success_of_each_task(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "nano"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert any("held-out edits right" in line for line in lines)
-    assert any(line.strip().startswith("stylize") and line.rstrip()[-1].isdigit() for line in lines)
-    assert not any("{" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    "quality", [{"success_rate": 0.5}, {"note": "by eye"}, {"success_rate": "good", "edits": 3}]
-)
-def test_a_quality_report_of_another_form_is_shown_as_it_is(quality: dict[str, object]) -> None:
-    assert info.describe_quality(quality) == [f"  quality      {json.dumps(quality)}"]
-
-
-def test_info_holds_the_bundle_and_its_quality(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "nano", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    written = json.loads((Path(facts["path"]) / "bundle.json").read_text("utf-8"))
-    assert {name: facts[name] for name in written} == written
-    assert facts["num_bytes"] == sum(file["num_bytes"] for file in written["files"])
-    assert set(facts["quality"]) >= {"success_rate", "edits", "by_task"}
-
-
-def test_info_for_a_person_names_schedules_and_graphs(
-    fake_bundle: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["info", str(fake_bundle.root)]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("fake (format version 2)")
-    for word in ("paper (default): euler, 4 steps", "graphs/transformer.onnx", "noise", "px a frame"):
-        assert word in text

@@ -278,6 +278,7 @@ def _existing(folder: Path) -> EngineSet | None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments. Ends the program with a usage message for wrong ones."""
     parser = argparse.ArgumentParser(
         prog="python -m export.build_engine",
         description="Build a bundle's TensorRT plans for named GPUs.",

@@ -98,6 +98,7 @@ class Builder:
 
     @property
     def version(self) -> str:
+        """The version of the library that builds, such as "10.15.1"."""
         return str(self._trt.__version__)
 
     @property

@@ -72,6 +72,7 @@ class Case:
 
     @property
     def clips(self) -> list[tuple[int, int, int]]:
+        """The clips among the segments, each (frames in latent units, rows, columns)."""
         return [segment for segment in self.segments if not isinstance(segment, str)]
 
 

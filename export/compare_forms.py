@@ -53,10 +53,12 @@ class Measured:
 
     @property
     def tolerance(self) -> float:
+        """The largest relative error that this form may have."""
         return next((t for name, t in TOLERANCES.items() if name in self.form), TOLERANCES["float32"])
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
         return self.relative <= self.tolerance
 
 

@@ -257,7 +257,7 @@ def _cache_lines(vae: AutoencoderKLWan, geometry: Geometry) -> tuple[list[str], 
 
 
 def split_axis(axis: str) -> tuple[int, str]:
-    """`16*h` -> (16, `h`); `Lt` -> (1, `Lt`)."""
+    """`16*h` -> (16, `h`); `Lt` -> (1, `Lt`). Raises ValueError for another form."""
     match = re.fullmatch(r"(?:(\d+)\*)?([A-Za-z]\w*)", axis)
     if match is None:
         raise ValueError(f"axis {axis!r}; expected a name or a multiple of one, such as 16*h")

@@ -133,7 +133,10 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def stored_values(weight: ir.Value) -> np.ndarray:
-    """The values of a weight, which may be stored as float16 with a Cast after it."""
+    """The values of a weight, float32, which may be stored as float16 with a Cast after it.
+
+    Raises ValueError for a weight that other nodes compute.
+    """
     producer = weight.producer()
     value = weight if producer is None or producer.op_type != "Cast" else producer.inputs[0]
     if value is None or value.const_value is None:
@@ -154,6 +157,7 @@ def drop_unused(graph: ir.Graph, weight: ir.Value) -> None:
 
 
 def add_initializer(graph: ir.Graph, name: str, value: np.ndarray) -> ir.Value:
+    """Add an array to a graph as an initializer of that name; return the graph's value."""
     graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(value, name=name)))
     return graph.initializers[name]
 

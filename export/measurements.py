@@ -68,6 +68,7 @@ class Measurement:
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
         return self.relative <= self.tolerance
 
 

@@ -17,7 +17,10 @@ __all__ = ["gather_modulation"]
 
 
 def gather_modulation(model: ir.Model) -> int:
-    """Replace every `Where` of a mask [L, 1] and rows [1, C], in place; say how many. Shapes as traced."""
+    """Replace every `Where` of a mask [L, 1] and rows [1, C], in place; return how many. Shapes as traced.
+
+    Raises ValueError for a `Where` that lacks an input.
+    """
     graph = model.graph
     chosen = [node for node in graph if node.op_type == "Where" and _chooses_rows(node)]
     indices: dict[ir.Value, ir.Value] = {}

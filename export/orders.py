@@ -55,18 +55,22 @@ class Order:
 
     @property
     def smallest(self) -> Target:
+        """The target with the least memory: its profiles fit all of them."""
         return min(self.targets, key=lambda target: target.memory_bytes)
 
     @property
     def capabilities(self) -> tuple[str, ...]:
+        """The compute capabilities of all targets, each once, in order: ("8.9", "12.0")."""
         found = {target.compute_capability for target in self.targets}
         return tuple(sorted(found, key=lambda c: [int(x) for x in c.split(".")]))
 
     @property
     def folder(self) -> str:
+        """The name of the plans' folder, such as sm_89+sm_120."""
         return "+".join(f"sm_{c.replace('.', '')}" for c in self.capabilities)
 
     def precision_of(self, graph: str) -> str:
+        """The precision of one graph: "fp32", "fp16" or "bf16"."""
         return precision_of_graph(graph, self.precision)
 
 

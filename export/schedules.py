@@ -100,6 +100,7 @@ class ScheduleSettings:
         return cls(cast(Solver, solver), int(steps), shift, guidance, begin, end)
 
     def to_json(self) -> dict[str, object]:
+        """The settings by name, as `bundle.json` has them."""
         return asdict(self)
 
 
@@ -220,7 +221,11 @@ def fixed_schedule(name: str, num_steps: int, history_rows: int = HISTORY_ROWS) 
 
 
 def build_schedule(name: str, settings: ScheduleSettings, history_rows: int = HISTORY_ROWS) -> Schedule:
-    """The schedule of these settings, with its table, as the graph `schedule_<solver>` gives it."""
+    """The schedule of these settings, with its table, as the graph `schedule_<solver>` gives it.
+
+    history_rows: earlier velocities that the bundle's `solver_step` keeps. Raises ValueError for a solver that needs
+    more of them.
+    """
     if STATE_ROWS[settings.solver] > 1 + history_rows:
         raise ValueError(
             f"{settings.solver} keeps {STATE_ROWS[settings.solver]} rows; this bundle {history_rows}"

@@ -44,6 +44,7 @@ class EditingOptions:
     num_workers: int = 1
 
     def to_json(self) -> dict[str, Any]:
+        """The options as the report shows them."""
         return {
             "schedule": self.schedule,
             "num_inference_steps": self.num_inference_steps,

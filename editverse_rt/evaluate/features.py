@@ -114,7 +114,10 @@ class MetricModels:
         return {name: np.concatenate(values) for name, values in found.items()}
 
     def clip_features(self, model: str, frames: Frames) -> Features:
-        """Features of a whole clip, float32 [D], from the frames that `choose_clip_frames` takes."""
+        """Features of a whole clip, float32 [D], from the frames that `choose_clip_frames` takes.
+
+        frames: uint8 [T, H, W, 3]. Raises RequestError for a model of pictures.
+        """
         image = self.bundle.model(model).image
         if image.num_frames is None:
             raise RequestError(
@@ -130,7 +133,10 @@ class MetricModels:
         return features
 
     def text_features(self, model: str, texts: Sequence[str]) -> Features:
-        """Features of texts, float32 [N, D], N at least 1."""
+        """Features of texts, float32 [N, D], N at least 1.
+
+        Raises RequestError for a model that takes no texts, and without texts.
+        """
         text = self.bundle.model(model).text
         if text is None or not texts:
             raise RequestError(

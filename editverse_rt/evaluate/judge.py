@@ -84,6 +84,7 @@ class DryRun:
 
     @property
     def calls(self) -> int:
+        """How many questions would be sent to the server."""
         return self.questions - self.cached
 
 
@@ -120,6 +121,7 @@ class ServerJudge:
 
     @property
     def identity(self) -> str:
+        """Who judges, in one line: the model and the protocol's profile."""
         return f"{self._options.model} by profile {self._profile.name}"
 
     @property

@@ -109,7 +109,8 @@ class Judge(Protocol):
         """What a score depends on, as data: "model", "profile", "prompt_sha256" and what else there is."""
         ...
 
-    def judge(self, edit: EditToJudge) -> ClipVerdict: ...
+    def judge(self, edit: EditToJudge) -> ClipVerdict:
+        """Judge one edit. Raises RequestError for an edit that this judge cannot judge."""
 
 
 def frame_pairs(edit: EditToJudge, profile: Profile) -> list[tuple[int, Frames, Frames]]:

@@ -40,10 +40,12 @@ class OfflineJudge:
 
     @property
     def identity(self) -> str:
+        """Who judges, in one line."""
         return "rules beside the right answer, no model"
 
     @property
     def facts(self) -> dict[str, str]:
+        """What the report says of the judge."""
         return {"model": "rules", "profile": self._profile.name, "prompt_sha256": "none"}
 
     def judge(self, edit: EditToJudge) -> ClipVerdict:

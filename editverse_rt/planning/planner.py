@@ -100,15 +100,18 @@ class Estimate:
 
     @property
     def flops(self) -> int:
+        """Floating-point operations of all stages."""
         return sum(stage.flops for stage in self.stages)
 
     @property
     def seconds(self) -> float | None:
+        """Time of all stages, in seconds; None without a target."""
         times = [stage.seconds for stage in self.stages if stage.seconds is not None]
         return sum(times) if self.target is not None else None
 
     @property
     def fits(self) -> bool:
+        """Whether the peak of memory is available; true where nothing is known of that."""
         return self.available_bytes is None or self.peak_bytes <= self.available_bytes
 
 

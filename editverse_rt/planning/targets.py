@@ -137,6 +137,7 @@ def default_precisions(target: Target, precision: str | None) -> dict[str, str]:
 
     A T5 encoder's activations leave float16's range, and grey levels are decided in the VAE's last bits: so
     float16 is for the transformer, the others keep float32, unless the recipe says that its GPU cannot.
+    Raises RequestError for a name that is no precision.
     """
     if precision is None:
         return dict(target.precision)

@@ -64,6 +64,7 @@ class FamilyExport(Protocol):
 
 
 def count_parameters(parts: Mapping[str, torch.nn.Module]) -> dict[str, int]:
+    """How many weights each part has, by its name."""
     return {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
 
 

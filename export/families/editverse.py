@@ -92,7 +92,7 @@ class EditVerseExport:
         return {name: build_schedule(name, s) for name, s in self._settings.items()}, "paper"
 
     def fixed_schedule(self, name: str) -> Schedule:
-        """See `FamilyExport`: there is none."""
+        """EditVerse has no fixed schedules, see `FamilyExport`. Raises ValueError."""
         raise ValueError(f"no schedule is named {name!r} for EditVerse; leave --schedule-from out")
 
     def model_facts(self) -> dict[str, Any]:

@@ -147,7 +147,11 @@ def load_viclip(file: Path, tokenizer_folder: Path) -> LoadedModel:
 def viclip_from_weights(
     weights: dict[str, Tensor], file: Path, end_id: int, save_tokenizer: Callable[[Path], None]
 ) -> LoadedModel:
-    """ViCLIP's towers from its weights by name; sizes are read from the weights."""
+    """ViCLIP's towers from its weights by name; sizes are read from the weights.
+
+    file: where the weights come from, for messages. end_id: of the end-of-text token, whose row is the text's feature.
+    save_tokenizer: writes the tokenizer to a path. Raises ValueError for patches of more than one frame.
+    """
     conv = weights["vision_encoder.conv1.weight"]
     width, _, depth, patch, _ = conv.shape
     if depth != 1:

@@ -18,7 +18,10 @@ __all__ = ["OPENVE_BENCH", "load_openve"]
 
 
 def load_openve(data: Path) -> Catalogue:
-    """The items of `data/benchmark_videos.csv`; a key is the name of the original video's file."""
+    """The items of `data/benchmark_videos.csv`; a key is the name of the original video's file.
+
+    A row that cannot be used becomes a problem of the catalogue. Raises RequestError for a table that cannot be read.
+    """
     items, problems, seen = [], [], set()
     rows = read_csv_rows(data / "benchmark_videos.csv", ("edited_type", "prompt", "original_video"))
     for number, row in enumerate(rows, start=2):

@@ -35,6 +35,7 @@ from editverse_rt.backends import Array, Runner, RunnerTraits, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.pipeline import Pipeline, Result
 from editverse_rt.planning.planner import Estimate, estimate_work
+from editverse_rt.request.laid_out import LaidOutRequest
 
 __all__ = ["Request", "measure_throughput"]
 
@@ -188,29 +189,20 @@ def measure_throughput(
     requests = batch * repeats * concurrency
     laid_out = result.laid_out
     estimate = estimate_work(loaded.spec, laid_out.work)
-    steps = laid_out.schedule.num_inference_steps
     rows = [
         _row(stage, first, turns, estimate) for stage in [*STAGES, "other", "end to end"] if stage in first
     ]
     solve_s = next(row["wall_s"] for row in rows if row["stage"] == "transformer")
-    evaluations = laid_out.schedule.table.num_evaluations
-    tokens = steps * estimate.tokens.total + (evaluations - steps) * estimate.tokens_uncond.total
     facts = {
         "bundle": loaded.spec.name,
         "backend": lanes[0].backend,
-        "frames": laid_out.num_frames,
-        "size": f"{laid_out.width_px}x{laid_out.height_px}",
-        "steps": steps,
-        "evaluations": evaluations,
-        "tokens": estimate.tokens.total,
+        **_work_facts(laid_out, estimate, solve_s),
         "threads": threads,
         "batch": batch,
         "concurrency": concurrency,
         "requests": requests,
         "requests_per_s": requests / wall,
         "frames_per_s": requests * laid_out.num_frames / wall,
-        "steps_per_s": steps / solve_s,
-        "tokens_per_s": tokens / solve_s,
         "cpu_s_per_request": cpu / requests,
         "flops": estimate.flops,
         "peak_bytes": peak,
@@ -218,6 +210,22 @@ def measure_throughput(
         "seconds_of_first": first["end to end"].wall_s,
     }
     return rows, facts
+
+
+def _work_facts(laid_out: LaidOutRequest, estimate: Estimate, solve_s: float) -> dict[str, Any]:
+    """What a request asks of the model, and how fast its steps were. solve_s: seconds of the transformer."""
+    steps = laid_out.schedule.num_inference_steps
+    evaluations = laid_out.schedule.table.num_evaluations
+    tokens = steps * estimate.tokens.total + (evaluations - steps) * estimate.tokens_uncond.total
+    return {
+        "frames": laid_out.num_frames,
+        "size": f"{laid_out.width_px}x{laid_out.height_px}",
+        "steps": steps,
+        "evaluations": evaluations,
+        "tokens": estimate.tokens.total,
+        "steps_per_s": steps / solve_s,
+        "tokens_per_s": tokens / solve_s,
+    }
 
 
 def _run_lanes(lanes: list[Lane], work: Callable[[Lane], list[Any]], results: list[Any]) -> None:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -52,26 +53,14 @@ def export_metrics(
     try:
         models: dict[str, MetricModel] = {}
         specs = [write_resize_graph(partial)]
-
-        def add(name: str, model: LoadedModel) -> None:
-            if model.tokenizer is not None and model.facts.text is not None:
-                model.tokenizer(partial / model.facts.text.tokenizer)
-            specs.extend(write_model_graphs(model, partial))
-            models[name] = replace(model.facts, id=RANDOM, licence="none") if is_random else model.facts
-
-        # One after another, so that the weights of one model are held at a time.
         with _quiet():
-            if clip is not None:
-                add("clip", load_clip("clip", clip))
-            if pickscore is not None:
-                add("pickscore", load_clip("pickscore", pickscore, pickscore_processor))
-            if dino is not None:
-                add("dino", load_dino(dino))
-            if viclip is not None:
-                tokenizer = viclip_tokenizer or clip
-                if tokenizer is None:
-                    raise ValueError("ViCLIP's tokenizer is CLIP's; give --clip or --viclip-tokenizer")
-                add("viclip", load_viclip(viclip, tokenizer))
+            for name, model in _load_models(
+                clip, pickscore, pickscore_processor, dino, viclip, viclip_tokenizer
+            ):
+                if model.tokenizer is not None and model.facts.text is not None:
+                    model.tokenizer(partial / model.facts.text.tokenizer)
+                specs.extend(write_model_graphs(model, partial))
+                models[name] = replace(model.facts, id=RANDOM, licence="none") if is_random else model.facts
         if not models:
             raise ValueError("no model was given; give --clip, --pickscore, --dino or --viclip")
         write_metrics_json(
@@ -94,6 +83,28 @@ def export_metrics(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+def _load_models(
+    clip: Path | None,
+    pickscore: Path | None,
+    pickscore_processor: Path | None,
+    dino: Path | None,
+    viclip: Path | None,
+    viclip_tokenizer: Path | None,
+) -> Iterator[tuple[str, LoadedModel]]:
+    """Name and model of each that is given, one after another, so that the weights of one are held at a time."""
+    if clip is not None:
+        yield "clip", load_clip("clip", clip)
+    if pickscore is not None:
+        yield "pickscore", load_clip("pickscore", pickscore, pickscore_processor)
+    if dino is not None:
+        yield "dino", load_dino(dino)
+    if viclip is not None:
+        tokenizer = viclip_tokenizer or clip
+        if tokenizer is None:
+            raise ValueError("ViCLIP's tokenizer is CLIP's; give --clip or --viclip-tokenizer")
+        yield "viclip", load_viclip(viclip, tokenizer)
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function

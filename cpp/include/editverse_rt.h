@@ -156,9 +156,11 @@ typedef struct ev_input {
 /* A solver step that is done, as the callback sees it. Belongs to the library, for the call only. */
 typedef struct ev_step {
   size_t struct_size;
-  int32_t step; /* counted from 0 */
-  int32_t num_inference_steps;
-  double timestep; /* from 0 (noise) to 1 (data), where the step began */
+  int32_t step;                /* counted from 0 */
+  int32_t num_inference_steps; /* of each window */
+  double timestep;             /* from 0 (noise) to 1 (data), where the step began */
+  int32_t window;              /* counted from 0 */
+  int32_t num_windows;         /* of the request, if its video has one scene; 0 where that is not known */
 } ev_step;
 
 /* Called by ev_run in the thread that called it, after each solver step. `user_data` is the request's.
@@ -166,6 +168,26 @@ typedef struct ev_step {
  * functions on the same pipeline return EV_ERROR_ARGUMENT. Should not throw: a C++ exception that leaves it
  * is caught and stops the request, and only its text is kept (editverse_rt.hpp carries the exception itself). */
 typedef int (*ev_step_callback)(void* user_data, const ev_step* step);
+
+/* The frames that a window of a request adds to its result: each frame comes once, in order. Belongs to the
+ * library, for the call only. */
+typedef struct ev_window {
+  size_t struct_size;
+  int32_t window;      /* counted from 0 */
+  int32_t num_windows; /* of the request, if its video has one scene; 0 where that is not known */
+  int64_t begin;       /* the number in the result of the first frame */
+
+  /* num_frames frames without gaps between rows or frames: num_bytes bytes in all. */
+  const uint8_t* frames;
+  size_t num_bytes;
+  int32_t num_frames;
+  int32_t width_px;
+  int32_t height_px;
+} ev_window;
+
+/* Called by ev_run in the thread that called it, after each window; most requests are one window. `user_data`,
+ * what it returns, what it may call and what it may throw are as of ev_step_callback. */
+typedef int (*ev_window_callback)(void* user_data, const ev_window* window);
 
 /* What to make. */
 typedef struct ev_request {
@@ -189,9 +211,11 @@ typedef struct ev_request {
   int32_t width_px;
   int32_t height_px;
 
-  int32_t num_frames; /* of the result; EV_DEFAULT: what follows from the inputs */
-  double fps;         /* of the result; EV_DEFAULT: the main video's, the bundle's for frames in memory */
-  double start_s;     /* where to begin in the videos, in seconds; 0, the default */
+  /* Of the result; EV_DEFAULT: what follows from the inputs. With more than the bundle's limit the request is done
+   * window by window, unless `length` is "cut". */
+  int32_t num_frames;
+  double fps;     /* of the result; EV_DEFAULT: the main video's, the bundle's for frames in memory */
+  double start_s; /* where to begin in the videos, in seconds; 0, the default */
 
   /* Called after each step; NULL, the default: nothing is. */
   ev_step_callback callback;
@@ -204,6 +228,15 @@ typedef struct ev_request {
   /* How far a source that is noised may change, above 0 to 1, for a bundle that begins with one (others refuse
    * it); EV_DEFAULT: 0.8. */
   double strength;
+
+  /* "whole": a video of any length is edited, window by window, where the bundle can do that (others refuse it).
+   * "cut": what one window holds. NULL, the default: docs/options.md says which. */
+  const char* length;
+
+  /* Called after each window with its frames; ev_run then keeps no frames of windows that are done, so that memory
+   * does not grow with the length of a video, and the result has none. NULL, the default: the result has the
+   * frames. */
+  ev_window_callback window_callback;
 } ev_request;
 
 /* Length and size of a clip. */
@@ -220,14 +253,17 @@ typedef struct ev_request_info {
   double fps;
   int32_t num_inference_steps;
   int32_t num_tokens;      /* of the instruction, the end of sequence included */
-  int64_t sequence_length; /* rows of the interleaved sequence that the transformer sees */
+  int64_t sequence_length; /* rows of the interleaved sequence that the transformer sees, in a window */
+  int32_t num_windows;     /* in how many the request is done, if its video has one scene; 0 where that is not known,
+                              and result.num_frames is 0 then */
 } ev_request_info;
 
 /* A clip in memory. */
 typedef struct ev_frames {
   size_t struct_size; /* set by ev_frames_init */
 
-  /* size.num_frames frames without gaps between rows or frames: num_bytes bytes in all. */
+  /* size.num_frames frames without gaps between rows or frames: num_bytes bytes in all. NULL and 0 where a
+   * window_callback took the frames. */
   const uint8_t* data;
   size_t num_bytes;
   ev_clip_size size;
@@ -298,13 +334,15 @@ EV_API const char* ev_info(const ev_pipeline* pipeline);
  * schedule's own is computed by the schedule's graph. pipeline, request, info: not NULL. input_sizes:
  * NULL, or request->num_inputs elements, set to what each input is read as, in the order of the inputs;
  * without FFmpeg, frames of another width or height must be resized to it before ev_run. For a path,
- * numbers of frames are what the file says and the bundle allows; it may hold fewer. request->callback is
- * not called. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY.
- * Waits while another thread runs a request on this pipeline. */
+ * numbers of frames are what the file says and the bundle allows; it may hold fewer. Of a request that is done
+ * window by window they are those of its first window, and info->result has the whole. No callback is called. Returns
+ * EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Waits while another
+ * thread runs a request on this pipeline. */
 EV_API int ev_describe_request(ev_pipeline* pipeline, const ev_request* request, ev_request_info* info,
                                ev_clip_size* input_sizes);
 
-/* Runs a request to its end. pipeline, request, result: not NULL. *result: to be given to ev_result_free;
+/* Runs a request to its end; a video longer than the bundle's limit is done window by window where
+ * ev_request.length says so. pipeline, request, result: not NULL. *result: to be given to ev_result_free;
  * NULL on failure. Returns EV_OK, EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, EV_ERROR_CANCELLED,
  * EV_ERROR_ARGUMENT, EV_ERROR_MEMORY; after any of them the pipeline can be used again. Waits while another
  * thread runs a request on this pipeline. EV_ERROR_CANCELLED also where ev_close stopped it. */
@@ -333,7 +371,8 @@ EV_API int ev_check_target(const char* path, double fps);
  * or none for PNG pictures in a folder that is new or empty. Videos keep uneven times, to 1/90,000 s in .mp4 and
  * .mov and to 1 ms in .mkv and .webm; a frame that is shorter than that is left out. Without sound. result, path: not
  * NULL. Returns EV_OK, EV_ERROR_MEDIA (another suffix, what the system refuses, a library without FFmpeg or an FFmpeg
- * without the encoder), EV_ERROR_ARGUMENT, EV_ERROR_MEMORY. Any thread. */
+ * without the encoder), EV_ERROR_ARGUMENT (also where a window_callback took the frames), EV_ERROR_MEMORY. Any thread.
+ */
 EV_API int ev_result_save(const ev_result* result, const char* path);
 
 /* Returns line `index` (from 0) of what the user should know, as "took frames 0-16 of 40", or NULL beyond

@@ -131,9 +131,19 @@ struct Frames {
 
 /// A solver step that is done.
 struct Step {
-  int step;  // counted from 0
-  int num_inference_steps;
-  double timestep;  // from 0 (noise) to 1 (data)
+  int step;                 // counted from 0
+  int num_inference_steps;  // of each window
+  double timestep;          // from 0 (noise) to 1 (data)
+  int window;               // counted from 0
+  int num_windows;          // 0 where it is not known
+};
+
+/// The frames that a window of a request adds to its result; see ev_window. frames: for the call only.
+struct Window {
+  int window;          // counted from 0
+  int num_windows;     // 0 where it is not known
+  std::int64_t begin;  // the number in the result of the first frame
+  Frames frames;       // without a rate
 };
 
 /// What to make; see ev_request. What is left empty follows from the bundle and the inputs.
@@ -182,6 +192,12 @@ struct Request {
 
   std::optional<std::string> negative_prompt;  // for a bundle whose guidance takes one
   std::optional<double> strength;              // for a bundle that begins with a noised source
+
+  /// "whole" edits a video of any length window by window, "cut" what one window holds.
+  std::optional<std::string> length;
+
+  /// Called after each window with its frames, which the result then lacks; as on_step.
+  std::function<bool(const Window&)> on_window;
 };
 
 /// Refuses the name of a file that Result::save could not write, before anything is computed; see ev_check_target.
@@ -197,6 +213,7 @@ struct RequestInfo {
   int num_tokens;
   std::int64_t sequence_length;
   std::vector<ClipSize> inputs;
+  int num_windows;  // 0 where it is not known
 };
 
 /// What a request gave. Does not depend on the pipeline. Move-only.
@@ -265,13 +282,13 @@ class Pipeline {
     std::vector<ev_clip_size> sizes(request.inputs.size());
     detail::check(ev_describe_request(pipeline_.get(), &call.request, &info, sizes.data()));
     RequestInfo described{size_of(info.result), info.fps, info.num_inference_steps, info.num_tokens,
-                          info.sequence_length, {}};
+                          info.sequence_length, {}, info.num_windows};
     for (const ev_clip_size& size : sizes) described.inputs.push_back(size_of(size));
     return described;
   }
 
   Result run(const Request& request) {
-    Watcher watcher{request.on_step, nullptr};
+    Watcher watcher{request, nullptr};
     const Call call(request, &watcher);
     ev_result* result = nullptr;
     const int code = ev_run(pipeline_.get(), &call.request, &result);
@@ -295,15 +312,30 @@ class Pipeline {
 
   /// Keeps what a callback throws, which must not pass through C.
   struct Watcher {
-    const std::function<bool(const Step&)>& on_step;
+    const Request& request;
     std::exception_ptr thrown;
 
-    static int call(void* user_data, const ev_step* step) {
-      auto* self = static_cast<Watcher*>(user_data);
+    static int on_step(void* user_data, const ev_step* step) {
+      return static_cast<Watcher*>(user_data)->watch([&](const Request& request) {
+        return request.on_step(
+            {step->step, step->num_inference_steps, step->timestep, step->window, step->num_windows});
+      });
+    }
+
+    static int on_window(void* user_data, const ev_window* window) {
+      return static_cast<Watcher*>(user_data)->watch([&](const Request& request) {
+        return request.on_window(
+            {window->window, window->num_windows, window->begin,
+             Frames{window->frames, window->num_bytes, window->num_frames, window->width_px, window->height_px}});
+      });
+    }
+
+    template <typename Callback>
+    int watch(const Callback& callback) noexcept {
       try {
-        return self->on_step({step->step, step->num_inference_steps, step->timestep}) ? 0 : 1;
+        return callback(request) ? 0 : 1;
       } catch (...) {
-        self->thrown = std::current_exception();
+        thrown = std::current_exception();
         return 1;
       }
     }
@@ -342,10 +374,10 @@ class Pipeline {
       request.start_s = from.start_s;
       request.strength = from.strength.value_or(EV_DEFAULT);
       request.negative_prompt = from.negative_prompt ? from.negative_prompt->c_str() : nullptr;
-      if (watcher != nullptr && from.on_step) {
-        request.callback = Watcher::call;
-        request.user_data = watcher;
-      }
+      request.length = from.length ? from.length->c_str() : nullptr;
+      request.user_data = watcher;
+      if (watcher != nullptr && from.on_step) request.callback = Watcher::on_step;
+      if (watcher != nullptr && from.on_window) request.window_callback = Watcher::on_window;
     }
 
     std::vector<ev_input> inputs;

@@ -182,10 +182,11 @@ int ev_describe_request(ev_pipeline* pipeline, const ev_request* request, ev_req
     const ev::Request read = ev::read_request(request, false);
     const ev::DescribedRequest made = used->describe(read);
     const ev::LaidOutRequest& laid_out = made.laid_out;
-    found.result = clip_size(laid_out.num_frames, laid_out.size.second, laid_out.size.first);
+    found.result = clip_size(made.num_frames, laid_out.size.second, laid_out.size.first);
     found.fps = laid_out.fps;
     found.num_inference_steps = static_cast<std::int32_t>(laid_out.schedule.num_inference_steps());
     found.num_tokens = static_cast<std::int32_t>(made.num_tokens);
+    found.num_windows = static_cast<std::int32_t>(made.num_windows.value_or(0));
     found.sequence_length = static_cast<std::int64_t>(laid_out.cond.layout.layout.size());
     write_struct(found, info, found.struct_size);
     for (std::size_t i = 0; input_sizes != nullptr && i < read.sources.size(); ++i) {
@@ -201,7 +202,7 @@ int ev_run(ev_pipeline* pipeline, const ev_request* request, ev_result** result)
     *require(result, "result") = nullptr;
     const Use used(pipeline);
     const ev::Request read = ev::read_request(request, true);
-    *result = new ev_result{used->run(read, ev::read_callback(request))};
+    *result = new ev_result{used->run(read, ev::read_step_callback(request), ev::read_window_callback(request))};
   });
 }
 
@@ -221,7 +222,7 @@ int ev_result_frames(const ev_result* result, ev_frames* frames) {
     ev_frames found = read_struct(require(frames, "frames"), "ev_frames");
     const ev::Tensor& tensor = result->result.frames;
     found.data = tensor.as<const std::uint8_t>();
-    found.num_bytes = static_cast<std::size_t>(tensor.num_elements());
+    found.num_bytes = tensor.data == nullptr ? 0 : static_cast<std::size_t>(tensor.num_elements());
     found.size = clip_size(tensor.shape[0], tensor.shape[2], tensor.shape[1]);
     found.fps = result->result.fps;
     if (!result->result.times_s.empty()) found.times_s = result->result.times_s.data();
@@ -233,6 +234,11 @@ int ev_result_save(const ev_result* result, const char* path) {
   const ev::Call call;
   return guard([&] {
     require(result, "result");
+    if (result->result.frames.data == nullptr) {
+      throw Error(EV_ERROR_ARGUMENT, "", "result")
+          .found("the result has no frames: the request's window_callback took them")
+          .hint("write them there, or leave the callback out");
+    }
     ev::write_clip(require(path, "path"), result->result.frames, result->result.fps, result->result.times_s);
   });
 }

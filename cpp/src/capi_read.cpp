@@ -70,6 +70,19 @@ Source read_input(const ev_input& given, std::size_t index, bool with_pixels) {
   return source;
 }
 
+/// Calls the caller's code; whether it says to go on.
+template <typename Call>
+bool call_back(const Call& call) {
+  const CallersCode callers_code;
+  try {
+    return call() == 0;
+  } catch (const std::exception& error) {
+    throw Error(EV_ERROR_CANCELLED).found("the callback threw an exception: ", error.what());
+  } catch (...) {
+    throw Error(EV_ERROR_CANCELLED).found("the callback threw an exception");
+  }
+}
+
 }  // namespace
 
 ev_request default_request() {
@@ -161,6 +174,7 @@ Request read_request(const ev_request* pointer, bool with_pixels) {
   }
   if (width) request.size = Size(*height, *width);
   request.num_frames = unless_default(given.num_frames);
+  if (given.length != nullptr) request.length = given.length;
   request.fps = unless_default(given.fps);
   request.start_s = given.start_s;
   request.strength = unless_default(given.strength);
@@ -168,20 +182,32 @@ Request read_request(const ev_request* pointer, bool with_pixels) {
   return request;
 }
 
-StepCallback read_callback(const ev_request* pointer) {
+StepCallback read_step_callback(const ev_request* pointer) {
   const auto given = read_struct(pointer, "ev_request", default_request());
   if (given.callback == nullptr) return nullptr;
-  return [given](std::int64_t step, std::int64_t num_inference_steps, double timestep) {
-    const ev_step facts = {sizeof(ev_step), static_cast<std::int32_t>(step),
-                           static_cast<std::int32_t>(num_inference_steps), timestep};
-    const CallersCode callers_code;
-    try {
-      return given.callback(given.user_data, &facts) == 0;
-    } catch (const std::exception& error) {
-      throw Error(EV_ERROR_CANCELLED).found("the callback threw an exception: ", error.what());
-    } catch (...) {
-      throw Error(EV_ERROR_CANCELLED).found("the callback threw an exception");
-    }
+  return [given](const FinishedStep& done) {
+    const ev_step facts = {
+        sizeof(ev_step), static_cast<std::int32_t>(done.step),   static_cast<std::int32_t>(done.num_inference_steps),
+        done.timestep,   static_cast<std::int32_t>(done.window), static_cast<std::int32_t>(done.num_windows)};
+    return call_back([&] { return given.callback(given.user_data, &facts); });
+  };
+}
+
+WindowCallback read_window_callback(const ev_request* pointer) {
+  const auto given = read_struct(pointer, "ev_request", default_request());
+  if (given.window_callback == nullptr) return nullptr;
+  return [given](const FinishedWindow& done) {
+    const std::vector<std::int64_t>& shape = done.frames.shape;
+    const ev_window facts = {sizeof(ev_window),
+                             static_cast<std::int32_t>(done.window),
+                             static_cast<std::int32_t>(done.num_windows),
+                             done.begin,
+                             done.frames.as<const std::uint8_t>(),
+                             static_cast<std::size_t>(done.frames.num_elements()),
+                             static_cast<std::int32_t>(shape[0]),
+                             static_cast<std::int32_t>(shape[2]),
+                             static_cast<std::int32_t>(shape[1])};
+    return call_back([&] { return given.window_callback(given.user_data, &facts); });
   };
 }
 

@@ -33,7 +33,10 @@ template <>
 constexpr std::array<std::size_t, 2> kOlderBytes<ev_options> = {offsetof(ev_options, tensorrt),
                                                                 offsetof(ev_options, release_graphs)};
 template <>
-constexpr std::array<std::size_t, 1> kOlderBytes<ev_request> = {offsetof(ev_request, negative_prompt)};
+constexpr std::array<std::size_t, 2> kOlderBytes<ev_request> = {offsetof(ev_request, negative_prompt),
+                                                                offsetof(ev_request, length)};
+template <>
+constexpr std::array<std::size_t, 1> kOlderBytes<ev_request_info> = {offsetof(ev_request_info, num_windows)};
 
 /// Refuses what no version of the header says: a struct that was never prepared.
 template <typename T>
@@ -97,7 +100,8 @@ ev_request default_request();
 BackendOptions read_backend_options(const ev_options& given);
 Request read_request(const ev_request* pointer, bool with_pixels);
 
-/// The caller's callback, empty where there is none.
-StepCallback read_callback(const ev_request* pointer);
+/// The caller's callbacks, empty where there is none.
+StepCallback read_step_callback(const ev_request* pointer);
+WindowCallback read_window_callback(const ev_request* pointer);
 
 }  // namespace ev

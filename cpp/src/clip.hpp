@@ -38,17 +38,17 @@ struct Clip {
   std::vector<std::string> notices;    // lines for the user about what was changed or is missing
 };
 
-/// When the first num_frames frames of a clip begin, from 0 on, and when the last of them ends, in seconds; nothing
-/// where they are spaced evenly, so that the clip's fps says all. See Clip.uneven_times_s in frames.py.
-inline std::vector<double> uneven_times_s(const Clip& clip, std::int64_t num_frames) {
-  constexpr double kTimestampRounding_s = 0.002, kEvenShare = 0.25;
-  if (clip.is_sampled || num_frames < 1) return {};
-  const auto count = std::min(static_cast<std::size_t>(num_frames), clip.source_times_s.size());
-  std::vector<double> times_s(clip.source_times_s.begin(),
-                              clip.source_times_s.begin() + static_cast<std::ptrdiff_t>(count));
+// Matroska and WebM round timestamps to milliseconds.
+constexpr double kTimestampRounding_s = 0.002;
+
+/// When frames that appear at times_s begin, from 0 on, and when the last of them ends, in seconds; nothing where they
+/// are spaced evenly, so that a rate says all. end_s: when the last one ends. See uneven_times_s in frames.py.
+inline std::vector<double> uneven_times_s(std::vector<double> times_s, double end_s) {
+  constexpr double kEvenShare = 0.25;
   if (times_s.empty()) return {};
-  const double first_s = times_s.front();
-  const double gap_s = (times_s.back() - first_s) / static_cast<double>(std::max<std::size_t>(1, count - 1));
+  const std::size_t count = times_s.size();
+  const double first_s = times_s.front(), last_s = times_s.back();
+  const double gap_s = (last_s - first_s) / static_cast<double>(std::max<std::size_t>(1, count - 1));
   const double limit_s = std::max(kTimestampRounding_s, kEvenShare * gap_s);
   bool is_even = true;
   for (std::size_t k = 0; k < count; ++k) {
@@ -56,9 +56,25 @@ inline std::vector<double> uneven_times_s(const Clip& clip, std::int64_t num_fra
     times_s[k] -= first_s;
   }
   if (is_even) return {};
-  const double end_s = count < clip.source_times_s.size() ? clip.source_times_s[count] : clip.end_s;
-  times_s.push_back(std::max(end_s, clip.source_times_s[count - 1] + kTimestampRounding_s) - first_s);
+  times_s.push_back(std::max(end_s, last_s + kTimestampRounding_s) - first_s);
   return times_s;
+}
+
+/// The times of the first num_frames frames of a clip, see above.
+inline std::vector<double> uneven_times_s(const Clip& clip, std::int64_t num_frames) {
+  if (clip.is_sampled || num_frames < 1) return {};
+  const auto count = std::min(static_cast<std::size_t>(num_frames), clip.source_times_s.size());
+  const double end_s = count < clip.source_times_s.size() ? clip.source_times_s[count] : clip.end_s;
+  return uneven_times_s({clip.source_times_s.begin(), clip.source_times_s.begin() + static_cast<std::ptrdiff_t>(count)},
+                        end_s);
+}
+
+/// The average rate of frames that follow one another: the container's where they agree but for rounded timestamps.
+inline double average_fps(const std::vector<double>& times_s, double source_fps) {
+  if (times_s.empty()) return source_fps;
+  const double span_s = times_s.back() - times_s.front(), count = static_cast<double>(times_s.size() - 1);
+  if (span_s <= 0 || std::abs(count / source_fps - span_s) <= kTimestampRounding_s) return source_fps;
+  return count / span_s;
 }
 
 /// Chooses which frames, given as (time, end) in order of time, stand for the slots from start_s on; see sample_by_time
@@ -74,6 +90,11 @@ class TimeSampler {
                      : std::min(kTimestampRounding_s, kSlotShare / source_fps)),
         every_(!fps) {}
 
+  /// Further moments, behind those that there are.
+  void add_moments(const std::vector<double>& moments_s) {
+    moments_s_.insert(moments_s_.end(), moments_s.begin(), moments_s.end());
+  }
+
   /// How often a frame that is shown until until_s is taken.
   std::int64_t count_slots(double until_s, std::int64_t at_most) {
     std::int64_t count = 0;
@@ -88,8 +109,6 @@ class TimeSampler {
  private:
   // A slot takes the frame on screen this share of a frame after its beginning.
   static constexpr double kSlotShare = 0.3;
-  // Matroska and WebM round timestamps to milliseconds.
-  static constexpr double kTimestampRounding_s = 0.002;
 
   bool has_slot() const { return moments_s_.empty() || static_cast<std::size_t>(slot_) < moments_s_.size(); }
 
@@ -132,8 +151,6 @@ class ClipTaker {
       } else {
         std::memcpy(picture, picture - picture_bytes_, picture_bytes_);
       }
-      if (taken_ == 0) first_s_ = time_s;
-      last_s_ = time_s;
       end_s_ = until_s;
       times_s_.push_back(time_s);
       ++taken_;
@@ -147,7 +164,7 @@ class ClipTaker {
     if (taken_ == 0) return std::nullopt;
     Clip clip;
     clip.frames = slice_rows(frames_, 0, taken_);
-    clip.fps = fps_ ? *fps_ : average_fps();
+    clip.fps = fps_ ? *fps_ : average_fps(times_s_, source_fps_);
     clip.covers_source = start_s_ <= 0 && !more_;
     clip.is_short = taken_ < num_frames_;
     clip.source_times_s = times_s_;
@@ -157,13 +174,6 @@ class ClipTaker {
   }
 
  private:
-  /// Of consecutive frames: the container's where they agree but for rounded timestamps.
-  double average_fps() const {
-    const double span_s = last_s_ - first_s_, count = static_cast<double>(taken_ - 1);
-    if (span_s <= 0 || std::abs(count / source_fps_ - span_s) <= 0.002) return source_fps_;
-    return count / span_s;
-  }
-
   double start_s_;
   std::optional<double> fps_;
   double source_fps_;
@@ -173,8 +183,6 @@ class ClipTaker {
   Tensor frames_;
   std::vector<double> times_s_;
   std::int64_t taken_ = 0;
-  double first_s_ = 0;
-  double last_s_ = 0;
   double end_s_ = 0;
   bool more_ = false;
 };

@@ -6,12 +6,16 @@
 #include <tuple>
 
 #include "error.hpp"
+#include "memory_frames.hpp"
+#include "tables.hpp"
 
 namespace ev {
 
 namespace {
 
 constexpr double kSameRate = 1e-3;
+// Of a result that lasts as long as its video.
+constexpr std::int64_t kLargestNumFrames = 16'777'216;
 
 /// Videos before images, then by number, whatever its length.
 bool comes_before(const std::string& a, const std::string& b) {
@@ -93,63 +97,15 @@ std::string describe_cut(const ExaminedInputs& examined, const std::string& name
                    "; choose otherwise with start_s, num_frames, fps");
 }
 
-Clip take_frames(const ExaminedInputs& examined, const Source& source, std::int64_t num_frames, double start_s) {
-  const auto [height, width] = examined.sizes.at(source.name);
-  const double source_fps = examined.media.at(source.name).fps.value_or(1.0);
-  if (!(source_fps >= 0.001 && source_fps <= 1000)) {
-    throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", source_fps, " frames a second").expected("0.001 to 1000");
-  }
-  const std::size_t row_bytes = static_cast<std::size_t>(source.width_px) * 3;
-  const bool is_packed = source.row_stride_bytes == row_bytes &&
-                         source.frame_stride_bytes == row_bytes * static_cast<std::size_t>(source.height_px);
-  const bool fits = source.height_px == height && source.width_px == width;
-  // Nothing is taken twice from frames in memory, so what is taken is a run of them.
-  TimeSampler sampler(start_s, std::nullopt, source_fps);
-  std::int64_t begin = 0;
-  while (begin < source.num_frames && sampler.count_slots(static_cast<double>(begin + 1) / source_fps, 1) == 0) {
-    ++begin;
-  }
-  if (begin == source.num_frames) {
-    const double end_s = static_cast<double>(source.num_frames) / source_fps;
-    throw Error(EV_ERROR_MEDIA, "media.start")
-        .found(source.name, ": found a start of ", start_s, " s")
-        .hint("the frames end at ", show_seconds(end_s), " s");
-  }
-  const std::int64_t count = std::min(num_frames, source.num_frames - begin);
-  Clip clip;
-  clip.fps = source_fps;
-  clip.covers_source = start_s <= 0 && begin + count == source.num_frames;
-  clip.is_short = count < num_frames;
-  const std::uint8_t* first = source.data + static_cast<std::size_t>(begin) * source.frame_stride_bytes;
-  if (fits && is_packed) {
-    // Graphs read their inputs only; a tensor has no const.
-    clip.frames = Tensor{"uint8", {count, height, width, 3}, const_cast<std::uint8_t*>(first)};
-    return clip;
-  }
-  clip.frames = make_unset_tensor("uint8", {count, height, width, 3});
-  const std::size_t target_row = static_cast<std::size_t>(width) * 3;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint8_t* from = first + static_cast<std::size_t>(i) * source.frame_stride_bytes;
-    char* to = slice_rows(clip.frames, i, 1).as<char>();
-    if (!fits) {
-      resize_picture(source.name, {from, source.height_px, source.width_px, source.row_stride_bytes}, height, width,
-                     to);
-      continue;
-    }
-    for (std::int64_t row = 0; row < height; ++row) {
-      std::memcpy(to + static_cast<std::size_t>(row) * target_row,
-                  from + static_cast<std::size_t>(row) * source.row_stride_bytes, target_row);
-    }
-  }
-  return clip;
-}
-
 Clip read_source(const ExaminedInputs& examined, const std::string& name, std::int64_t num_frames,
                  std::optional<double> fps, double start_s, const std::function<void()>& check_stopped,
                  const std::vector<double>& moments_s = {}) {
   const Source& source = *examined.sources.at(name);
-  if (!source.is_path()) return take_frames(examined, source, num_frames, start_s);
   const auto [height, width] = examined.sizes.at(name);
+  if (!source.is_path()) {
+    const double source_fps = examined.media.at(name).fps.value_or(1.0);
+    return take_memory_frames(source, source_fps, start_s, num_frames, height, width);
+  }
   return read_clip(*examined.files.at(name), start_s, num_frames, fps, height, width, check_stopped,
                    fps ? moments_s : std::vector<double>());
 }
@@ -162,11 +118,7 @@ std::int64_t count_frames(const std::string& name, std::int64_t num_frames, doub
   for (std::int64_t i = 0; i < num_frames && count < at_most; ++i) {
     count += sampler.count_slots(static_cast<double>(i + 1) / fps, 1);
   }
-  if (count == 0) {
-    throw Error(EV_ERROR_MEDIA, "media.start")
-        .found(name, ": found a start of ", start_s, " s")
-        .hint("the frames end before");
-  }
+  if (count == 0) throw no_frame_error(name, start_s);
   return count;
 }
 
@@ -188,7 +140,26 @@ std::int64_t expect_frames(const ExaminedInputs& examined, const std::string& na
   return count < static_cast<double>(at_most) ? static_cast<std::int64_t>(count) : at_most;
 }
 
+/// Whether a request is done window by window. Throws EV_ERROR_REQUEST where the bundle cannot do that.
+bool is_whole(const Request& request, bool has_video, const Geometry& geometry) {
+  if (request.length == "whole" && geometry.shared_frames == 0) {
+    throw Error(EV_ERROR_REQUEST, "request.unsupported", "length")
+        .found("length is whole")
+        .hint("this bundle has no window for longer videos; export it again, or leave length out");
+  }
+  const std::string length = request.length.value_or(kDefaultLength);
+  if (request.length == "cut" || geometry.shared_frames == 0) return false;
+  if (request.num_frames) return *request.num_frames > geometry.max_frames;
+  return has_video && length == "whole";
+}
+
 }  // namespace
+
+Error no_frame_error(const std::string& name, double start_s) {
+  return Error(EV_ERROR_MEDIA, "media.start")
+      .found(name, ": found no frame from ", start_s, " s on")
+      .hint("start earlier");
+}
 
 std::optional<std::string> ExaminedInputs::main() const {
   return names.empty() ? std::nullopt : std::optional<std::string>(names.front());
@@ -233,9 +204,21 @@ ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry, 
     examined.sizes[name] = is_reference ? fit_inside(pixels[name], examined.size) : examined.size;
   }
   const bool has_image = is_interleaved && !examined.names.empty();
-  examined.num_frames = choose_num_frames(request.num_frames, has_video, has_image, geometry);
+  if (is_whole(request, has_video, geometry)) {
+    examined.num_frames = geometry.max_frames;
+    examined.total_frames = request.num_frames.value_or(kLargestNumFrames);
+  } else {
+    examined.num_frames = choose_num_frames(request.num_frames, has_video, has_image, geometry);
+  }
   examined.fps = request.fps.value_or(geometry.default_fps);
   return examined;
+}
+
+Tensor read_picture(const ExaminedInputs& examined, const std::string& name, std::vector<std::string>& notices,
+                    const std::function<void()>& check_stopped) {
+  const Clip picture = read_source(examined, name, 1, std::nullopt, 0.0, check_stopped);
+  for (const std::string& line : picture.notices) notices.push_back(join_text(name, ": ", line));
+  return picture.frames;
 }
 
 Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>& check_stopped) {
@@ -244,9 +227,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
   Footage footage{{}, examined.num_frames, examined.fps, {}, {}};
   for (const std::string& name : examined.names) {
     if (input_kind(name) == "image") {
-      const Clip picture = read_source(examined, name, 1, std::nullopt, 0.0, check_stopped);
-      footage.clips[name] = picture.frames;
-      for (const std::string& line : picture.notices) footage.notices.push_back(join_text(name, ": ", line));
+      footage.clips[name] = read_picture(examined, name, footage.notices, check_stopped);
       continue;
     }
     const bool is_main = name == examined.names.front();
@@ -283,13 +264,37 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
   return footage;
 }
 
+std::optional<std::int64_t> expect_num_frames(const ExaminedInputs& examined) {
+  if (!examined.total_frames) return examined.num_frames;
+  if (!examined.has_video()) return examined.total_frames;
+  const std::string& main = examined.names.front();
+  if (!examined.media.at(main).num_frames && !examined.request->num_frames) return std::nullopt;
+  return expect_frames(examined, main, *examined.total_frames, examined.fps);
+}
+
+std::optional<std::int64_t> expect_num_windows(const ExaminedInputs& examined) {
+  if (!examined.total_frames) return 1;
+  const std::optional<std::int64_t> num_frames = expect_num_frames(examined);
+  return num_frames ? std::optional(count_windows(*num_frames, *examined.geometry)) : std::nullopt;
+}
+
 Footage expect_footage(const ExaminedInputs& examined) {
+  const Geometry& geometry = *examined.geometry;
   Footage footage{{}, examined.num_frames, examined.fps, {}, {}};
+  if (examined.total_frames) {
+    // Of a request that is done window by window, the first window.
+    const std::int64_t whole = expect_num_frames(examined).value_or(geometry.max_frames);
+    footage.num_frames = geometry.pad_frames(std::min(whole, geometry.max_frames));
+  }
   for (const std::string& name : examined.names) {
     std::int64_t count = 1;
     if (input_kind(name) == "video") {
-      count = examined.geometry->round_frames(expect_frames(examined, name, footage.num_frames, footage.fps));
-      if (name == examined.names.front()) {
+      const bool is_main = name == examined.names.front();
+      count = footage.num_frames;
+      if (!examined.total_frames) {
+        count = geometry.round_frames(expect_frames(examined, name, footage.num_frames, footage.fps));
+      }
+      if (is_main) {
         footage.num_frames = count;
         footage.fps = examined.request->fps.value_or(examined.media.at(name).fps.value_or(footage.fps));
       }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "clip.hpp"
+#include "error.hpp"
 #include "media.hpp"
 #include "request.hpp"
 #include "sequence.hpp"
@@ -20,8 +21,9 @@ namespace ev {
 
 /// The inputs of one request before any frame is decoded. names: main first. files: those that are files, opened
 /// once, so that what is decided here holds for what is read. media: what each says of itself. size: of the result.
-/// sizes: what each input is resized to. num_frames: the most frames that the result may have. fps: the result's rate
-/// where no video sets it. The geometry and the request must outlive it.
+/// sizes: what each input is resized to. num_frames: the most frames that the result may have, or a window of it.
+/// total_frames: of a request that is done window by window the most frames of the whole, else nothing. fps: the
+/// result's rate where no video sets it. The geometry and the request must outlive it.
 struct ExaminedInputs {
   const Geometry* geometry;
   const Request* request;
@@ -33,6 +35,7 @@ struct ExaminedInputs {
   std::map<std::string, Size> sizes;
   std::int64_t num_frames = 0;
   double fps = 0;
+  std::optional<std::int64_t> total_frames;
 
   /// The input that the result follows: the video of the lowest number, else the image; nothing without inputs.
   std::optional<std::string> main() const;
@@ -65,7 +68,21 @@ ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry, 
 /// reading. Throws EV_ERROR_MEDIA.
 Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>& check_stopped);
 
-/// What read_inputs would give, as far as it is known without decoding: clips have a shape and no data.
+/// The error of a video of which no frame was left.
+Error no_frame_error(const std::string& name, double start_s);
+
+/// The one frame of an image, uint8 [1, H, W, 3]; lines about it are added to notices. Throws EV_ERROR_MEDIA.
+Tensor read_picture(const ExaminedInputs& examined, const std::string& name, std::vector<std::string>& notices,
+                    const std::function<void()>& check_stopped);
+
+/// Frames of the whole result, by what the main video says of itself; nothing where it does not say.
+std::optional<std::int64_t> expect_num_frames(const ExaminedInputs& examined);
+
+/// In how many windows the request is done, by what its video says of itself and if it has one scene.
+std::optional<std::int64_t> expect_num_windows(const ExaminedInputs& examined);
+
+/// What read_inputs would give, or the first window, as far as it is known without decoding: clips have a shape and no
+/// data.
 Footage expect_footage(const ExaminedInputs& examined);
 
 }  // namespace ev

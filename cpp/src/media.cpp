@@ -35,6 +35,56 @@ std::string two_places(double value) {
       .hint("start earlier");
 }
 
+void check_rate(std::optional<double> fps) {
+  if (!fps || (*fps >= 0.001 && *fps <= 1000)) return;
+  throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", *fps, " frames a second").expected("0.001 to 1000");
+}
+
+/// Writes a decoded frame, upright and resized, and adds what the user should know of it to notices.
+void render_frame(VideoSource& source, const AVFrame& frame, std::int64_t height_px, std::int64_t width_px,
+                  char* picture, std::vector<std::string>& notices) {
+  if ((frame.flags & AV_FRAME_FLAG_CORRUPT) != 0) source.count_damaged();
+  for (std::string& line : pixel_notices(frame)) {
+    if (std::find(notices.begin(), notices.end(), line) == notices.end()) notices.push_back(std::move(line));
+  }
+  render(frame, source.placement(frame), source.is_image(), static_cast<int>(height_px), static_cast<int>(width_px),
+         picture);
+}
+
+class DecodingReader final : public FrameReader {
+ public:
+  DecodingReader(const InputFile& file, double start_s, std::optional<double> fps, std::int64_t height_px,
+                 std::int64_t width_px, std::function<void()> check_stopped)
+      : FrameReader(height_px, width_px), source_(file), check_stopped_(std::move(check_stopped)) {
+    begin(start_s, fps, [this] { return source_.rate(); });
+  }
+
+  std::int64_t num_damaged() const override { return source_.num_damaged(); }
+
+  std::vector<std::string> notices() const override {
+    std::vector<std::string> lines = source_.notices();
+    lines.insert(lines.end(), notices_.begin(), notices_.end());
+    return lines;
+  }
+
+ private:
+  std::optional<Span> move_on() override {
+    if (check_stopped_) check_stopped_();
+    shown_ = std::exchange(next_, source_.next());
+    return next_ ? std::optional(Span{next_->time_s, next_->end_s}) : std::nullopt;
+  }
+
+  void render(char* picture) override {
+    render_frame(source_, *shown_->frame, height_px(), width_px(), picture, notices_);
+  }
+
+  VideoSource source_;
+  std::function<void()> check_stopped_;
+  std::optional<TimedFrame> shown_;
+  std::optional<TimedFrame> next_;
+  std::vector<std::string> notices_;
+};
+
 /// Nothing if the source ends before start_s.
 std::optional<Clip> take_clip(VideoSource& source, std::optional<TimedFrame> shown, double start_s,
                               std::int64_t num_frames, std::optional<double> fps, std::int64_t height_px,
@@ -49,12 +99,7 @@ std::optional<Clip> take_clip(VideoSource& source, std::optional<TimedFrame> sho
     std::optional<TimedFrame> next = source.next();
     const double until_s = next ? next->time_s : shown->end_s;
     more = taker.show_until(until_s, shown->time_s, [&](char* picture) {
-      if ((shown->frame->flags & AV_FRAME_FLAG_CORRUPT) != 0) source.count_damaged();
-      for (std::string& line : pixel_notices(*shown->frame)) {
-        if (std::find(notices.begin(), notices.end(), line) == notices.end()) notices.push_back(std::move(line));
-      }
-      render(*shown->frame, source.placement(*shown->frame), source.is_image(), static_cast<int>(height_px),
-             static_cast<int>(width_px), picture);
+      render_frame(source, *shown->frame, height_px, width_px, picture, notices);
     });
     shown = std::move(next);
   }
@@ -106,9 +151,7 @@ MediaInfo probe_file(const InputFile& file) {
 Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, std::optional<double> fps,
                std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped,
                const std::vector<double>& moments_s) {
-  if (fps && !(*fps >= 0.001 && *fps <= 1000)) {
-    throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", *fps, " frames a second").expected("0.001 to 1000");
-  }
+  check_rate(fps);
   const auto take = [&](VideoSource& source, std::optional<TimedFrame> first) {
     return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px, check_stopped, moments_s);
   };
@@ -131,6 +174,13 @@ Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, s
   if (clip) return std::move(*clip);
   if (source.end_s() > 0) fail_to_start(source, start_s, source.end_s());
   fail_without_frame(source);
+}
+
+std::unique_ptr<FrameReader> open_frames(const InputFile& file, double start_s, std::optional<double> fps,
+                                         std::int64_t height_px, std::int64_t width_px,
+                                         std::function<void()> check_stopped) {
+  check_rate(fps);
+  return std::make_unique<DecodingReader>(file, start_s, fps, height_px, width_px, std::move(check_stopped));
 }
 
 void resize_picture(const std::string&, const Picture& source, std::int64_t height_px, std::int64_t width_px,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "clip.hpp"
+#include "frame_reader.hpp"
 
 namespace ev {
 
@@ -30,6 +31,13 @@ MediaInfo probe_file(const InputFile& file);
 Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, std::optional<double> fps,
                std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped = {},
                const std::vector<double>& moments_s = {});
+
+/// The frames of a video that read_clip would take with no limit, a few at a time. It is decoded from the beginning,
+/// whatever start_s is. The file must outlive it. check_stopped: called before each
+/// frame is decoded; what it throws ends the reading. Throws EV_ERROR_MEDIA.
+std::unique_ptr<FrameReader> open_frames(const InputFile& file, double start_s, std::optional<double> fps,
+                                         std::int64_t height_px, std::int64_t width_px,
+                                         std::function<void()> check_stopped);
 
 /// A picture in memory: 8-bit RGB, rows row_stride_bytes apart.
 struct Picture {

@@ -28,6 +28,11 @@ Clip read_clip(const InputFile&, double, std::int64_t, std::optional<double>, st
   fail_without_ffmpeg("a file");
 }
 
+std::unique_ptr<FrameReader> open_frames(const InputFile&, double, std::optional<double>, std::int64_t, std::int64_t,
+                                         std::function<void()>) {
+  fail_without_ffmpeg("a file");
+}
+
 void resize_picture(const std::string& name, const Picture& source, std::int64_t height_px, std::int64_t width_px,
                     char*) {
   throw Error(EV_ERROR_MEDIA, "media.unsupported")

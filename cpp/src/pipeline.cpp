@@ -1,5 +1,9 @@
 #include "pipeline.hpp"
 
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 #include "error.hpp"
 #include "fields.hpp"
 
@@ -17,6 +21,24 @@ std::string describe_pipeline(const Bundle& bundle, const Selection& selection) 
   info["passed_over"] = Json::object();
   for (const Availability& state : selection.passed_over) info["passed_over"][state.name] = *state.reason;
   return info.dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
+/// Tensors one after the other along their first axis; each is given back once it is copied.
+Tensor join_rows(std::vector<Tensor> parts) {
+  if (parts.size() == 1) return parts.front();
+  std::int64_t count = 0;
+  for (const Tensor& part : parts) count += part.shape[0];
+  std::vector<std::int64_t> shape = parts.front().shape;
+  shape[0] = count;
+  Tensor whole = make_unset_tensor(parts.front().dtype, shape);
+  std::int64_t begin = 0;
+  for (Tensor& part : parts) {
+    const std::size_t num_bytes = static_cast<std::size_t>(part.num_elements()) * dtype_bytes(part.dtype);
+    std::memcpy(slice_rows(whole, begin, part.shape[0]).data, part.data, num_bytes);
+    begin += part.shape[0];
+    part = Tensor{};
+  }
+  return whole;
 }
 
 }  // namespace
@@ -68,34 +90,71 @@ Pipeline::Pipeline(const std::string& folder, const BackendOptions& options, boo
 DescribedRequest Pipeline::describe(const Request& request) {
   const Turn turn(*this);
   const CheckedRequest checked = check(request, graphs());
-  return {family_.lay_out(bundle_.spec, checked, expect_footage(checked.inputs)), checked.num_tokens()};
+  LaidOutRequest laid_out = family_.lay_out(bundle_.spec, checked, expect_footage(checked.inputs));
+  const std::int64_t num_frames =
+      checked.inputs.total_frames ? expect_num_frames(checked.inputs).value_or(0) : laid_out.num_frames;
+  return {std::move(laid_out), checked.num_tokens(), num_frames, expect_num_windows(checked.inputs)};
 }
 
-Result Pipeline::run(const Request& request, const StepCallback& callback) {
+Result Pipeline::run(const Request& request, const StepCallback& on_step, const WindowCallback& on_window) {
   const Turn turn(*this);
   const Graphs runs = graphs();
   const CheckedRequest checked = check(request, runs);
-  Footage footage = read_inputs(checked.inputs, [this] { check_cancelled(); });
-  const LaidOutRequest laid_out = family_.lay_out(bundle_.spec, checked, footage);
-  const std::int64_t steps = laid_out.schedule.num_inference_steps();
-  const auto on_step_end = [&](std::int64_t step, double timestep) {
-    if (!callback || callback(step, steps, timestep)) return;
-    check_open();
-    throw Error(EV_ERROR_CANCELLED)
-        .found("stopped by its callback after step ", step + 1, " of ", steps)
-        .hint("the pipeline can be used again");
-  };
-
-  const std::vector<Tensor> texts = encode_texts(runs, family_.texts(checked));
-  const Tensor clean = family_.encode_clean(runs, checked, footage);
-  Tensor sample = draw_noise(runs, laid_out);
-  if (laid_out.start) sample = begin_with(runs, laid_out, footage.clips.at(*laid_out.start), sample);
-  footage.clips.clear();
-  const Tensor patches = assemble_patches(laid_out, clean, solve(runs, laid_out, texts, clean, sample, on_step_end));
-  Result result{decode_patches(runs, laid_out, patches), laid_out.fps, std::move(footage.notices),
-                std::move(footage.times_s)};
+  const std::int64_t steps = checked.schedule.num_inference_steps();
+  const std::int64_t num_windows = expect_num_windows(checked.inputs).value_or(0);
+  const std::unique_ptr<Windows> windows = read_windows(checked.inputs, [this] { check_cancelled(); });
+  const std::int64_t num_shared = std::max<std::int64_t>(1, bundle_.spec.geometry.shared_frames);
+  std::optional<std::vector<Tensor>> texts;
+  std::vector<Tensor> parts;
+  Tensor before;
+  while (std::optional<Window> window = windows->next()) {
+    const std::int64_t index = window->index, shared = window->num_shared;
+    const auto on_step_end = [&](std::int64_t step, double timestep) {
+      if (!on_step || on_step({step, steps, timestep, index, num_windows})) return;
+      check_open();
+      throw Error(EV_ERROR_CANCELLED)
+          .found("stopped by its callback after step ", step + 1, " of ", steps)
+          .hint("the pipeline can be used again");
+    };
+    if (!texts) texts = encode_texts(runs, family_.texts(checked));
+    if (shared == 0) before = Tensor{};
+    const Tensor frames =
+        slice_rows(edit(runs, checked, std::move(window->footage), *texts, before, on_step_end), 0, window->num_frames);
+    const std::int64_t num_last = std::min(num_shared, window->num_frames);
+    before = slice_rows(frames, window->num_frames - num_last, num_last);
+    const Tensor added = slice_rows(frames, shared, window->num_frames - shared);
+    if (!on_window) {
+      parts.push_back(added);
+    } else if (!on_window({index, num_windows, window->begin + shared, added})) {
+      check_open();
+      throw Error(EV_ERROR_CANCELLED)
+          .found("stopped by its callback after window ", index + 1)
+          .hint("the pipeline can be used again");
+    }
+  }
+  const WholeFootage& whole = windows->whole();
+  Tensor frames{"uint8", {whole.num_frames, checked.inputs.size.first, checked.inputs.size.second, 3}};
+  if (!on_window) frames = join_rows(std::move(parts));
   wait_for_calls_at_exit();  // what the libraries made of themselves at their first use is destroyed later
-  return result;
+  return {std::move(frames), whole.fps, whole.notices, whole.times_s};
+}
+
+Tensor Pipeline::edit(const Graphs& graphs, const CheckedRequest& checked, Footage footage,
+                      const std::vector<Tensor>& texts, const Tensor& before,
+                      const std::function<void(std::int64_t, double)>& on_step_end) const {
+  std::optional<Tensor> begins_with;
+  if (before.data != nullptr) begins_with = family_.go_on(bundle_.spec, checked, footage, before);
+  const LaidOutRequest laid_out = family_.lay_out(bundle_.spec, checked, footage);
+  const Tensor clean = family_.encode_clean(graphs, checked, footage);
+  const Tensor noise = draw_noise(graphs, laid_out);
+  Tensor sample = noise;
+  if (laid_out.start) sample = begin_with(graphs, laid_out, footage.clips.at(*laid_out.start), noise);
+  std::optional<Known> known;
+  if (begins_with) known = known_rows(laid_out, family_.encode_known(graphs, *begins_with), noise);
+  footage.clips.clear();
+  return decode_patches(
+      graphs, laid_out,
+      assemble_patches(laid_out, clean, solve(graphs, laid_out, texts, clean, sample, known, on_step_end)));
 }
 
 void Pipeline::cancel() {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,20 +21,43 @@
 #include "runner.hpp"
 #include "stages.hpp"
 #include "text.hpp"
+#include "windows.hpp"
 
 namespace ev {
 
-/// Called after a solver step with (step, num_inference_steps, timestep); returns whether to go on.
-using StepCallback = std::function<bool(std::int64_t, std::int64_t, double)>;
+/// A solver step that is done. step, window: counted from 0. num_windows: 0 where it is not known.
+struct FinishedStep {
+  std::int64_t step = 0;
+  std::int64_t num_inference_steps = 0;
+  double timestep = 0;
+  std::int64_t window = 0;
+  std::int64_t num_windows = 0;
+};
 
-/// What a request comes to, before any graph of the model runs.
+/// The frames that a window of a request adds to its result, uint8 [T, H, W, 3]. begin: the number in the result of the
+/// first. window, num_windows: as of FinishedStep.
+struct FinishedWindow {
+  std::int64_t window = 0;
+  std::int64_t num_windows = 0;
+  std::int64_t begin = 0;
+  Tensor frames;
+};
+
+/// Called after a solver step or a window; returns whether to go on.
+using StepCallback = std::function<bool(const FinishedStep&)>;
+using WindowCallback = std::function<bool(const FinishedWindow&)>;
+
+/// What a request comes to, before any graph of the model runs. laid_out: of its first window.
 struct DescribedRequest {
   LaidOutRequest laid_out;
   std::int64_t num_tokens = 0;
+  std::int64_t num_frames = 0;  // of the whole result; 0 where the video does not say
+  std::optional<std::int64_t> num_windows;
 };
 
-/// frames: uint8 [T, H, W, 3] at fps. notices: lines for the user, about what was cut or rounded. times_s: when each
-/// frame begins, from 0 on, and when the last ends, in seconds; nothing where frames are evenly spaced.
+/// frames: uint8 [T, H, W, 3] at fps; without data where they were given to a callback. notices: lines for the user,
+/// about what was cut or rounded. times_s: when each frame begins, from 0 on, and when the last ends, in seconds;
+/// nothing where frames are evenly spaced.
 struct Result {
   Tensor frames;
   double fps = 0;
@@ -50,9 +74,9 @@ class Pipeline {
   /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, and EV_ERROR_BACKEND where the number of steps needs a graph that fails.
   DescribedRequest describe(const Request& request);
 
-  /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, and EV_ERROR_CANCELLED when stopped. callback: may be
-  /// empty.
-  Result run(const Request& request, const StepCallback& callback);
+  /// Throws EV_ERROR_REQUEST, EV_ERROR_MEDIA, EV_ERROR_BACKEND, and EV_ERROR_CANCELLED when stopped. Both callbacks may
+  /// be empty. on_window: takes the frames of each window; those of windows that are done are not kept then.
+  Result run(const Request& request, const StepCallback& on_step, const WindowCallback& on_window = {});
 
   /// Stops the request that runs now, if one does. Any thread.
   void cancel();
@@ -75,6 +99,10 @@ class Pipeline {
   /// Throws EV_ERROR_CANCELLED if the request was stopped.
   void check_cancelled() const;
   CheckedRequest check(const Request& request, const Graphs& graphs) const;
+  /// Encodes, solves and decodes one window: all of its frames. before: the last frames of the result so far; no data
+  /// for none.
+  Tensor edit(const Graphs& graphs, const CheckedRequest& checked, Footage footage, const std::vector<Tensor>& texts,
+              const Tensor& before, const std::function<void(std::int64_t, double)>& on_step_end) const;
 
   bool release_graphs_;
   Bundle bundle_;

@@ -1,5 +1,6 @@
 #include "request.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -25,6 +26,22 @@ void check_option(const std::string& name, Number number) {
   }
 }
 
+/// In quotation marks, as Python's repr shows a string of plain characters; a long one is cut.
+std::string show(const std::string& value) {
+  constexpr std::size_t kMost = 60;
+  const char quote = value.find('\'') != std::string::npos && value.find('"') == std::string::npos ? '"' : '\'';
+  const std::string shown = quote + value + quote;
+  return shown.size() <= kMost ? shown : shown.substr(0, kMost - 3) + "...";
+}
+
+void check_choice(const std::string& name, const std::string& value) {
+  for (const OptionChoices& option : option_choices()) {
+    if (name != option.name) continue;
+    if (std::find(option.choices.begin(), option.choices.end(), value) != option.choices.end()) return;
+    throw Error(EV_ERROR_REQUEST, "request.option", name).value(show(value)).expected(option.expected);
+  }
+}
+
 }  // namespace
 
 void check_options(const Request& request) {
@@ -41,6 +58,7 @@ void check_options(const Request& request) {
   if (request.strength) check_option("strength", *request.strength);
   check_option("seed", request.seed);
   if (request.num_frames) check_option("num_frames", *request.num_frames);
+  if (request.length) check_choice("length", *request.length);
   if (request.fps) check_option("fps", *request.fps);
   check_option("start_s", request.start_s);
 }

@@ -39,11 +39,12 @@ struct Request {
   std::int64_t seed = 0;
   std::optional<Size> size;
   std::optional<std::int64_t> num_frames;
+  std::optional<std::string> length;
   std::optional<double> fps;
   double start_s = 0;
 };
 
-/// Throws EV_ERROR_REQUEST that names the option for a number out of the range that tables.hpp has, and for an input
+/// Throws EV_ERROR_REQUEST that names the option for a value out of the range that tables.hpp has, and for an input
 /// that is given twice or has a name that no tag can mention.
 void check_options(const Request& request);
 

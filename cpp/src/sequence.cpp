@@ -160,6 +160,12 @@ std::int64_t choose_num_frames(const std::optional<std::int64_t>& num_frames, bo
   return geometry.round_frames(*num_frames);
 }
 
+std::int64_t count_windows(std::int64_t num_frames, const Geometry& geometry) {
+  const std::int64_t beyond = std::max<std::int64_t>(0, num_frames - geometry.max_frames);
+  const std::int64_t a_window = geometry.max_frames - geometry.shared_frames;
+  return 1 + (beyond + a_window - 1) / a_window;
+}
+
 Layout lay_out(const std::vector<std::variant<std::int64_t, Grid>>& segments, const Grid& target, bool with_text) {
   Layout result;
   for (const auto& segment : segments) {

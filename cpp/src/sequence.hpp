@@ -76,6 +76,9 @@ Size fit_inside(const Size& source, const Size& target);
 std::int64_t choose_num_frames(const std::optional<std::int64_t>& num_frames, bool has_video, bool has_image,
                                const Geometry& geometry);
 
+/// In how many windows so many frames of one scene are done.
+std::int64_t count_windows(std::int64_t num_frames, const Geometry& geometry);
+
 /// Lays the sequence out: the segments (a number of text tokens, or a grid) in order, then the target.
 /// with_text = false is guidance's unconditional branch.
 Layout lay_out(const std::vector<std::variant<std::int64_t, Grid>>& segments, const Grid& target, bool with_text);

@@ -60,6 +60,9 @@ struct Geometry {
   /// The longest clip length 1 + temporal_ratio * k that is at most num_frames (itself at least 1).
   std::int64_t round_frames(std::int64_t num_frames) const { return num_frames - (num_frames - 1) % temporal_ratio; }
 
+  /// The shortest clip length 1 + temporal_ratio * k that holds num_frames (at least 1).
+  std::int64_t pad_frames(std::int64_t num_frames) const { return round_frames(num_frames + temporal_ratio - 1); }
+
   std::int64_t count_latent_frames(std::int64_t num_frames) const { return 1 + (num_frames - 1) / temporal_ratio; }
 };
 

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <map>
+#include <numeric>
 
 #include "error.hpp"
 
@@ -65,6 +66,23 @@ Tensor evaluate(const Graphs& graphs, std::int64_t expert, NamedTensors inputs, 
   inputs.emplace_back("timestep", scalar("float32", static_cast<float>(timestep)));
   NamedTensors outputs = {{"velocity", Tensor{"float32", {}}}};
   graphs.run(kTransformers.at(static_cast<std::size_t>(expert)), inputs, outputs);
+  return outputs[0].second;
+}
+
+/// Puts the known rows of a sample where the path to them is at a time. is_last: the decoder takes it by parts, so it
+/// goes into the host's memory.
+Tensor keep_known(const Graphs& graphs, const std::optional<Known>& known, const Tensor& sample, double time,
+                  bool is_last) {
+  if (!known) return sample;
+  NamedTensors outputs = {{"sample_next", Tensor{"float32", {}}}};
+  if (is_last) outputs[0].second = make_unset_tensor("float32", sample.shape);
+  graphs.run("keep_known",
+             {{"sample", sample},
+              {"known", known->patches},
+              {"noise", known->noise},
+              {"rows", known->rows},
+              {"time", scalar("float32", static_cast<float>(time))}},
+             outputs);
   return outputs[0].second;
 }
 
@@ -182,24 +200,35 @@ Tensor begin_with(const Graphs& graphs, const LaidOutRequest& laid_out, const Te
   return outputs[0].second;
 }
 
+Known known_rows(const LaidOutRequest& laid_out, const Tensor& patches, const Tensor& noise) {
+  const std::int64_t first = laid_out.num_dropped * laid_out.target.rows * laid_out.target.columns;
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(patches.shape[0]));
+  std::iota(rows.begin(), rows.end(), first);
+  return {patches, make_tensor("int64", {patches.shape[0]}, rows), noise};
+}
+
 Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::vector<Tensor>& texts,
-             const Tensor& clean, const Tensor& noise, const std::function<void(std::int64_t, double)>& on_step_end) {
+             const Tensor& clean, const Tensor& start, const std::optional<Known>& known,
+             const std::function<void(std::int64_t, double)>& on_step_end) {
   const ScheduleTable& table = laid_out.schedule.table;
   Runner& runner = graphs.runner();
   const Tensor held = runner.hold(clean);
   const NamedTensors cond_context = hold_context(runner, laid_out.cond, texts, held);
   const NamedTensors uncond_context = hold_context(runner, laid_out.uncond, texts, held);
   const auto states = static_cast<std::int64_t>(table.matrices.front().size());
-  Tensor sample = runner.hold(noise);
-  Tensor history = runner.hold(make_tensor("float32", {states - 1, noise.shape[0], noise.shape[1]}));
+  Tensor sample = runner.hold(start);
+  Tensor history = runner.hold(make_tensor("float32", {states - 1, start.shape[0], start.shape[1]}));
+  std::optional<Known> fixed = known;
+  if (fixed) fixed = Known{runner.hold(known->patches), runner.hold(known->rows), runner.hold(known->noise)};
   for (std::size_t step = 0; step < table.timesteps.size(); ++step) {
     const double timestep = table.timesteps[step], guidance = table.guidance[step];
+    sample = keep_known(graphs, fixed, sample, table.times[step], false);
     const Tensor cond = evaluate(graphs, table.experts[step], cond_context, sample, timestep);
     const Tensor uncond =
         guidance == 1 ? cond : evaluate(graphs, table.experts[step], uncond_context, sample, timestep);
     NamedTensors outputs = {{"sample_next", Tensor{"float32", {}}}, {"history_next", Tensor{"float32", {}}}};
     // The last sample goes to the decoder by parts, so into the host's memory.
-    if (step + 1 == table.timesteps.size()) outputs[0].second = make_unset_tensor("float32", sample.shape);
+    if (step + 1 == table.timesteps.size() && !fixed) outputs[0].second = make_unset_tensor("float32", sample.shape);
     graphs.run("solver_step",
                {{"sample", sample},
                 {"history", history},
@@ -215,6 +244,8 @@ Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::ve
   }
   for (const char* const transformer : kTransformers) graphs.give_back(transformer);
   graphs.give_back("solver_step");
+  sample = keep_known(graphs, fixed, sample, 1.0, true);
+  if (fixed) graphs.give_back("keep_known");
   return sample;
 }
 

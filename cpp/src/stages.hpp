@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,11 +60,22 @@ Tensor draw_noise(const Graphs& graphs, const LaidOutRequest& laid_out);
 /// The sample float32 [Lg, P] of a noised source, frames uint8 [1 + r k, H, W, 3], at the first step's time.
 Tensor begin_with(const Graphs& graphs, const LaidOutRequest& laid_out, const Tensor& source, const Tensor& noise);
 
+/// Rows of the sample whose end is known: patches float32 [Lk, P] at rows int64 [Lk], noise float32 [Lg, P].
+struct Known {
+  Tensor patches;
+  Tensor rows;
+  Tensor noise;
+};
+
+/// The first frames of a result, behind those of references.
+Known known_rows(const LaidOutRequest& laid_out, const Tensor& patches, const Tensor& noise);
+
 /// From noise to patches float32 [Lg, P], along the schedule (paper sections 3.3 and 5.1). texts: [Lt, Dt] each, which
-/// the branches name by index. clean: [Lc, Pc]. on_step_end(step, timestep) is called after each solver step, and stops
-/// the request by what it throws.
+/// the branches name by index. clean: [Lc, Pc]. start: [Lg, P], where the path begins. known: rows whose end is known.
+/// on_step_end(step, timestep) is called after each solver step, and stops the request by what it throws.
 Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::vector<Tensor>& texts,
-             const Tensor& clean, const Tensor& noise, const std::function<void(std::int64_t, double)>& on_step_end);
+             const Tensor& clean, const Tensor& start, const std::optional<Known>& known,
+             const std::function<void(std::int64_t, double)>& on_step_end);
 
 /// Patches float32 of what is decoded: the clean frames that stay, then what was solved, without the frames of
 /// references.

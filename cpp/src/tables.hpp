@@ -32,6 +32,13 @@ struct OptionRange {
   const char* expected;
 };
 
+/// The values that a text of a request may have.
+struct OptionChoices {
+  const char* name;
+  std::vector<const char*> choices;
+  const char* expected;
+};
+
 // clang-format off
 inline const std::vector<FamilyGraphs>& family_graphs() {
   static const std::vector<FamilyGraphs> table = {
@@ -141,6 +148,16 @@ constexpr OptionRange kOptionRanges[] = {
   {"fps", -kUnbounded, 0.0, 1000.0, "a number above 0 to 1000"},
   {"start_s", 0.0, -kUnbounded, 1000000000.0, "a number from 0 to 1000000000"},
 };
+
+inline const std::vector<OptionChoices>& option_choices() {
+  static const std::vector<OptionChoices> table = {
+    {"length", {"whole", "cut"}, "one of whole, cut"},
+  };
+  return table;
+}
+
+/// Of a request that does not say its length.
+constexpr const char* kDefaultLength = "cut";
 // clang-format on
 
 }  // namespace ev

@@ -16,7 +16,39 @@ ROOT = Path(__file__).parents[2]
 BUILD = Path(os.environ.get("EDITVERSE_NATIVE_BUILD", ROOT / "build" / "native"))
 DEFAULT = -1
 CANCELLED = -5
-STEP_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+
+class Step(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("step", ctypes.c_int32),
+        ("num_inference_steps", ctypes.c_int32),
+        ("timestep", ctypes.c_double),
+        ("window", ctypes.c_int32),
+        ("num_windows", ctypes.c_int32),
+    ]
+
+
+class Window(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("window", ctypes.c_int32),
+        ("num_windows", ctypes.c_int32),
+        ("begin", ctypes.c_int64),
+        ("frames", ctypes.POINTER(ctypes.c_uint8)),
+        ("num_bytes", ctypes.c_size_t),
+        ("num_frames", ctypes.c_int32),
+        ("width_px", ctypes.c_int32),
+        ("height_px", ctypes.c_int32),
+    ]
+
+
+STEP_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(Step))
+WINDOW_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(Window))
+OnStep = Callable[[int, int, int], bool]
+"""(step, window, num_windows) -> whether to go on."""
+OnWindow = Callable[[int, int, int, NDArray[np.uint8]], bool]
+"""(window, num_windows, begin, frames) -> whether to go on."""
 
 
 class Options(ctypes.Structure):
@@ -70,6 +102,8 @@ class Request(ctypes.Structure):
         ("user_data", ctypes.c_void_p),
         ("negative_prompt", ctypes.c_char_p),
         ("strength", ctypes.c_double),
+        ("length", ctypes.c_char_p),
+        ("window_callback", WINDOW_CALLBACK),
     ]
 
 
@@ -85,6 +119,7 @@ class RequestInfo(ctypes.Structure):
         ("num_inference_steps", ctypes.c_int32),
         ("num_tokens", ctypes.c_int32),
         ("sequence_length", ctypes.c_int64),
+        ("num_windows", ctypes.c_int32),
     ]
 
 
@@ -131,6 +166,7 @@ class NativePipeline:
         self.library = load_library()
         self._handle = ctypes.c_void_p()
         self.times_s: list[float] | None = None  # of the last result
+        self.num_frames = 0  # of the last result
         options = Options()
         self.library.ev_options_init(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(options)))
         options.bundle, options.num_threads = os.fsencode(bundle), num_threads
@@ -163,9 +199,10 @@ class NativePipeline:
     def run(
         self, prompt: str, *, save: Sequence[os.PathLike[str]] = (), **settings: Any
     ) -> tuple[NDArray[np.uint8], float, list[str]]:
-        """Frames uint8 [T, H, W, 3], their rate, and the notices. settings: as of Pipeline.__call__.
+        """Frames uint8 [T, H, W, 3], their rate, and the notices. settings: as of Pipeline.__call__, and on_step,
+        on_window.
 
-        save: files that the result is written to.
+        save: files that the result is written to. T is 0 where on_window took the frames.
         """
         request, keep = self._request(prompt, settings)
         result, frames = ctypes.c_void_p(), FramesInfo()
@@ -174,7 +211,12 @@ class NativePipeline:
         self.library.ev_frames_init(ctypes.byref(frames), ctypes.c_size_t(ctypes.sizeof(frames)))
         self._check(self.library.ev_result_frames(result, ctypes.byref(frames)))
         shape = (frames.size.num_frames, frames.size.height_px, frames.size.width_px, 3)
-        array = np.ctypeslib.as_array(frames.data, shape=shape).copy()
+        if frames.data:
+            array = np.ctypeslib.as_array(frames.data, shape=shape).copy()
+        else:
+            assert frames.num_bytes == 0
+            array = np.zeros((0, *shape[1:]), np.uint8)
+        self.num_frames = frames.size.num_frames
         self.times_s = frames.times_s[: frames.size.num_frames + 1] if frames.times_s else None
         notices: list[str] = []
         while (line := self.library.ev_result_notice(result, len(notices))) is not None:
@@ -194,11 +236,16 @@ class NativePipeline:
         given = dict(settings)
         height, width = given.pop("size", None) or (DEFAULT, DEFAULT)
         request.height_px, request.width_px = height, width
-        callback: Callable[[], bool] | None = given.pop("callback", None)
+        on_step: OnStep | None = given.pop("on_step", None)
+        on_window: OnWindow | None = given.pop("on_window", None)
         keep: list[object] = []
-        if callback is not None:
-            request.callback = STEP_CALLBACK(lambda *_: 0 if callback() else 1)
-        for name in ("schedule", "negative_prompt"):
+        if on_step is not None:
+            request.callback = STEP_CALLBACK(lambda _, step: 0 if on_step(*_facts_of(step[0])) else 1)
+        if on_window is not None:
+            request.window_callback = WINDOW_CALLBACK(
+                lambda _, window: 0 if on_window(*_window_of(window[0])) else 1
+            )
+        for name in ("schedule", "negative_prompt", "length"):
             if name in given:
                 setattr(request, name, given.pop(name).encode())
         for name in (
@@ -233,3 +280,20 @@ class NativePipeline:
                 item.path = os.fsencode(source)
         request.inputs, request.num_inputs = inputs, len(given)
         return request, [inputs, *keep]
+
+
+def _facts_of(step: Step) -> tuple[int, int, int]:
+    assert step.struct_size == ctypes.sizeof(Step)
+    return step.step, step.window, step.num_windows
+
+
+def _window_of(window: Window) -> tuple[int, int, int, NDArray[np.uint8]]:
+    assert window.struct_size == ctypes.sizeof(Window)
+    shape = (window.num_frames, window.height_px, window.width_px, 3)
+    assert window.num_bytes == np.prod(shape)
+    return (
+        window.window,
+        window.num_windows,
+        window.begin,
+        np.ctypeslib.as_array(window.frames, shape=shape).copy(),
+    )

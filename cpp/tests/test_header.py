@@ -64,12 +64,14 @@ def fields_of(struct: str) -> list[str]:
         ("ev_clip_size", library.ClipSize),
         ("ev_request_info", library.RequestInfo),
         ("ev_frames", library.FramesInfo),
+        ("ev_step", library.Step),
+        ("ev_window", library.Window),
     ],
 )
 def test_structs_are_mirrored_field_by_field(struct: str, mirror: type[ctypes.Structure]) -> None:
     assert [name for name, *_ in mirror._fields_] == fields_of(struct)
-    if struct == "ev_clip_size":
-        return
+    if struct in ("ev_clip_size", "ev_step", "ev_window"):
+        return  # nobody prepares them
     loaded = library.load_library()
     value = mirror()
     getattr(loaded, f"{struct}_init")(ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))
@@ -77,5 +79,5 @@ def test_structs_are_mirrored_field_by_field(struct: str, mirror: type[ctypes.St
 
 
 def test_lines_fit() -> None:
-    for path in [*(ROOT / "cpp").glob("include/*"), *(ROOT / "cpp").glob("examples/edit.c*")]:
+    for path in [*(ROOT / "cpp").glob("include/*"), *(ROOT / "cpp").glob("examples/edit*.c*")]:
         assert max(len(line) for line in path.read_text("utf-8").splitlines()) <= 120, path

@@ -210,7 +210,11 @@ def test_the_same_bytes_on_two_threads(host: Pipeline) -> None:
         ("x", {"fps": 0.0}),
         ("x", {"start_s": 2.0}),
         ("x", {"schedule": "none"}),
-        ("x", {"num_frames": 10**6}),
+        ("x", {"num_frames": 10**6, "length": "cut"}),
+        ("x", {"num_frames": 10**8}),
+        ("x", {"length": "half"}),
+        ("x", {"length": "it's whole"}),
+        ("x", {"length": "w" * 70}),
         ("x", {"size": (7, 9)}),
         ("x", {"size": (0, 0)}),
         ("word " * 2000, {}),
@@ -240,5 +244,5 @@ def test_a_callback_stops_both(host: Pipeline, twin: Any) -> None:
     with pytest.raises(RequestCancelled):
         host("A star", num_frames=1, num_inference_steps=3, callback_on_step_end=lambda *_: False)
     with pytest.raises(native.LibraryError) as found:
-        twin.run("A star", num_frames=1, num_inference_steps=3, callback=lambda: False)
+        twin.run("A star", num_frames=1, num_inference_steps=3, on_step=lambda *_: False)
     assert found.value.code == native.CANCELLED

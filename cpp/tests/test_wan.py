@@ -82,7 +82,7 @@ def bad_requests(conditioning: str) -> list[dict[str, Any]]:
     bad: list[dict[str, Any]] = [
         {"video1": clip(5), "video2": clip(5), "video3": clip(5)},
         {"video1": clip(5), "strength": 0.01},
-        {"num_frames": 10**6},
+        {"num_frames": 10**6, "length": "cut"},
     ]
     if conditioning != "control":
         bad.append({"image1": clip(1)[0], "image2": clip(1)[0], "video1": clip(5)})

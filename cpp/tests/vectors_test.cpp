@@ -1,11 +1,13 @@
 // Holds the C++ host to the vectors that the Python host wrote: vectors_test FOLDER.
 #include <iostream>
+#include <list>
 
 #include "bundle.hpp"
 #include "clip.hpp"
 #include "families/base.hpp"
 #include "sequence.hpp"
 #include "vectors.hpp"
+#include "windows.hpp"
 
 namespace {
 
@@ -33,6 +35,7 @@ ev::Geometry geometry_of(const Json& value) {
   g.default_width_px = value.at("default_width_px");
   g.default_frames = value.at("default_frames");
   g.default_fps = value.at("default_fps");
+  g.shared_frames = value.at("shared_frames");
   return g;
 }
 
@@ -95,6 +98,49 @@ Json sampling_result(const Json& one) {
     }
   }
   return frames;
+}
+
+/// A long request as windows: videos of one pixel, as lists of grey levels.
+Json windows_result(const Json& one) {
+  ev::Geometry geometry;
+  geometry.temporal_ratio = one.at("bundle").at(0);
+  geometry.max_frames = one.at("bundle").at(1);
+  geometry.shared_frames = one.at("bundle").at(2);
+  ev::Request request;
+  request.start_s = one.at("start_s");
+  ev::ExaminedInputs examined;
+  examined.geometry = &geometry;
+  examined.request = &request;
+  examined.size = {1, 1};
+  examined.num_frames = geometry.max_frames;
+  examined.total_frames = one.at("total").get<std::int64_t>();
+  examined.fps = 8.0;
+  std::list<std::vector<std::uint8_t>> pixels;
+  std::list<ev::Source> sources;
+  for (const auto& [name, levels] : one.at("videos").items()) {
+    pixels.emplace_back();
+    for (const std::uint8_t level : levels) pixels.back().insert(pixels.back().end(), 3, level);
+    const auto count = static_cast<std::int64_t>(levels.size());
+    sources.push_back({name, "", pixels.back().data(), pixels.back().size(), count, 1, 1, 3, 3});
+    examined.names.push_back(name);
+    examined.sources[name] = &sources.back();
+    examined.media[name] = {"video", 1, 1, 8.0, count, false};
+    examined.sizes[name] = {1, 1};
+  }
+  Json found = Json::array();
+  const auto windows = ev::read_windows(examined, [] {});
+  while (const auto window = windows->next()) {
+    Json levels = Json::object();
+    for (const auto& [name, clip] : window->footage.clips) {
+      for (std::int64_t i = 0; i < clip.shape[0]; ++i) levels[name].push_back(clip.as<const std::uint8_t>()[3 * i]);
+    }
+    found.push_back({{"window", {window->index, window->begin, window->num_shared, window->num_frames}},
+                     {"padded", window->footage.num_frames},
+                     {"levels", levels}});
+  }
+  const ev::WholeFootage& whole = windows->whole();
+  const Json times_s = whole.times_s.empty() ? Json() : Json(whole.times_s);
+  return {{"windows", found}, {"whole", {whole.num_frames, whole.fps, times_s, whole.notices}}};
 }
 
 /// A request of the Wan family laid out, from the shapes of its clips.
@@ -237,6 +283,7 @@ int main(int argc, char** argv) {
   check_list(read_vectors(folder, "layouts.json"), "layouts.json", layout_result);
   check_list(read_vectors(folder, "schedules.json"), "schedules.json", schedule_result);
   check_fixed_schedule();
+  check_list(read_vectors(folder, "windows.json"), "windows.json", windows_result);
   check_list(read_vectors(folder, "sampling.json"), "sampling.json", sampling_result);
   check_with_geometries(folder, "sizes.json", size_result);
   check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {

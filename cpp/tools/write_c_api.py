@@ -51,8 +51,9 @@ def read_blocks(header: str) -> list[tuple[str, str]]:
 def title_of(declaration: str) -> str:
     """The names that a block declares."""
     functions = _FUNCTION.findall(_COMMENT.sub("", declaration))
-    if declaration.startswith("typedef int (*"):
-        return "`ev_step_callback`"
+    callback = re.match(r"typedef int \(\*(\w+)\)", declaration)
+    if callback:
+        return f"`{callback[1]}`"
     if declaration.startswith("EV_API"):
         return ", ".join(f"`{name}`" for name in functions)
     struct = re.match(r"typedef struct (\w+)", declaration)

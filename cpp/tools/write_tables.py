@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from editverse_rt.bundle.interface import FAMILIES, Interface, interfaces_of
-from editverse_rt.request.options import OPTIONS, Option
+from editverse_rt.request.options import DEFAULT_LENGTH, OPTIONS, Option
 
 ROOT = Path(__file__).parents[2]
 HEADER = ROOT / "cpp" / "src" / "tables.hpp"
@@ -50,6 +50,13 @@ struct OptionRange {
   double minimum;
   double above;
   double maximum;
+  const char* expected;
+};
+
+/// The values that a text of a request may have.
+struct OptionChoices {
+  const char* name;
+  std::vector<const char*> choices;
   const char* expected;
 };
 
@@ -108,7 +115,18 @@ def make_header() -> str:
     lines.append("constexpr double kUnbounded = std::numeric_limits<double>::infinity();")
     lines.append("constexpr OptionRange kOptionRanges[] = {")
     lines += [write_range(option) for option in OPTIONS if option.kind in ("int", "float")]
-    lines += ["};", "// clang-format on", "", "}  // namespace ev"]
+    lines += ["};", ""]
+    lines.append("inline const std::vector<OptionChoices>& option_choices() {")
+    lines.append("  static const std::vector<OptionChoices> table = {")
+    lines += [
+        f"    {{{text_of(option.name)}, {write_lines(option.choices)}, {text_of(option.expected)}}},"
+        for option in OPTIONS
+        if option.kind == "choice"
+    ]
+    lines += ["  };", "  return table;", "}", ""]
+    lines.append("/// Of a request that does not say its length.")
+    lines.append(f"constexpr const char* kDefaultLength = {text_of(DEFAULT_LENGTH)};")
+    lines += ["// clang-format on", "", "}  // namespace ev"]
     return "\n".join(lines) + "\n"
 
 

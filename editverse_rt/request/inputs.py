@@ -19,6 +19,7 @@ from editverse_rt.media.frames import Clip, Frames, MediaInfo
 from editverse_rt.media.reading import MediaFile
 from editverse_rt.media.sound import Sound
 from editverse_rt.request.edit_request import EditRequest, Source
+from editverse_rt.request.options import DEFAULT_LENGTH
 from editverse_rt.request.sizes import Size, choose_num_frames, choose_sizes, count_windows, fit_inside
 
 __all__ = [
@@ -265,8 +266,7 @@ def no_frame_error(examined: ExaminedInputs, name: str) -> MediaError:
 
 def _is_whole(request: EditRequest, has_video: bool, geometry: Geometry) -> bool:
     """Whether a request is done window by window. Raises RequestError where the bundle cannot do that."""
-    is_asked = request.length == "whole"
-    if is_asked and not geometry.shared_frames:
+    if request.length == "whole" and not geometry.shared_frames:
         raise RequestError(
             "length is whole",
             hint="this bundle has no window for longer videos; export it again, or leave length out",
@@ -277,7 +277,7 @@ def _is_whole(request: EditRequest, has_video: bool, geometry: Geometry) -> bool
         return False
     if request.num_frames is not None:
         return request.num_frames > geometry.max_frames
-    return has_video and is_asked
+    return has_video and (request.length or DEFAULT_LENGTH) == "whole"
 
 
 def _read(

@@ -17,6 +17,7 @@ from typing import Literal
 from editverse_rt.errors import RequestError
 
 __all__ = [
+    "DEFAULT_LENGTH",
     "FLAGS",
     "OPTIONS",
     "Option",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 OptionValue = int | float | str | tuple[int, int] | None
+DEFAULT_LENGTH = "cut"
+"""The length of a request with a video that says neither `length` nor `num_frames`."""
 _LARGEST_SEED = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
 
@@ -112,7 +115,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "length", "choice", "--length", "whole|cut",
-        "edit a video of any length window by window, or cut it to the bundle's limit (default: cut)",
+        "edit a video of any length window by window, or cut it to the bundle's limit "
+        f"(default: {DEFAULT_LENGTH})",
         choices=("whole", "cut"),
     ),
     Option(

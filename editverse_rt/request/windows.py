@@ -161,7 +161,7 @@ class WindowReader:
         except MediaError as error:
             if index == 0:
                 raise
-            videos.is_broken = True
+            videos.end_here()
             self.notices.append(f"{error}; the result ends where the video does")
 
     def _window(
@@ -229,6 +229,14 @@ class _Videos:
         self._moments_s.extend(time_s - main.times_s[0] for time_s in main.times_s[len(self._moments_s) :])
         for name in self._names[1:]:
             self._follow(name, len(new))
+
+    def end_here(self) -> None:
+        """A video broke off: what all videos have is what there is."""
+        self.is_broken = True
+        num_frames = min(map(len, self.pending.values()))
+        for frames in self.pending.values():
+            del frames[num_frames:]
+        del self._differences[num_frames:]
 
     def _follow(self, name: str, num_frames: int) -> None:
         """As many frames of another video; its last one is held where it ends first."""

@@ -52,6 +52,15 @@ class EditVerse final : public Family {
     return {whole};
   }
 
+  /// The same request, whose first frames are known.
+  std::optional<Tensor> go_on(const BundleSpec&, const CheckedRequest&, Footage&, const Tensor& before) const override {
+    return before;
+  }
+
+  Tensor encode_known(const Graphs& graphs, const Tensor& frames) const override {
+    return encode_clips(graphs, {frames});
+  }
+
   /// The patches of every clip, in the order of the instruction.
   Tensor encode_clean(const Graphs& graphs, const CheckedRequest& checked, const Footage& footage) const override {
     std::vector<Tensor> clips;

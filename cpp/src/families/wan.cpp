@@ -213,6 +213,20 @@ class Wan final : public Family {
     return {whole, checked.negative_ids.value_or(std::vector<std::int64_t>())};
   }
 
+  /// A model that takes a first frame gets one, for others the first frames are known.
+  std::optional<Tensor> go_on(const BundleSpec& spec, const CheckedRequest& checked, Footage& footage,
+                              const Tensor& before) const override {
+    const std::optional<std::string> first_frame = roles_of(spec, checked).first_frame;
+    if (!first_frame) return before;
+    footage.clips[*first_frame] = slice_rows(before, before.shape[0] - 1, 1);
+    return std::nullopt;
+  }
+
+  Tensor encode_known(const Graphs& graphs, const Tensor& frames) const override {
+    if (graphs.spec().conditioning != "control") return encode_clips(graphs, {frames});
+    return encode_clips(graphs, {frames}, {filled({frames.shape[0], frames.shape[1], frames.shape[2]}, 1.0F)});
+  }
+
   /// None, the first frame, the source, or the control rows.
   Tensor encode_clean(const Graphs& graphs, const CheckedRequest& checked, const Footage& footage) const override {
     const std::string& kind = graphs.spec().conditioning;

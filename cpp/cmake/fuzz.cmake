@@ -11,7 +11,8 @@ find_package(SentencePiece REQUIRED)
 find_package(Threads REQUIRED)
 
 set(fuzz_sources bundle capi capi_read checked description families/editverse families/families families/wan fields files
-  inputs interface last_error lifetime media_absent pipeline prompt request schedule sequence spec stages text unicode)
+  inputs interface last_error lifetime media_absent memory_frames pipeline prompt request schedule sequence spec stages
+  text unicode windows)
 list(TRANSFORM fuzz_sources PREPEND ${PROJECT_SOURCE_DIR}/src/)
 list(TRANSFORM fuzz_sources APPEND .cpp)
 add_library(editverse_fuzzed OBJECT ${fuzz_sources} ${fuzz_folder}/no_backend.cpp)

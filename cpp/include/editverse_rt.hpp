@@ -282,7 +282,7 @@ class Pipeline {
     std::vector<ev_clip_size> sizes(request.inputs.size());
     detail::check(ev_describe_request(pipeline_.get(), &call.request, &info, sizes.data()));
     RequestInfo described{size_of(info.result), info.fps, info.num_inference_steps, info.num_tokens,
-                          info.sequence_length, {}, info.num_windows};
+                          info.sequence_length, {},       info.num_windows};
     for (const ev_clip_size& size : sizes) described.inputs.push_back(size_of(size));
     return described;
   }

@@ -213,6 +213,40 @@ void check_cpp() {
   CHECK(throws<Error>([&] { pipeline.run(edit); }));
 }
 
+/// Frames of each window by a callback are those of the whole result.
+void check_windows() {
+  using namespace editverse;
+  Pipeline pipeline(Options{bundle, "auto", "", 1});
+  Request request("A red circle");
+  request.num_frames = 30;
+  request.num_inference_steps = 1;
+  const RequestInfo info = pipeline.describe(request);
+  CHECK(info.num_windows == 2 && info.result.num_frames == 30);
+  const Result whole = pipeline.run(request);
+  const Frames frames = whole.frames();
+  CHECK(frames.num_frames == 30);
+  std::vector<std::uint8_t> taken;
+  int next = 0;
+  request.on_window = [&](const Window& window) {
+    CHECK(window.window == next++ && window.num_windows == 2);
+    CHECK(static_cast<std::size_t>(window.begin) * frames.num_bytes / 30 == taken.size());
+    taken.insert(taken.end(), window.frames.data, window.frames.data + window.frames.num_bytes);
+    return true;
+  };
+  const Result given = pipeline.run(request);
+  CHECK(given.frames().data == nullptr && given.frames().num_bytes == 0 && given.frames().num_frames == 30);
+  CHECK(taken == std::vector<std::uint8_t>(frames.data, frames.data + frames.num_bytes));
+  CHECK(throws<ArgumentError>([&] { given.save("taken.png"); }));
+  request.on_window = [](const Window&) -> bool { throw std::out_of_range("mine"); };
+  CHECK(throws<std::out_of_range>([&] { pipeline.run(request); }));
+  request.on_window = [&](const Window&) { return !throws<ArgumentError>([&] { pipeline.describe(request); }); };
+  CHECK(throws<RequestCancelled>([&] { pipeline.run(request); }));
+  request.length = "cut";
+  CHECK(throws<RequestError>([&] { pipeline.run(request); }));
+  request.length = "half";
+  CHECK(throws<RequestError>([&] { pipeline.run(request); }));
+}
+
 long resident_bytes() {
   long pages = 0, resident = 0;
   std::ifstream("/proc/self/statm") >> pages >> resident;
@@ -260,5 +294,6 @@ int main(int argc, char** argv) {
   check_callbacks();
   check_released_graphs();
   check_cpp();
+  check_windows();
   return check::report();
 }

@@ -100,11 +100,10 @@ void check_struct_sizes() {
     CHECK(ev_open(&pipeline, old_options) == EV_OK);
     ev_close(&pipeline);
   }
-  {
-    // A request of a header without negative_prompt: what follows it is not read.
+  for (const std::size_t size : {offsetof(ev_request, negative_prompt), offsetof(ev_request, length)}) {
+    // A request of an older header: what follows it is not read.
     alignas(ev_request) unsigned char room[2 * sizeof(ev_request)];
     std::memset(room, 0x5a, sizeof room);
-    const std::size_t size = offsetof(ev_request, negative_prompt);
     auto* old_request = reinterpret_cast<ev_request*>(room);
     ev_request_init(old_request, size);
     CHECK(std::all_of(room + size, std::end(room), [](unsigned char byte) { return byte == 0x5a; }));
@@ -112,6 +111,10 @@ void check_struct_sizes() {
     std::memcpy(room + offsetof(ev_request, prompt), &prompt, sizeof prompt);
     ev_request_info_init(&info, sizeof info);
     CHECK(ev_describe_request(bench.pipeline, old_request, &info, nullptr) == EV_OK);
+    ev_request_info_init(&info, offsetof(ev_request_info, num_windows));
+    info.num_windows = 77;
+    CHECK(ev_describe_request(bench.pipeline, old_request, &info, nullptr) == EV_OK && info.num_windows == 77);
+    ev_request_info_init(&info, sizeof info);
   }
   // A newer header's init has its own fields set to zero.
   std::memset(&newer, 0x5a, sizeof newer);
@@ -152,6 +155,8 @@ void check_requests() {
   refuse("guidance_scale is -2", EV_ERROR_REQUEST, [](ev_request& r) { r.guidance_scale = -2; });
   refuse("guidance_scale is", EV_ERROR_REQUEST, [=](ev_request& r) { r.guidance_scale = nan; });
   refuse("seed is -1", EV_ERROR_REQUEST, [](ev_request& r) { r.seed = -1; });
+  refuse("length is 'half'; expected one of whole, cut", EV_ERROR_REQUEST, [](ev_request& r) { r.length = "half"; });
+  refuse("length is ''", EV_ERROR_REQUEST, [](ev_request& r) { r.length = ""; });
   refuse("num_frames is 0", EV_ERROR_REQUEST, [](ev_request& r) { r.num_frames = 0; });
   refuse("num_frames is", EV_ERROR_REQUEST, [](ev_request& r) { r.num_frames = INT32_MAX; });
   refuse("only one of", EV_ERROR_REQUEST, [](ev_request& r) { r.width_px = 64; });

@@ -82,6 +82,45 @@ Json schedule_result(const Json& one) {
   return schedule.with_guidance(one.at("scale")).table.guidance;
 }
 
+/// Frames of one pixel that show their number.
+class NumberedFrames final : public ev::FrameReader {
+ public:
+  NumberedFrames(const Json& one, const std::vector<std::pair<double, double>>& times)
+      : FrameReader(1, 1), times_(times) {
+    begin(one.at("start_s"), optional_of<double>(one.at("fps")), [&] { return one.at("source_fps").get<double>(); });
+  }
+
+ private:
+  std::optional<Span> move_on() override {
+    const std::size_t next = next_++;
+    if (next >= times_.size()) return std::nullopt;
+    return Span{times_[next].first, times_[next].second};
+  }
+
+  void render(char* picture) override {
+    // The one that is shown stands before the one that was decoded last.
+    picture[0] = static_cast<char>(std::min(next_, times_.size() + 1) - 2);
+  }
+
+  const std::vector<std::pair<double, double>>& times_;
+  std::size_t next_ = 0;
+};
+
+/// The frames that a reader takes, up to 60, a few at a time.
+Json reading_result(const Json& one) {
+  const std::vector<std::pair<double, double>> times = one.at("times");
+  NumberedFrames reader(one, times);
+  Json frames = Json::array();
+  for (std::int64_t count = 0; frames.size() < 60; count = (count + 1) % 4) {
+    if (count == 2 && !reader.has_more()) break;
+    for (const ev::Tensor& picture : reader.take(std::min<std::int64_t>(count, 60 - static_cast<int>(frames.size())))) {
+      frames.push_back(static_cast<int>(picture.as<unsigned char>()[0]));
+    }
+  }
+  CHECK(reader.times_s().size() == frames.size());
+  return frames;
+}
+
 /// The frames that a clip of up to 60 takes, each shown by its number in the bytes of a 1x1 picture.
 Json sampling_result(const Json& one) {
   const std::vector<std::pair<double, double>> times = one.at("times");
@@ -285,6 +324,7 @@ int main(int argc, char** argv) {
   check_fixed_schedule();
   check_list(read_vectors(folder, "windows.json"), "windows.json", windows_result);
   check_list(read_vectors(folder, "sampling.json"), "sampling.json", sampling_result);
+  check_list(read_vectors(folder, "sampling.json"), "sampling.json, read", reading_result);
   check_with_geometries(folder, "sizes.json", size_result);
   check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {
     return ev::choose_num_frames(optional_of<std::int64_t>(one.at("num_frames")), one.at("has_video"),

@@ -37,7 +37,9 @@ def load_writer(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def vectors() -> dict[str, Any]:
-    writers = [load_writer(f"write_{kind}_vectors") for kind in ("request", "bundle", "engine", "wan", "window")]
+    writers = [
+        load_writer(f"write_{kind}_vectors") for kind in ("request", "bundle", "engine", "wan", "window")
+    ]
     return {file: content for writer in writers for file, content in writer.make_vectors().items()}
 
 

@@ -90,7 +90,7 @@ def test_what_is_not_supported_is_refused_by_name(api: Any, options: dict[str, A
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"seconds": "4000"}, "request.option"), ({"seconds": "soon"}, "serve.field"),
+        ({"seconds": "4000"}, "request.too_large"), ({"seconds": "soon"}, "serve.field"),
         ({"size": "7x7"}, "request.size"), ({"model": "sora-2"}, "serve.model"),
         ({"extra_body": {"seed": "x"}}, "request.option"), ({"extra_body": {"nested": {"a": 1}}}, "serve.field"),
     ],

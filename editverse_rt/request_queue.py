@@ -42,8 +42,8 @@ class RequestHandle(Future[Result]):
     `asyncio.wrap_future` take it.
 
     result() raises what the request raised, and RequestCancelled after cancel(). num_steps_done of
-    num_inference_steps: how far it is. memory_bytes: what it is estimated to hold beside the weights, 0 for a
-    queue without a memory budget.
+    num_inference_steps: how far it is, over all windows of a long video. memory_bytes: what it is estimated to hold
+    beside the weights, 0 for a queue without a memory budget.
     """
 
     def __init__(self, queue: RequestQueue, num_inference_steps: int, memory_bytes: int) -> None:
@@ -159,10 +159,11 @@ class RequestQueue:
             self._check_room()
         checked = self._pipeline.prepare(_request_from(request, options))
         memory_bytes = self._estimate(checked.expected_work)
-        handle = RequestHandle(self, checked.schedule.num_inference_steps, memory_bytes)
+        steps = checked.schedule.num_inference_steps
+        handle = RequestHandle(self, steps * (checked.inputs.expected_windows or 1), memory_bytes)
 
         def on_step_end(pipeline: Pipeline, step: int, timestep: float, facts: dict[str, Any]) -> Any:
-            handle.num_steps_done = step + 1
+            handle.num_steps_done = facts["window"] * steps + step + 1
             if callback_on_step_end is not None:
                 return callback_on_step_end(pipeline, step, timestep, facts)
             return None

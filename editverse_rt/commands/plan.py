@@ -59,7 +59,7 @@ It reads the bundle's facts and the inputs' headers, and runs nothing. What does
 with the largest that does.
 """
 
-PLAN_OPTIONS = ("schedule", "num_inference_steps", "guidance_scale", "size", "num_frames")
+PLAN_OPTIONS = ("schedule", "num_inference_steps", "guidance_scale", "size", "num_frames", "length")
 _ANY_PROMPT = "any words"
 ASSUMED = (
     f"times assume {COMPUTE_SHARE:.0%} of the dense peak and {BANDWIDTH_SHARE:.0%} of the bandwidth; memory "
@@ -110,7 +110,9 @@ def describe_work(
 ) -> tuple[Work, str]:
     """The integers of the request that the arguments describe, and a line on how long its text is."""
     prompt = with_tags(_ANY_PROMPT if args.prompt is None else args.prompt, inputs)
-    request = EditRequest(prompt, dict(inputs), size=args.size, num_frames=args.num_frames)
+    request = EditRequest(
+        prompt, dict(inputs), size=args.size, num_frames=args.num_frames, length=args.length
+    )
     examined = examine_inputs(request, spec.geometry, spec.conditioning)
     most = spec.tokenizer.max_tokens
     num_text, note = most, f"text: {most} tokens, the most that the bundle takes; --prompt counts your own"
@@ -139,6 +141,7 @@ def estimate_facts(spec: BundleSpec, work: Work, estimate: Estimate) -> dict[str
     return {
         "bundle": spec.name,
         "frames": frames,
+        "windows": work.num_windows,
         "height": height,
         "width": width,
         "clips": [list(clip) for clip in work.clips],
@@ -177,6 +180,11 @@ def describe_estimate(spec: BundleSpec, work: Work, estimate: Estimate) -> list[
         f"{spec.name} on {where}",
         f"  result       {width}x{height}, {frames} frames, from {len(work.clips)} clips; {steps} steps, "
         f"{guided} of them guided (a second evaluation each)",
+        *(
+            [f"  windows      {work.num_windows} of that length; the stages below count all of them"]
+            if work.num_windows > 1
+            else []
+        ),
         f"  tokens       {tokens.total:,}: {tokens.text:,} of text, {tokens.clean:,} clean, "
         f"{tokens.noisy:,} noisy",
         f"  memory       {_gb(estimate.peak_bytes)} at the peak, weights {_gb(estimate.weight_bytes)} of it"

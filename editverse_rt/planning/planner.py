@@ -51,7 +51,8 @@ class Work:
     """What is to be computed.
 
     num_text: text tokens, the end of the sequence among them. num_steps: solver steps. num_guided: those with
-    a second evaluation of the transformer, for guidance.
+    a second evaluation of the transformer, for guidance. num_windows: how often all but the text is done, each time
+    for another window of a long video; clips and result are those of one window.
     """
 
     num_text: int
@@ -59,6 +60,7 @@ class Work:
     result: Shape
     num_steps: int
     num_guided: int
+    num_windows: int = 1
 
     def with_frames(self, num_frames: int) -> Work:
         """The same request for a result of num_frames, its clips cut to that."""
@@ -158,7 +160,11 @@ def estimate_work(
         ("solver_step", "transformer", [(steps, solver)]),
         ("vae_decoder", "vae", _cost_clip(spec, "decoder", work.result, chosen["vae"])),
     ]
-    runs = [(name, part, [run for run in costs if run[0]]) for name, part, costs in runs]
+    windows = {name: 1 if name == "text_encoder" else work.num_windows for name, _, _ in runs}
+    runs = [
+        (name, part, [(windows[name] * calls, cost) for calls, cost in costs if calls])
+        for name, part, costs in runs
+    ]
     return Estimate(
         target=target,
         precision=chosen,

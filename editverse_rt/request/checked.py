@@ -143,7 +143,7 @@ def expect_work(inputs: ExaminedInputs, num_text: int, num_steps: int, num_guide
     if inputs.main is not None and inputs.has_video:
         frames = shapes[inputs.main][0]
     clips = tuple(shapes[name] for name in inputs.names)
-    return Work(num_text, clips, (frames, *inputs.size), num_steps, num_guided)
+    return Work(num_text, clips, (frames, *inputs.size), num_steps, num_guided, inputs.expected_windows or 1)
 
 
 def _check_capabilities(spec: BundleSpec, request: EditRequest) -> None:

@@ -183,6 +183,9 @@ class WindowReader:
                 self.notices.append(
                     f"{name}: {video.num_damaged} packets or frames are damaged; some were skipped"
                 )
+        asked = examined.request.num_frames
+        if asked is not None and self.num_frames < asked:
+            self.notices.append(f"{main}: ends after {self.num_frames} frames; num_frames is {asked}")
         for name, at in videos.held_from.items():
             self.notices.append(f"{name}: ends after {at} frames; its last one was held to the end")
         is_all = examined.request.start_s == 0 and not videos.has_more and not videos.is_broken

@@ -172,7 +172,7 @@ def _plan_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded:
             phase = "denoise"
         elif stage.name == "vae_decoder":
             phase = "decode"
-        flops[phase] += stage.flops * windows
+        flops[phase] += stage.flops
     return {
         "width": width,
         "height": height,

@@ -174,7 +174,8 @@ def test_absurd_sizes(refuse: Refuse, out: Path, size: str) -> None:
     [
         ("--frames", "0"),
         ("--frames", "-3"),
-        ("--frames", "100000"),
+        ("--frames", "100000000"),
+        ("--length", "long"),
         ("--frames", "many"),
         ("--fps", "0"),
         ("--fps", "nan"),

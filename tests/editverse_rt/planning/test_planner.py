@@ -313,7 +313,7 @@ def test_plan_without_a_target_shows_them_all(capsys: pytest.CaptureFixture[str]
         (["--target", "t4", "--precision", "bf16"], "use the precision fp16"),
         (["--target", "h100", "--recipe", "x.toml"], "not allowed with"),
         (["--recipe", "absent.toml"], "cannot be read"),
-        (["--frames", "100000"], "takes 1 to"),
+        (["--frames", "100000", "--length", "cut"], "takes 1 to"),
         (["--size", "30x30"], "the nearest is"),
         (["--schedule", "none"], "this bundle has"),
         (["--input", "absent.mp4"], "no such file"),

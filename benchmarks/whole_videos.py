@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from editverse_rt import stages
+from editverse_rt import media, stages
 from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.families import family_of
 from editverse_rt.pipeline import Pipeline
@@ -43,6 +43,7 @@ __all__ = ["LENGTHS", "WAYS", "long_samples", "main", "measure"]
 Frames = NDArray[np.uint8]
 LENGTHS = (49, 65, 81, 97)
 WINDOW = 17
+SHEET_SEED = 5
 OVERLAP = 2
 """Latent frames that neighbouring windows share where they are blended."""
 PROPAGATE = "<video1> Propagate the edit of the first frame <image1>"
@@ -219,6 +220,16 @@ def measure(pipeline: Pipeline, schedule: str, seed: int, count: int, ways: Sequ
     }
 
 
+def draw_sheet(pipeline: Pipeline, schedule: str) -> Frames:
+    """A picture: an edit of 65 frames, its source above, at both sides of each seam and between them."""
+    sample = draw_curated(np.random.default_rng(SHEET_SEED), "change_color", Canvas(65, 64, 64))
+    whole = Ways(pipeline, schedule).known(sample)
+    shown = [8, 16, 17, 24, 32, 33, 40, 48, 49, 56, 64]
+    source = sample.inputs[sample.source or "video1"]
+    print(sample.prompt)
+    return media.contact_sheet([source[shown], whole[shown]], num_columns=len(shown), frame_px=128)
+
+
 def _score(sample: Sample, frames: Frames, seams: Sequence[int]) -> dict[str, float]:
     def success(part: slice) -> bool:
         inputs = {n: clip[part] if n.startswith("video") else clip for n, clip in sample.inputs.items()}
@@ -252,9 +263,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--schedule", default="balanced")
+    parser.add_argument("--sheet", type=Path, help="draw one edit across its seams to this picture, and end")
     args = parser.parse_args(argv)
     results: dict[str, Any] = {"schedule": args.schedule, "date": date.today().isoformat(), "seeds": {}}
     with Pipeline.open(load_bundle("nano").root, num_threads=1) as pipeline:
+        if args.sheet is not None:
+            media.write_image(args.sheet, draw_sheet(pipeline, args.schedule))
+            return 0
         for seed in args.seeds:
             rows = measure(pipeline, args.schedule, seed, args.edits, args.ways)
             results["seeds"][str(seed)] = rows

@@ -23,6 +23,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: `python benchmarks/whole_videos.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from export.integers import add_initializer, drop_unused, stored_values
 
-__all__ = ["BLOCK_SIZE", "round_blocks", "round_matrix"]
+__all__ = ["BLOCK_SIZE", "has_blocks", "round_blocks", "round_matrix"]
 
 OP_TYPE, DOMAIN = "MatMulNBits", "com.microsoft"
 BITS = 8
@@ -20,6 +20,11 @@ BLOCK_SIZE = 32
 ACCURACY_LEVEL = 4
 ZERO_POINT, LARGEST = 128, 127
 """What stands for 0 where no zero points are given, and the largest magnitude."""
+
+
+def has_blocks(model: ir.Model) -> bool:
+    """Whether a graph has matrices in blocks."""
+    return any(node.op_type == OP_TYPE for node in model.graph)
 
 
 def round_blocks(model: ir.Model) -> int:

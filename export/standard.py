@@ -7,7 +7,7 @@ import onnx_ir as ir
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import RequestError
 from export.attention_nodes import OP_TYPE
-from export.blocks import OP_TYPE as BLOCKS_OP_TYPE
+from export.blocks import has_blocks
 from export.integers import INTEGERS
 from export.lower import lower_attention, rope_config_of
 from export.precision import use_standard_attention
@@ -45,7 +45,7 @@ def load_standard(bundle: Bundle, graph: str, *, keep_plugin: bool = False) -> i
     """
     check_source(bundle)
     model = ir.load(bundle.graph_path(graph))
-    if any(node.op_type == BLOCKS_OP_TYPE for node in model.graph):
+    if has_blocks(model):
         raise RequestError(
             f'graph "{graph}" of bundle "{bundle.spec.name}" has matrices in blocks of 8 bits, which only ONNX Runtime '
             "reads; export the checkpoint without --text-encoder-bits"

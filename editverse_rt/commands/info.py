@@ -21,6 +21,16 @@ examples:
 """
 
 
+_INPUTS = {
+    "interleaved": "videos and images, in any order",
+    "none": "none, or one video, which is noised and made anew",
+    "rows": "none, or one image, which is the first frame",
+    "channels": "one video, which is edited",
+    "control": "a video, a second one that masks it, and reference images; all may be left out",
+}
+"""What a request may bring besides its instruction, by the bundle's conditioning."""
+
+
 def describe_bundle(facts: dict[str, Any]) -> list[str]:
     """Return the lines that `info` prints for a person."""
     geometry, quality = facts["geometry"], facts["quality"]
@@ -33,6 +43,7 @@ def describe_bundle(facts: dict[str, Any]) -> list[str]:
         f"  default      {geometry['default_width_px']}x{geometry['default_height_px']}, "
         f"{geometry['default_frames']} frames at {geometry['default_fps']:g} fps",
         f"  instruction  up to {facts['tokenizer']['max_tokens']} tokens",
+        f"  inputs       {_INPUTS[facts['conditioning']]}",
     ]
     for name, schedule in facts["schedules"].items():
         mark = " (default)" if name == facts["default_schedule"] else ""

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.errors import RequestError
 from export.blocks import round_blocks, round_matrix
+from export.measurements import measure_against
 from export.standard import load_standard
 
 # Weights are off by up to 1/254 of their block's largest value, and activations as much; 0.9 % was measured.
@@ -78,3 +79,9 @@ def test_plans_are_not_built_of_such_a_bundle(bundle_folder: Path, tmp_path: Pat
     with pytest.raises(RequestError, match=r"only ONNX Runtime reads; export .* without --text-encoder-bits"):
         load_standard(bundle, "text_encoder")
     load_standard(bundle, "solver_step")
+    # Nor is its error held to that of float32.
+    measured = measure_against(bundle)("text_encoder", "clip", np.float32([1.03]), np.float32([1.0]))
+    assert measured.passed
+    assert not measure_against(load_bundle(bundle_folder))(
+        "text_encoder", "clip", np.float32([1.03]), np.float32([1.0])
+    ).passed

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from editverse_rt.backends import Availability
+from editverse_rt.bundle.description import json_from_spec
+from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.commands import doctor, info
 from editverse_rt.commands.main import main
 
@@ -86,3 +88,13 @@ def test_info_for_a_person_names_schedules_and_graphs(
     assert text.startswith("fake (format version 2)")
     for word in ("paper (default): euler, 4 steps", "graphs/transformer.onnx", "noise", "px a frame"):
         assert word in text
+    assert "inputs       videos and images, in any order" in text
+
+
+def test_info_says_what_a_request_may_bring_to_every_kind_of_bundle(fake_bundle: Any) -> None:
+    facts = json_from_spec(load_bundle(fake_bundle.root).spec) | {"path": "", "num_bytes": 0}
+    kinds = ("none", "interleaved", "rows", "channels", "control")
+    said = {kind: info.describe_bundle(facts | {"conditioning": kind}) for kind in kinds}
+    lines = {kind: next(line for line in found if "  inputs  " in line) for kind, found in said.items()}
+    assert len(set(lines.values())) == len(kinds)
+    assert "masks it" in lines["control"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.integers import add_initializer, drop_unused, stored_values
+from export.integers import add_initializer, replace_product, stored_values
 
 __all__ = ["BLOCK_SIZE", "has_blocks", "round_blocks", "round_matrix"]
 
@@ -52,13 +52,7 @@ def round_blocks(model: ir.Model) -> int:
             "accuracy_level": ACCURACY_LEVEL,
         }  # fmt: skip
         product = ir.node(OP_TYPE, [node.inputs[0], *rounded[weight]], attributes, domain=DOMAIN)
-        graph.insert_before(node, [product])
-        old, new = node.outputs[0], product.outputs[0]
-        old.replace_all_uses_with(new)
-        new.name, new.shape, new.type = old.name, old.shape, old.type
-        old.name = None
-        graph.remove(node, safe=True)
-        drop_unused(graph, weight)
+        replace_product(graph, node, product, weight)
         count += 1
     if count == 0:
         raise ValueError("no product with a constant float32 matrix; export the text encoder in float32")

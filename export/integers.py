@@ -104,13 +104,7 @@ def quantize_products(model: ir.Model, part: str = PART) -> int:
         if len(node.inputs) == 3:  # its zero points are left out: all zero
             inputs += [None, node.inputs[2]]
         product = ir.node(OP_TYPE, inputs, domain=DOMAIN)
-        graph.insert_before(node, [product])
-        old, new = node.outputs[0], product.outputs[0]
-        old.replace_all_uses_with(new)
-        new.name, new.shape, new.type = old.name, old.shape, old.type
-        old.name = None
-        graph.remove(node, safe=True)
-        drop_unused(graph, weight)
+        replace_product(graph, node, product, weight)
         count += 1
     if count == 0:
         raise ValueError(f"no product whose weight's name has {part!r}; expected those of a transformer")
@@ -142,6 +136,17 @@ def stored_values(weight: ir.Value) -> np.ndarray:
     if value is None or value.const_value is None:
         raise ValueError(f"the weight {weight.name} is computed; expected an initializer")
     return value.const_value.numpy().astype(np.float32)
+
+
+def replace_product(graph: ir.Graph, node: ir.Node, product: ir.Node, weight: ir.Value) -> None:
+    """Put `product` in the place of `node`, with its output's name, and drop its weight if no other node uses it."""
+    graph.insert_before(node, [product])
+    old, new = node.outputs[0], product.outputs[0]
+    old.replace_all_uses_with(new)
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    old.name = None
+    graph.remove(node, safe=True)
+    drop_unused(graph, weight)
 
 
 def drop_unused(graph: ir.Graph, weight: ir.Value) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -31,12 +32,8 @@ GEOMETRY = Geometry(
     default_frames=9,
     default_fps=8.0,
 )
-FULL = Geometry(
-    temporal_ratio=4,
-    spatial_ratio=8,
-    patch_size=2,
-    patch_dim=64,
-    clean_dim=64,
+FULL = replace(
+    GEOMETRY,
     min_area_px=256 * 256,
     max_area_px=512 * 512,
     max_side_px=1024,

@@ -1,4 +1,4 @@
-"""Writes windows.json: long requests, and the windows that the Python host makes of them. See write_vectors.py.
+"""Writes windows.json: long requests, and the windows that the Python host makes of them. See write_request_vectors.py.
 
     python tests/vectors/write_window_vectors.py     # rewrites windows.json beside this file
 

@@ -76,8 +76,10 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
             "benchmarks/results/throughput.json",
         ),
         Step("tables", ("-m", "benchmarks.tables"), "the tables of docs/benchmarks.md and docs/nano.md"),
-        Step("vectors", ("tests/vectors/write_vectors.py",), "tests/vectors/, that both hosts are held to"),
-        Step("engine vectors", ("tests/vectors/write_engine_vectors.py",), "tests/vectors/engines.json"),
+        *(
+            Step(f"{kind} vectors", (f"tests/vectors/write_{kind}_vectors.py",), "tests/vectors/, for both hosts")
+            for kind in ("request", "bundle", "engine")
+        ),
         Step("frames", ("tests/editverse_rt/test_nano_frames.py",), "tests/editverse_rt/nano_frames.npz"),
         Step(
             "tests",

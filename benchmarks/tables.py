@@ -1,5 +1,5 @@
 """`python -m benchmarks.tables`: the tables of docs/benchmarks.md, from the files in benchmarks/results/, and those of
-docs/nano.md, from the quality report in the bundle that ships.
+docs/nano.md, from the quality report in the bundle that ships. docs/long_videos.md has a table of results as well.
 
 A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. With `--check` nothing is written, and the
 exit code is 1 if a table is not what the results say.
@@ -21,10 +21,11 @@ if not __package__:  # run as a file: `python benchmarks/tables.py`
 from benchmarks.report_serving import GROWTH_HEAD, growth_cells
 from benchmarks.results import FOLDER, Results, read_results
 
-__all__ = ["NANO_PAGE", "PAGE", "fill_tables", "main"]
+__all__ = ["LONG_PAGE", "NANO_PAGE", "PAGE", "fill_tables", "main"]
 
 PAGE = FOLDER.parents[1] / "docs" / "benchmarks.md"
 NANO_PAGE = PAGE.with_name("nano.md")
+LONG_PAGE = PAGE.with_name("long_videos.md")
 BUNDLE = FOLDER.parents[1] / "editverse_rt" / "bundles" / "nano" / "bundle.json"
 OURS = "editverse-rt"
 CONTENDERS = ("pytorch", "torch.compile", "onnxruntime", "openvino")
@@ -118,6 +119,42 @@ def _make_stages(folder: Path) -> str:
         first = _seconds(results.facts["seconds_of_first"])
         lines.append([evaluations, *(f"{seconds[s] * 1e3:.3g}" for s in stages), first, _link(name)])
     return _table(["", *stages, "first request", "all figures"], lines)
+
+
+def _make_whole_videos(folder: Path) -> str:
+    """Means over the seeds, which have as many edits each, with the range of success."""
+    results = read_results(folder / "whole-videos.json")
+    lines = []
+    for way in dict.fromkeys(row["way"] for row in results.rows):
+        rows = [row for row in results.rows if row["way"] == way]
+        mean = {
+            name: sum(row[name] for row in rows) / len(rows)
+            for name, value in rows[0].items()
+            if name != "way"
+        }
+        least, most = (pick(row["whole"] for row in rows) for pick in (min, max))
+        quarters = ", ".join(f"{mean[f'quarter_{k}']:.0%}" for k in range(4))
+        lines.append(
+            [
+                way,
+                f"{mean['whole']:.0%} ({least:.0%} to {most:.0%})",
+                f"{mean['first_window']:.0%}",
+                quarters,
+                f"{mean['seam']:.2f}",
+                f"{mean['elsewhere']:.2f}",
+                f"{mean['evaluations']:.2f}",
+            ]
+        )
+    head = [
+        "way",
+        "whole clip right (seeds)",
+        "first window right",
+        "each quarter right",
+        "change at seams",
+        "change elsewhere",
+        "evaluations",
+    ]
+    return _table(head, lines)
 
 
 def _make_load(folder: Path) -> str:
@@ -241,6 +278,7 @@ def _make_real(folder: Path) -> str:
 
 
 _MAKERS: dict[str, Callable[[Path], str]] = {
+    "whole_videos": _make_whole_videos,
     "peers": _make_peers,
     "memory": _make_memory,
     "stages": _make_stages,
@@ -260,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is old")
     check = parser.parse_args(argv).check
     is_old = False
-    for path in (PAGE, NANO_PAGE):
+    for path in (PAGE, NANO_PAGE, LONG_PAGE):
         page = path.read_text(encoding="utf-8")
         new = fill_tables(page)
         if new == page:

@@ -15,11 +15,9 @@ frame at the seams and elsewhere, and the evaluations of the transformer beside 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.results import FOLDER, write_results
 from editverse_rt import media, stages
-from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.families import family_of
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.edit_request import EditRequest
@@ -197,9 +195,11 @@ WAYS: dict[str, tuple[str, Callable[[int], int], Callable[[int], int]]] = {
 """By name: the method, the number of windows of a length, and the frame before the k-th seam."""
 
 
-def measure(pipeline: Pipeline, schedule: str, seed: int, count: int, ways: Sequence[str]) -> dict[str, Any]:
-    """What each way gives on the samples of a seed."""
-    methods, found = Ways(pipeline, schedule), {way: list[dict[str, Any]]() for way in ways}
+def measure(
+    pipeline: Pipeline, schedule: str, seed: int, count: int, ways: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What each way gives on the samples of a seed, a row each."""
+    methods, found = Ways(pipeline, schedule), {way: list[dict[str, float]]() for way in ways}
     windows = dict.fromkeys((*ways, "independent"), 0)
     for sample in tqdm(long_samples(count, seed), total=count, desc=f"seed {seed}", file=sys.stderr):
         length = len(sample.target)
@@ -208,19 +208,16 @@ def measure(pipeline: Pipeline, schedule: str, seed: int, count: int, ways: Sequ
         for way in ways:
             frames = getattr(methods, WAYS[way][0])(sample)
             found[way].append(_score(sample, frames, [WAYS[way][2](k) for k in range(1, length)]))
-    return {
-        way: {
+    return [
+        {
+            "seed": seed,
+            "way": way,
             "edits": count,
-            "whole": _mean(rows, "whole"),
-            "first_window": _mean(rows, "first_window"),
-            "quarters": [_mean(rows, f"quarter_{k}") for k in range(4)],
-            "seam": _mean(rows, "seam"),
-            "elsewhere": _mean(rows, "elsewhere"),
-            "right_answer": _mean(rows, "right_answer"),
+            **{name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]},
             "evaluations": round(windows[way] / windows["independent"], 3),
         }
         for way, rows in found.items()
-    }
+    ]
 
 
 def draw_sheet(pipeline: Pipeline, schedule: str) -> Frames:
@@ -253,33 +250,28 @@ def _score(sample: Sample, frames: Frames, seams: Sequence[int]) -> dict[str, fl
     }
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return round(float(np.mean([row[name] for row in rows])), 4)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.whole_videos", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("-o", "--output", type=Path, help="a JSON file of the results")
-    parser.add_argument("--edits", type=int, default=120, help="of each seed")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER / "whole-videos.json", help="a JSON file of the results"
+    )
+    parser.add_argument("--edits", type=int, default=42, help="of each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--schedule", default="balanced")
     parser.add_argument("--sheet", type=Path, help="draw one edit across its seams to this picture, and end")
-    args = parser.parse_args(argv)
-    results: dict[str, Any] = {"schedule": args.schedule, "date": date.today().isoformat(), "seeds": {}}
-    with Pipeline.open(load_bundle("nano").root, num_threads=1) as pipeline:
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(arguments)
+    rows: list[dict[str, Any]] = []
+    with Pipeline.open("nano", num_threads=1) as pipeline:
         if args.sheet is not None:
             media.write_image(args.sheet, draw_sheet(pipeline, args.schedule))
             return 0
         for seed in args.seeds:
-            rows = measure(pipeline, args.schedule, seed, args.edits, args.ways)
-            results["seeds"][str(seed)] = rows
-            for way, row in rows.items():
-                print(f"seed {seed} {way}: {json.dumps(row)}")
-            if args.output is not None:
-                args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            rows += measure(pipeline, args.schedule, seed, args.edits, args.ways)
+            write_results(args.out, "whole_videos", rows, {"schedule": args.schedule}, arguments)
     return 0
 
 

@@ -74,7 +74,7 @@ class Progress:
     def __call__(self, pipeline: object, step: int, timestep: float, facts: dict[str, Any]) -> None:
         """Show that solver step `step`, counted from 0, is done: a pipeline's `callback_on_step_end`."""
         steps, window = int(facts["num_inference_steps"]), int(facts.get("window", 0))
-        self.show(window * steps + step + 1, steps * (facts.get("num_windows") or window + 1))
+        self.show(window * steps + step + 1, steps * max(facts.get("num_windows") or 1, window + 1))
 
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""

@@ -278,7 +278,6 @@ def _make_real(folder: Path) -> str:
 
 
 _MAKERS: dict[str, Callable[[Path], str]] = {
-    "whole_videos": _make_whole_videos,
     "peers": _make_peers,
     "memory": _make_memory,
     "stages": _make_stages,
@@ -289,6 +288,7 @@ _MAKERS: dict[str, Callable[[Path], str]] = {
     "serving": _make_serving,
     "quality": _make_quality,
     "real": _make_real,
+    "whole_videos": _make_whole_videos,
 }
 
 

@@ -16,9 +16,9 @@ from reference.families.editverse import CONFIGS
 
 GRAPH_NAMES = (
     *("text_encoder", "vae_encoder_first", "vae_encoder_next", "solver_step", "noise"),
-    *("vae_decoder_first", "vae_decoder_next", "transformer", "schedule_euler", "schedule_ab2"),
+    *("vae_decoder_first", "vae_decoder_next", "transformer", "keep_known", "schedule_euler", "schedule_ab2"),
 )
-SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "L": 16, "N": 2, "h": 1, "w": 2, "n": 5}
+SIZES = {"Lt": 3, "Lc": 4, "Lg": 5, "Lk": 6, "L": 16, "N": 2, "h": 1, "w": 2, "n": 5}
 
 
 def test_the_table_has_every_graph_in_order(checkpoint: Checkpoint) -> None:

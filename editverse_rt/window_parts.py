@@ -56,12 +56,7 @@ class WindowParts:
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = FolderLock(self.folder / "lock")
-            if self._path(0).is_file():
-                self._check()
-                while self._path(self.count).is_file():
-                    self.count += 1
-            else:
-                write_json(self.folder / _RUN_JSON, self._facts)
+            self._open()
         except BlockingIOError as error:
             raise RequestError(
                 f"{self.folder} is in use by another run",
@@ -73,12 +68,14 @@ class WindowParts:
             raise MediaError(
                 f"{self.folder}: {error.strerror}", hint="write elsewhere", code="media.unwritable"
             ) from error
+        except EditVerseError:
+            self._unlock()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """Remove the folder after success, or where it holds nothing; else the error says what is kept."""
-        if self._lock is not None:
-            self._lock.close()
+        self._unlock()
         if error is None or self.count == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
@@ -87,6 +84,19 @@ class WindowParts:
             error = RequestCancelled("stopped by Ctrl-C", hint="no result was written", code="cancelled")
         if isinstance(error, EditVerseError):
             raise error.with_hint(kept) from error
+
+    def _open(self) -> None:
+        """Count the windows that are there, or begin with none."""
+        if not self._path(0).is_file():
+            write_json(self.folder / _RUN_JSON, self._facts)
+            return
+        self._check()
+        while self._path(self.count).is_file():
+            self.count += 1
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def _check(self) -> None:
         """Refuse windows that are not wanted, or are of another run."""

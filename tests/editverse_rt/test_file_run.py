@@ -100,6 +100,8 @@ def test_what_is_there_is_not_thrown_away(
     with pytest.raises(RequestError, match="windows of a run that was not finished; resume it") as caught:
         run_to_file(windowed_pipeline, request_of, tmp_path / "out.mp4")
     assert caught.value.code == "request.unfinished"
+    # A refusal holds nothing back: the same process may go on.
+    assert run_to_file(windowed_pipeline, request_of, tmp_path / "out.mp4", resume=True).num_frames == 33
 
 
 @pytest.mark.parametrize("change", ["request", "inputs", "bundle"])

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from editverse_rt.bundle.spec import BundleSpec, GraphSpec
+from editverse_rt.bundle.spec import BundleSpec, Geometry, GraphSpec
 from editverse_rt.engines.manifest import ShapeProfile
 from editverse_rt.engines.shapes import Shape
 from editverse_rt.errors import RequestError
@@ -14,12 +14,14 @@ from editverse_rt.planning.targets import Profile, Target
 from export.graphs import axis_size, split_axis
 from export.sequences import most_noisy_rows, most_tokens, row_range
 
-__all__ = ["Overrides", "parse_shapes", "profiles_of"]
+__all__ = ["Overrides", "cover_sizes", "parse_shapes", "profiles_of"]
 
 Overrides = Mapping[str, Mapping[str, Shape]]
 """By "min", "opt" and "max": shapes that replace a profile's, by the input's name or by graph/name."""
 
 _OPT_TEXT = 32
+_MOST_SPARE = 4 / 3
+"""The largest corner of a VAE's profile, as a multiple of the largest area that the bundle takes."""
 
 
 def parse_shapes(text: str | None) -> dict[str, Shape]:
@@ -79,17 +81,49 @@ def _axis_ranges(
         return [("text", {"Lt": 1}, {"Lt": min(_OPT_TEXT, text)}, {"Lt": text})]
     if graph == "solver_step":
         return [("patches", {"Lg": 1}, {"Lg": max(1, patches // 2)}, {"Lg": patches})]
-    geometry = spec.geometry
+    return _box_ranges(spec.geometry)
+
+
+def _box_ranges(geometry: Geometry) -> list[tuple[str, dict[str, int], dict[str, int], dict[str, int]]]:
+    """The profiles of a VAE's graph, each a box over rows and columns, named after its largest size.
+
+    Each is tuned for the default size, lying or standing, or else for the largest of its own shape.
+    """
     side = geometry.size_multiple
-    longest, square = geometry.max_side_px // side, max(1, math.isqrt(geometry.max_area_px) // side)
-    rows, columns = sorted((geometry.default_height_px // side, geometry.default_width_px // side))
-    low = {"h": 1, "w": 1}
-    if square >= longest:
-        return [("any", low, {"h": rows, "w": columns}, {"h": longest, "w": longest})]
-    return [
-        ("wide", low, {"h": rows, "w": columns}, {"h": max(square, rows), "w": longest}),
-        ("tall", low, {"h": columns, "w": rows}, {"h": longest, "w": max(square, rows)}),
-    ]
+    area = max(1, geometry.max_area_px // side**2)
+    default = (geometry.default_height_px // side, geometry.default_width_px // side)
+    ranges = []
+    for rows, columns in cover_sizes(area, geometry.max_side_px // side):
+        shrink = min(1.0, math.sqrt(area / (rows * columns)))
+        own = (max(1, int(rows * shrink)), max(1, int(columns * shrink)))
+        shapes = (default, default[::-1], own)
+        h, w = next(size for size in shapes if size[0] <= rows and size[1] <= columns)
+        low, opt, high = {"h": 1, "w": 1}, {"h": h, "w": w}, {"h": rows, "w": columns}
+        ranges.append((f"{columns * side}x{rows * side}", low, opt, high))
+    return ranges
+
+
+def cover_sizes(area: int, longest: int) -> list[tuple[int, int]]:
+    """Boxes (rows, columns) that hold every size of at most area, with sides of at most longest; widest first.
+
+    A builder provides for the corner of a box, so none is larger than `_MOST_SPARE` times the area. They are as few
+    as that takes, and then as small as so few can be.
+    """
+    longest = min(longest, area)
+
+    def cover(corner: int) -> list[tuple[int, int]]:
+        boxes: list[tuple[int, int]] = []
+        rows = 0
+        while rows < longest:
+            # What has more rows than the boxes so far has at most so many columns.
+            columns = min(longest, area // (rows + 1))
+            rows = min(longest, corner // columns)
+            boxes.append((rows, columns))
+        return boxes
+
+    most = max(area, int(_MOST_SPARE * area))
+    fewest = len(cover(most))
+    return next(boxes for corner in range(area, most + 1) if len(boxes := cover(corner)) == fewest)
 
 
 def _clip_profiles(spec: BundleSpec, target: Target, max_tokens: int | None) -> list[Profile]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from editverse_rt.errors import RequestError
 from editverse_rt.planning.targets import load_target, target_names
 from editverse_rt.request.layout import Grid, lay_out
 from export.orders import built_graphs
-from export.profiles import parse_shapes, profiles_of
+from export.profiles import cover_sizes, parse_shapes, profiles_of
 from export.sequences import most_tokens
 
 NANO = load_spec("nano")
@@ -89,8 +88,42 @@ def test_a_vae_profile_holds_every_size_that_the_bundle_takes(rows: int, columns
         return
     profiles = profiles_of(LARGE, LARGE.graphs["vae_encoder_first"], load_target("h100"), None, {})
     assert any(not p.find_misfits({"frames": (1, rows * side, columns * side, 3)}) for p in profiles)
-    # No profile provides for the longest side both ways: its buffers would be four times as large.
-    assert all(math.prod(p.shapes["frames"][2][1:3]) < geometry.max_side_px**2 for p in profiles)
+
+
+@settings(deadline=None, max_examples=60)
+@given(area=st.integers(1, 400), longest=st.integers(1, 90), data=st.data())
+def test_boxes_cover_all_sizes_and_little_else(area: int, longest: int, data: st.DataObject) -> None:
+    boxes = cover_sizes(area, longest)
+    rows = data.draw(st.integers(1, min(longest, area)))
+    columns = data.draw(st.integers(1, min(longest, area // rows)))
+    assert any(rows <= height and columns <= width for height, width in boxes)
+    for height, width in boxes:
+        assert max(height, width) <= longest
+        assert height * width <= max(area, area * 4 // 3), "a builder provides for the corner"
+    # No box is inside another one.
+    assert sorted({height for height, _ in boxes}) == [height for height, _ in boxes]
+    assert sorted({width for _, width in boxes}, reverse=True) == [width for _, width in boxes]
+
+
+def test_the_boxes_of_known_models() -> None:
+    """Wan 2.1 to 832x480 and to 1280x720, in patches of 16 pixels; Wan 2.2 5B to 1280x704, of 32."""
+    assert cover_sizes(1560, 80) == [(25, 80), (33, 60), (45, 45), (61, 33), (80, 25)]
+    assert cover_sizes(3600, 80) == [(60, 80), (80, 59)]
+    assert cover_sizes(880, 40) == [(29, 40), (40, 29)]
+    assert cover_sizes(256, 16) == [(16, 16)], "no side is too long for the area"
+
+
+def test_a_vae_profile_is_tuned_for_the_default_size() -> None:
+    profiles = profiles_of(LARGE, LARGE.graphs["vae_encoder_first"], load_target("rtx4090"), None, {})
+    tuned = {p.name: p.shapes["frames"][1][1:3] for p in profiles}
+    # 576x320 lying or standing where a box holds it, else the largest size of the box's own form.
+    assert tuned == {
+        "1024x320": (320, 576),
+        "768x432": (320, 576),
+        "576x576": (320, 576),
+        "432x768": (576, 320),
+        "320x1024": (576, 320),
+    }
 
 
 def test_tokens_can_be_cut(capsys: pytest.CaptureFixture[str]) -> None:

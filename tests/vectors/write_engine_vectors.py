@@ -38,6 +38,9 @@ ROOT = "ROOT"
 ODD_AXES = ("16*h", "016*h", "16*", "*h", "0*h", "-2*h", "1.5*h", "x*h", "2*16*h", "9999999999*h")
 """Names of axes, of which only the first three say something."""
 
+BOXES = ((25, 80), (33, 60), (45, 45), (61, 33), (80, 25))
+"""Patches of 16 pixels that hold all sizes to 832x480 with sides to 1280."""
+
 FILES = [
     ["transformer.onnx", "1" * 64],
     ["vae_encoder_first.onnx", "2" * 64],
@@ -177,6 +180,17 @@ def profile_result(profiles: list[dict[str, Any]], shapes: dict[str, list[int]])
     return choose_profile(plan, {name: tuple(shape) for name, shape in shapes.items()})
 
 
+def sizes_of(rows: int, columns: int) -> dict[str, list[int]]:
+    """The inputs of a VAE's graph at so many patches: a chunk, and a cache with eight pixels a patch."""
+    return {"patches": [1, rows, columns, 64], "cache_0": [1, 8, 2, 8 * rows, 8 * columns]}
+
+
+def boxes_of(corners: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
+    """A profile a box: lying, square and standing ones of nearly the same area."""
+    least = sizes_of(1, 1)
+    return [{n: [least[n], least[n], shape] for n, shape in sizes_of(*corner).items()} for corner in corners]
+
+
 def profile_cases() -> list[dict[str, Any]]:
     rng = random.Random(SEED)
     two = [
@@ -211,6 +225,10 @@ def profile_cases() -> list[dict[str, Any]]:
             rows = [[sides[axis][i] for axis in range(2)] for i in range(3)]
             profiles.append({"a": rows, "b": [[sides[2][i]] for i in range(3)]})
         cases.append((profiles, {"a": [rng.randint(0, 12), rng.randint(0, 12)], "b": [rng.randint(0, 12)]}))
+    cases += [(boxes_of(BOXES), sizes_of(*size)) for size in [*BOXES, (30, 52), (52, 30), (25, 25), (26, 61)]]
+    # Two boxes of one size: the first that is listed.
+    cases += [(boxes_of(pair), sizes_of(20, 20)) for pair in (((25, 80), (80, 25)), ((80, 25), (25, 80)))]
+    cases += [(boxes_of(BOXES), sizes_of(rng.randint(1, 84), rng.randint(1, 84))) for _ in range(40)]
     return [{"profiles": p, "shapes": s, **outcome(lambda p=p, s=s: profile_result(p, s))} for p, s in cases]
 
 

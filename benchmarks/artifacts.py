@@ -26,19 +26,25 @@ __all__ = ["CACHE", "MODELS", "Model", "make_model"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "benchmarks"
-MODELS = ("nano", "editverse-150m", "wan2.1-t2v-1.3b")
+MODELS = ("nano", "editverse-150m", "wan2.1-t2v-1.3b", "wan2.2-vae")
 
 # The VAE of Wan 2.1 and the encoder of Flan-T5-base, at their full sizes.
 WAN_VAE: dict[str, Any] = {
     "base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [],
     "temperal_downsample": [False, True, True], "patch_size": None, "in_channels": 3, "out_channels": 3,
 }  # fmt: skip
+# The VAE of Wan 2.2 TI2V-5B at its full size, beside a small transformer.
+WAN22_VAE: dict[str, Any] = {"base_dim": 160, "decoder_base_dim": 256, "num_res_blocks": 2}
 T5_BASE: dict[str, Any] = {"d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "editverse-150m": {"vae_overrides": WAN_VAE, "text_overrides": T5_BASE}
+    "editverse-150m": {"vae_overrides": WAN_VAE, "text_overrides": T5_BASE},
+    "wan2.2-vae": {"vae_overrides": WAN22_VAE},
 }
-# Of Wan only the transformer is measured: its VAE is the one above.
-PLAIN_GRAPHS = {"wan2.1-t2v-1.3b": ("transformer",)}
+RECIPES = {"wan2.2-vae": "wan-ti2v-tiny"}
+"""The random checkpoint that a model is made from, where it has another name."""
+# Of Wan 2.1 only the transformer is measured: its VAE is the one above. Of Wan 2.2 it is the VAE.
+_VAE_GRAPHS = ("vae_encoder_first", "vae_encoder_next", "vae_decoder_first", "vae_decoder_next")
+PLAIN_GRAPHS = {"wan2.1-t2v-1.3b": ("transformer",), "wan2.2-vae": _VAE_GRAPHS}
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def make_model(name: str, cache: Path = CACHE) -> Model:
             print(f"making {model.checkpoint} ...", file=sys.stderr)
             partial = folder / ".checkpoint.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            make_random_checkpoint(name, partial, **OVERRIDES.get(name, {}))
+            make_random_checkpoint(RECIPES.get(name, name), partial, **OVERRIDES.get(name, {}))
             partial.rename(model.checkpoint)
         if not (model.bundle / "bundle.json").exists():
             print(f"exporting {model.bundle} ...", file=sys.stderr)

@@ -64,13 +64,15 @@ WORKS = (
     ),
     Work("wan-vae-encoder-17", "editverse-150m", "vae_encoder", frames=17, height_px=256, width_px=256),
     Work("wan-vae-decoder-17", "editverse-150m", "vae_decoder", frames=17, height_px=256, width_px=256),
+    Work("wan22-vae-encoder-17", "wan2.2-vae", "vae_encoder", frames=17, height_px=256, width_px=256),
+    Work("wan22-vae-decoder-17", "wan2.2-vae", "vae_decoder", frames=17, height_px=256, width_px=256),
     Work("wan-transformer-300", "wan2.1-t2v-1.3b", "transformer", tokens=300),
     Work("wan-transformer-1.5k", "wan2.1-t2v-1.3b", "transformer", tokens=1530),
     Work("wan-transformer-8k", "wan2.1-t2v-1.3b", "transformer", tokens=8190),
     Work("t5-nano", "nano", "text_encoder", tokens=32),
     Work("t5-base", "editverse-150m", "text_encoder", tokens=128),
 )
-APART = ("transformer-16k", *(work.name for work in WORKS if work.name.startswith("wan-")))
+APART = ("transformer-16k", *(work.name for work in WORKS if work.name.startswith("wan")))
 """Work whose processes would not fit the memory together: they are opened one at a time, turn by turn."""
 
 # Against PyTorch: the relative error of rows, the share of pixels further than one grey level, and, by

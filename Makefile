@@ -28,7 +28,7 @@ help:
 	@echo "make test-wan    every class of Wan as a whole bundle, at tiny sizes; some 15 minutes"
 	@echo "make native  the C library and its examples, in $(NATIVE);  make sanitize    its tests, sanitized"
 	@echo "make test-ort-cuda-shim    node placement on CUDA without a GPU; downloads 255 MB"
-	@echo "make test-ray    a batch and a server over a Ray cluster of two nodes on this machine; downloads 79 MB"
+	@echo "make test-ray    a batch, a benchmark and a server over a Ray cluster of two nodes on this machine; downloads 79 MB"
 	@echo "make test-serve-kills test-serve-fuzz    a server that is killed 200 times; 10,000 altered requests"
 	@echo "make fuzz    its parsers under libFuzzer, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make fuzz-media fuzz-media-native    altered videos and pictures"
 
@@ -199,7 +199,7 @@ CUDA_INCLUDE ?= /usr/local/cuda/include
 test-ort-cuda-shim: .venv-ort-cuda/ready
 	.venv-ort-cuda/bin/python tests/ort_cuda_shim/check_placement.py --include $(CUDA_INCLUDE)
 
-# Not a part of `make test`, since Ray is 79 MB: a batch and a server over two nodes of a cluster on this machine.
+# Not a part of `make test`, since Ray is 79 MB: a batch, a benchmark and a server over two nodes on this machine.
 .venv-ray/ready: pyproject.toml
 	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --editable '.[ray,serve]' 'pytest>=9,<10' pytest-timeout \
@@ -207,7 +207,8 @@ test-ort-cuda-shim: .venv-ort-cuda/ready
 	@touch $@
 
 test-ray: .venv-ray/ready
-	.venv-ray/bin/python -m pytest $(PYTEST) tests/ray_batch/check_ray_batch.py tests/ray_batch/check_ray_serve.py
+	.venv-ray/bin/python -m pytest $(PYTEST) tests/ray_batch/check_ray_batch.py \
+	    tests/ray_batch/check_ray_evaluate.py tests/ray_batch/check_ray_serve.py
 
 # --- the C library --------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ def test_each_library_is_imported_in_one_place(path: Path) -> None:
         "av": "media/",
         "sentencepiece": "request/tokenizer.py",
         "tomli": "planning/targets.py",
-        "ray": ("batch/ray_batch.py", "serve/ray_workers.py"),
+        "ray": "cluster.py",
         "tqdm": "commands/terminal.py",
         "onnxruntime": "backends/ort.py",
         "tensorrt": "backends/trt.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,8 @@ _PARTIAL = ".partial"
 def save_result(folder: Path, row: BatchRow, result: Result) -> Path:
     """Write a row's result; its name appears when the file is whole and on the disk. Raises MediaError."""
     path = folder / (row.stem + BatchFolder.SUFFIXES[len(result.frames) == 1])
-    partial = folder / _PARTIAL / path.name
+    # A name of its own: a process of a run that was killed may still be at work on the same row.
+    partial = folder / _PARTIAL / f"{secrets.token_hex(4)}-{path.name}"
     try:
         partial.parent.mkdir(exist_ok=True)
         result.save(partial)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from editverse_rt.cluster import ClusterOptions
 from editverse_rt.errors import RequestError
 from editverse_rt.request import options
 from editverse_rt.request.options import OPTIONS, Option, OptionValue, check_option, parse_size
@@ -24,11 +25,14 @@ __all__ = [
     "CommandEntry",
     "add_gpu_options",
     "add_pipeline_options",
+    "add_ray_option",
     "add_request_options",
     "add_running_options",
     "bytes_from_text",
+    "cluster_options",
     "device_number",
     "gpu_options",
+    "open_options",
     "parse_arguments",
     "thread_count",
     "version_of",
@@ -253,6 +257,52 @@ def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
         "plugin": args.plugin,
         "kernel_cache": args.kernel_cache,
         "gpu_memory_limit_bytes": args.gpu_memory_limit,
+    }
+
+
+def add_ray_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run on a Ray cluster, one request a device at once; without an address on this machine",
+    )
+
+
+def cluster_options(args: argparse.Namespace) -> ClusterOptions | None:
+    """What `--ray` and the options of `Pipeline.open` say; None without --ray.
+
+    Raises RequestError for options that are Ray's to decide.
+    """
+    if args.ray is None:
+        return None
+    given = {
+        "--workers": args.workers != 1,
+        "--memory": getattr(args, "memory", None) is not None,
+        "--device": args.device is not None,
+    }
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise RequestError(
+            f"{flag} is given with --ray",
+            expected="one request at once on each device that Ray gives",
+            hint=f"leave {flag} out",
+            code="command.usage",
+        )
+    # Another node has another working directory.
+    paths = {
+        name: value.absolute() if isinstance(value, Path) else value
+        for name, value in open_options(args).items()
+    }
+    return ClusterOptions(args.ray or None, args.bundle, args.backend, paths)
+
+
+def open_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `Pipeline.open` takes of the options, besides bundle and backend."""
+    return {
+        "num_threads": args.threads,
+        "allow_unverified": args.allow_unverified,
+        **gpu_options(args),
     }
 
 

@@ -19,9 +19,11 @@ from editverse_rt.commands.arguments import (
     Command,
     add_gpu_options,
     add_pipeline_options,
+    add_ray_option,
     add_request_options,
     bytes_from_text,
-    gpu_options,
+    cluster_options,
+    open_options,
     thread_count,
 )
 from editverse_rt.commands.terminal import (
@@ -64,13 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="for the weights and what running requests hold, such as 8GB (default: no limit)",
     )
-    add(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="run on a Ray cluster, one request a device at once; without an address on this machine",
-    )
+    add_ray_option(parser)
     add_pipeline_options(parser)
     add_request_options(parser, ("schedule",))
     add("--json", action="store_true", help="print one JSON object about the batch")
@@ -79,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    cluster = cluster_options(args)
     rows, failures = read_rows(args)
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(counting_interrupts())
@@ -93,27 +90,17 @@ def run(args: argparse.Namespace) -> int:
                 progress.append(stack.enter_context(contextlib.closing(bar)))
             progress[0].show(done, total)
 
-        how = {"num_threads": args.threads, "allow_unverified": args.allow_unverified, **gpu_options(args)}
         common: Any = {
             "failures": failures,
             "schedule": args.schedule,
             "num_interrupts": lambda: len(interrupts),
             "on_progress": on_progress,
         }
-        if args.ray is not None:
-            check_ray_options(args)
-            report = run_ray_batch(
-                rows,
-                folder,
-                bundle=args.bundle,
-                backend=args.backend,
-                address=args.ray or None,
-                open_options=how,
-                **common,
-            )
+        if cluster is not None:
+            report = run_ray_batch(rows, folder, cluster, **common)
         else:
             report = run_batch(
-                stack.enter_context(Pipeline.open(args.bundle, args.backend, **how)),
+                stack.enter_context(Pipeline.open(args.bundle, args.backend, **open_options(args))),
                 rows,
                 folder,
                 num_workers=args.workers,
@@ -121,18 +108,6 @@ def run(args: argparse.Namespace) -> int:
                 **common,
             )
     return say(args, report)
-
-
-def check_ray_options(args: argparse.Namespace) -> None:
-    """Raise RequestError for what Ray decides itself."""
-    given = {"--workers": args.workers != 1, "--memory": args.memory is not None, "--device": args.device}
-    for flag in (flag for flag, is_given in given.items() if is_given not in (False, None)):
-        raise RequestError(
-            f"{flag} is given with --ray",
-            expected="one request at once on each device that Ray gives",
-            hint=f"leave {flag} out",
-            code="command.usage",
-        )
 
 
 def read_rows(args: argparse.Namespace) -> tuple[list[BatchRow], list[Failure]]:

@@ -13,8 +13,10 @@ from typing import Any
 from editverse_rt.commands.arguments import (
     Command,
     add_gpu_options,
+    add_ray_option,
     add_request_options,
-    gpu_options,
+    cluster_options,
+    open_options,
     thread_count,
 )
 from editverse_rt.commands.terminal import EXIT_OK, print_json
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metrics", type=Path, metavar="M", help="folder of metric models, of python -m export.metrics")
     add("--backend", default="auto", help="of edits and metrics: auto, or a name from doctor (default: auto)")
     add("--workers", type=thread_count, default=1, metavar="N", help="edits at once (default: 1)")
+    add_ray_option(parser)
     add("--threads", type=thread_count, metavar="N", help="CPU threads (default: one a core)")
     add("--limit", type=thread_count, metavar="N", help="the first N items only")
     add(
@@ -92,6 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     what, *paths = args.words
+    if args.ray is not None and what in ("compare", "score"):
+        raise RequestError(
+            f"--ray is given with {what}, which edits nothing", hint="leave it out", code="command.usage"
+        )
     if what == "compare":
         return compare(args, paths)
     if what == "score":
@@ -124,6 +131,7 @@ def evaluate(args: argparse.Namespace, benchmark: Benchmark, data: Path | None, 
         missing = "--data" if data is None else "--output"
         raise RequestError(f"{missing} is missing", expected="a folder", code="command.usage")
     output = args.output or Path("evaluation")
+    cluster = cluster_options(args)
     chosen = choose_items(benchmark, data, limit=args.limit, categories=args.category)
     judge = make_judge(args, benchmark, output)
     options = RunOptions(
@@ -149,20 +157,17 @@ def evaluate(args: argparse.Namespace, benchmark: Benchmark, data: Path | None, 
             )
         report = run_benchmark(
             benchmark, chosen, options, pipeline=pipeline, models=models, judge=judge,
-            say=(lambda line: None) if args.quiet else say,
+            say=(lambda line: None) if args.quiet else say, cluster=cluster,
         )  # fmt: skip
     show(args, report, output)
     return EXIT_OK
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
-    return Pipeline.open(
-        args.bundle,
-        args.backend,
-        num_threads=args.threads,
-        allow_unverified=args.allow_unverified,
-        **gpu_options(args),
-    )
+    """The pipeline that edits; with --ray one that only checks and estimates, which a machine without a GPU can."""
+    if args.ray is not None:
+        return Pipeline.open(args.bundle, "ort-cpu", num_threads=args.threads)
+    return Pipeline.open(args.bundle, args.backend, **open_options(args))
 
 
 def make_judge(args: argparse.Namespace, benchmark: Benchmark, output: Path) -> Judge | None:

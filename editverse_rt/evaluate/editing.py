@@ -1,16 +1,17 @@
-"""Edits what a benchmark's results lack, through a queue of requests; what it would cost on a GPU."""
+"""Edits what a benchmark's results lack, through a queue or over a cluster; what it would cost on a GPU."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from editverse_rt import media
+from editverse_rt.cluster import ClusterOptions, run_on_devices
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.evaluate.benchmarks import Benchmark, BenchmarkItem
 from editverse_rt.evaluate.clips import clip_exists, read_clip_shown, write_pictures
@@ -23,7 +24,15 @@ from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.prompt import with_tags
 from editverse_rt.request_queue import RequestQueue
 
-__all__ = ["ESTIMATED_TARGETS", "Edited", "EditingOptions", "edit_missing", "estimate_seconds", "request_of"]
+__all__ = [
+    "ESTIMATED_TARGETS",
+    "Edited",
+    "EditingOptions",
+    "ItemEditor",
+    "edit_missing",
+    "estimate_seconds",
+    "request_of",
+]
 
 ESTIMATED_TARGETS = ("rtx4090", "h100")
 EDITS_FILE = "edits.json"
@@ -55,11 +64,17 @@ class EditingOptions:
 
 @dataclass
 class Edited:
-    """What editing gave: how many were edited in how many seconds, and a line by key of those that were not."""
+    """What editing gave: how many were edited in how many seconds, and a line by key of those that were not.
 
+    num_at_once: requests at once. made_with: `Pipeline.info` of what edits, None where it is a cluster that had
+    nothing to edit.
+    """
+
+    num_at_once: int = 1
     num_edited: int = 0
     seconds: float = 0.0
     problems: dict[str, str] = field(default_factory=dict)
+    made_with: dict[str, Any] | None = None
 
 
 def request_of(benchmark: Benchmark, item: BenchmarkItem, options: EditingOptions) -> EditRequest:
@@ -77,25 +92,102 @@ def edit_missing(
     pipeline: Pipeline,
     options: EditingOptions,
     say: Callable[[str], None] = lambda line: None,
+    cluster: ClusterOptions | None = None,
 ) -> Edited:
     """Edit every item without a result; a result appears whole or not at all, as soon as it is done.
 
+    cluster: where items are edited in place of the pipeline, one at a time on each device; results are the same.
     An item that cannot be edited is a problem, and the others go on. Raises RequestError where the folder
-    holds results of another bundle or of other options.
+    holds results of another bundle or of other options, and as `run_on_devices`.
     """
     _check_same_run(results, pipeline, options)
-    missing = deque(item for item in items if not clip_exists(benchmark.result(results, item)))
-    edited, running = Edited(), dict[Future[Result], BenchmarkItem]()
-    num_items, start = len(missing), time.perf_counter()
+    missing = [item for item in items if not clip_exists(benchmark.result(results, item))]
+    edited, start = Edited(num_at_once=options.num_workers), time.perf_counter()
+
+    def take(item: BenchmarkItem, error: Exception | None) -> None:
+        if isinstance(error, EditVerseError):
+            edited.problems[item.key] = str(error)
+        elif error is not None:
+            raise error
+        else:
+            edited.num_edited += 1
+            say(f"edited {item.key} ({edited.num_edited} of {len(missing)})")
+
+    if cluster is None:
+        _edit_by_queue(benchmark, missing, results, pipeline, options, take)
+        edited.made_with = pipeline.info()
+    else:
+        _edit_on_devices(benchmark, missing, results, cluster, options, take, edited)
+    edited.seconds = time.perf_counter() - start
+    return edited
+
+
+class ItemEditor:
+    """What each actor of a cluster is: a pipeline on one device, which edits items one after another."""
+
+    def __init__(
+        self,
+        bundle: str,
+        backend: str,
+        open_options: Mapping[str, Any],
+        benchmark: Benchmark,
+        results: Path,
+        options: EditingOptions,
+    ) -> None:
+        self._pipeline = Pipeline.open(bundle, backend, **open_options)
+        self._benchmark, self._results, self._options = benchmark, results, options
+
+    def run(self, item: BenchmarkItem) -> Exception | dict[str, Any]:
+        """Write an item's result; what it was made with, or the error where there is none."""
+        try:
+            result = self._pipeline(request_of(self._benchmark, item, self._options))
+            _save(self._benchmark, item, self._results, result)
+        except Exception as error:
+            return error
+        return self._pipeline.info()
+
+
+def _edit_on_devices(
+    benchmark: Benchmark,
+    missing: Sequence[BenchmarkItem],
+    results: Path,
+    cluster: ClusterOptions,
+    options: EditingOptions,
+    take: Callable[[BenchmarkItem, Exception | None], None],
+    edited: Edited,
+) -> None:
+    def on_over(item: BenchmarkItem, outcome: Exception | dict[str, Any]) -> None:
+        if isinstance(outcome, dict):
+            edited.made_with = outcome
+        take(item, outcome if isinstance(outcome, Exception) else None)
+
+    # Another node has another working directory, and reads folders of pictures itself.
+    waiting = [
+        replace(item, inputs={name: path.absolute() for name, path in item.inputs.items()})
+        for item in missing
+    ][::-1]
+    arguments = (benchmark, results.absolute(), options)
+    edited.num_at_once = run_on_devices(ItemEditor, arguments, cluster, waiting, on_over)
+
+
+def _edit_by_queue(
+    benchmark: Benchmark,
+    missing: Sequence[BenchmarkItem],
+    results: Path,
+    pipeline: Pipeline,
+    options: EditingOptions,
+    take: Callable[[BenchmarkItem, Exception | None], None],
+) -> None:
+    waiting, running = deque(missing), dict[Future[Result], BenchmarkItem]()
     with RequestQueue(pipeline, num_workers=options.num_workers) as queue:
-        while missing or running:
+        while waiting or running:
             # No more requests than workers: waiting ones would only occupy memory.
-            while missing and len(running) < options.num_workers:
-                item = missing.popleft()
+            while waiting and len(running) < options.num_workers:
+                item = waiting.popleft()
                 try:
                     handle = queue.submit(request_of(benchmark, item, options))
                 except EditVerseError as error:
-                    edited.problems[item.key] = str(error)
+                    take(item, error)
                     continue
                 running[handle] = item
             if not running:
@@ -105,12 +197,9 @@ def edit_missing(
                 try:
                     _save(benchmark, item, results, done.result())
                 except EditVerseError as error:
-                    edited.problems[item.key] = str(error)
+                    take(item, error)
                 else:
-                    edited.num_edited += 1
-                    say(f"edited {item.key} ({edited.num_edited} of {num_items})")
-    edited.seconds = time.perf_counter() - start
-    return edited
+                    take(item, None)
 
 
 def estimate_seconds(

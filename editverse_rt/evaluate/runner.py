@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from editverse_rt.cluster import ClusterOptions
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.evaluate.benchmarks import Benchmark, BenchmarkItem, Catalogue
 from editverse_rt.evaluate.clips import clip_exists, read_clip_stored
@@ -80,23 +81,27 @@ def run_benchmark(
     models: MetricModels | None = None,
     judge: Judge | None = None,
     say: Callable[[str], None] = lambda line: None,
+    cluster: ClusterOptions | None = None,
 ) -> dict[str, Any]:
     """Run a benchmark and write `report.json`, `report.md`, `page.html` and `plots/`; returns the report.
 
-    pipeline: edits what has no result, None to only score. A run that was stopped goes on where it was:
-    results and scores that are there are kept. Raises RequestError where results are missing and may not be.
+    pipeline: edits what has no result, None to only score. cluster: edits in its place. A run that was stopped
+    goes on where it was: results and scores that are there are kept. Raises RequestError where results are missing
+    and may not be.
     """
     reasons: dict[str, str] = {}
     times: dict[str, Any] = {"num_items_all": benchmark.num_items or len(chosen.catalogue.items)}
     run: dict[str, Any] = {"name": options.name, "results": str(options.results)}
     if pipeline is not None:
-        edited = edit_missing(benchmark, chosen.items, options.results, pipeline, options.editing, say)
+        edited = edit_missing(
+            benchmark, chosen.items, options.results, pipeline, options.editing, say, cluster
+        )
         reasons |= edited.problems
         if edited.num_edited:
             times["edit_s_an_item"] = edited.seconds / edited.num_edited
-            times["num_workers"] = options.editing.num_workers
+            times["num_workers"] = edited.num_at_once
         times["estimates"] = estimate_seconds(benchmark, chosen.items, pipeline, options.editing)
-        run |= {"pipeline": pipeline.info(), "options": options.editing.to_json()}
+        run |= {"pipeline": edited.made_with, "options": options.editing.to_json()}
     missing = [item.key for item in chosen.items if not clip_exists(benchmark.result(options.results, item))]
     if missing and not options.allow_missing:
         first = missing[0]

@@ -15,43 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from editverse_rt.errors import BackendError
+from editverse_rt.cluster import count_gpus, live_nodes
 from editverse_rt.serve.process import Message, WorkerOptions, WorkerProcess
 
-__all__ = ["RayWorker", "connect_cluster", "devices_of"]
+__all__ = ["RayWorker", "devices_of"]
 
 _MAX_LINE_BYTES = 1 << 22
-
-
-def import_ray() -> Any:
-    """Ray. Raises BackendError (`backend.unavailable`) where it is not installed."""
-    try:
-        import ray
-    except ImportError as error:
-        raise BackendError(
-            f"Ray cannot be imported ({error})",
-            hint="pip install 'editverse-rt[ray,serve]'",
-            code="backend.unavailable",
-        ) from error
-    return ray
-
-
-def connect_cluster(address: str | None) -> Any:
-    """Ray, connected to a cluster; with None, to one that is started on this machine.
-
-    address: "auto", or host and port of the cluster's head. Raises BackendError (`backend.unavailable`).
-    """
-    ray = import_ray()
-    local = {"include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BackendError(
-            f"the Ray cluster {address or 'of this machine'} cannot be used ({error})",
-            hint="check the address",
-            code="backend.unavailable",
-        ) from error
-    return ray
 
 
 def devices_of(ray: Any, backend: str) -> tuple[int | None, int]:
@@ -59,9 +28,9 @@ def devices_of(ray: Any, backend: str) -> tuple[int | None, int]:
 
     A backend for GPUs takes them even where the cluster has none yet; "auto" takes those that are there.
     """
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    num_gpus = count_gpus(ray)
     if backend == "ort-cpu" or (backend == "auto" and not num_gpus):
-        return None, max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
+        return None, max(1, len(live_nodes(ray)))
     # Ray shows a process the one GPU that it may use, as number 0.
     return 0, max(1, num_gpus)
 

@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from editverse_rt.cluster import connect_cluster
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.serve.app import make_app
 from editverse_rt.serve.auth import Keys, load_keys
@@ -61,7 +62,7 @@ def _workers(settings: ServerSettings) -> tuple[list[WorkerOptions], MakeWorker]
     make_worker: MakeWorker = WorkerProcess
     labels = [""] * len(devices)
     if settings.ray is not None:
-        from editverse_rt.serve.ray_workers import RayWorker, connect_cluster, devices_of
+        from editverse_rt.serve.ray_workers import RayWorker, devices_of
 
         ray = connect_cluster(settings.ray or None)
         device, found = devices_of(ray, settings.backend)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,10 @@ from editverse_rt.bundle.spec import (
     TokenizerSpec,
 )
 from editverse_rt.pipeline import Pipeline
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ray_batch"))
+
+from fake_ray import fake_ray  # noqa: F401
 
 GEOMETRY = Geometry(
     temporal_ratio=4,

@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_ray import FakeRay
 from hypothesis import given
 from hypothesis import strategies as st
 
 from editverse_rt import media
-from editverse_rt.batch.folder import BatchFolder
+from editverse_rt.batch import ray_batch
+from editverse_rt.batch.folder import BatchFolder, save_result
+from editverse_rt.batch.ray_batch import run_ray_batch
 from editverse_rt.batch.rows import BatchRow, check_ids, read_manifest, rows_of_folder
 from editverse_rt.batch.running import BatchReport, run_batch
+from editverse_rt.cluster import ClusterOptions
 from editverse_rt.errors import MediaError, RequestError
 from editverse_rt.pipeline import Pipeline
 
@@ -373,3 +377,90 @@ def test_workers_are_the_queue_s(pipeline: Pipeline, source: Path, tmp_path: Pat
 
 def test_a_row_has_a_stem() -> None:
     assert re.fullmatch(r"a-0{16}", BatchRow("a", None, key="0" * 16).stem)  # type: ignore[arg-type]
+
+
+def test_over_a_cluster_results_are_those_of_a_queue_and_either_goes_on(
+    pipeline: Pipeline,
+    runner: Any,
+    source: Path,
+    tmp_path: Path,
+    fake_ray: FakeRay,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Opener:
+        @staticmethod
+        def open(bundle: str, backend: str, **options: Any) -> Pipeline:
+            opened.append((bundle, backend, options))
+            return pipeline
+
+    def run_on_cluster(out: Path, interrupts: list[int]) -> BatchReport:
+        rows, failures = read_manifest(source / "rows.jsonl")
+        options = ClusterOptions(None, str(pipeline.bundle.root), "ort-cpu", {"num_threads": 1})
+        with BatchFolder(out) as folder:
+            return run_ray_batch(
+                rows, folder, options, failures=failures, num_interrupts=lambda: len(interrupts),
+                on_progress=lambda *numbers: interrupts.append(1) if numbers[0] == stop_at else None,
+            )  # fmt: skip
+
+    opened: list[Any] = []
+    monkeypatch.setattr(ray_batch, "Pipeline", Opener)
+    write_manifest(
+        source,
+        *(source / "rows.jsonl").read_text("utf-8").splitlines(),
+        {"id": "bad", "prompt": PROMPT, "schedule": "none"},
+    )
+    run(pipeline, source, tmp_path / "queue")
+    expected = results_in(tmp_path / "queue")
+    assert len(expected) == 3
+
+    # Stopped in the middle, then finished by a queue, then there is nothing to do.
+    stop_at = 1
+    report = run_on_cluster(tmp_path / "out", [])
+    assert (report.num_done, report.num_left) == (2, 2)  # the one that ran beside it is finished
+    assert opened == [(str(pipeline.bundle.root), "ort-cpu", {"num_threads": 1})] * 2
+    assert run(pipeline, source, tmp_path / "out").num_found == 2
+    stop_at = -1
+    report = run_on_cluster(tmp_path / "out", [])
+    assert (report.num_done, report.num_found) == (3, 3)
+    assert [(failure.id, failure.to_json()["code"]) for failure in report.failures] == [
+        ("bad", "request.unknown_schedule")
+    ]
+    assert results_in(tmp_path / "out") == expected
+
+    # From nothing, with a process that ends at one row.
+    encode = runner.text_encoder
+
+    def end(ids: Any) -> Any:
+        runner.text_encoder = encode
+        raise SystemExit(1)
+
+    runner.text_encoder = end
+    report = run_on_cluster(tmp_path / "ray", [])
+    codes = {failure.id: failure.to_json()["code"] for failure in report.failures}
+    assert codes == {"edit": "backend.process", "bad": "request.unknown_schedule"}
+    run_on_cluster(tmp_path / "ray", [])
+    assert results_in(tmp_path / "ray") == expected
+    assert not fake_ray.is_initialized()
+
+
+def test_two_processes_that_write_one_row_do_not_touch_each_other(
+    pipeline: Pipeline, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process of a driver that was killed still writes when the next run has come to the same row."""
+    (row,) = [row for row in read_manifest(source / "rows.jsonl")[0] if row.id == "still"]
+    result = pipeline(row.request)
+    real, inside = os.replace, []
+
+    def replace(partial: Path, path: Path) -> None:
+        if not inside and Path(path).parent == tmp_path:
+            inside.append(partial)
+            save_result(tmp_path, row, result)  # the other one, from its beginning to its end
+        real(partial, path)
+
+    monkeypatch.setattr(os, "replace", replace)
+    path = save_result(tmp_path, row, result)
+    assert inside
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    assert np.array_equal(
+        media.read_clip(path, num_frames=1, height_px=48, width_px=48).frames, result.frames
+    )

@@ -107,6 +107,9 @@ def test_a_folder_takes_an_instruction(tmp_path: Path) -> None:
         (["rows.jsonl", "--workers", "0"], "--workers"),
         (["rows.jsonl", "--workers", "2"], "num_workers is 2, but this backend runs one request at a time"),
         (["rows.jsonl", "--memory", "much"], "--memory"),
+        (["rows.jsonl", "--ray", "--workers", "2"], "--workers is given with --ray"),
+        (["rows.jsonl", "--ray", "--memory", "1GB"], "--memory is given with --ray"),
+        (["rows.jsonl", "--ray", "--device", "0"], "--device is given with --ray"),
     ],
 )
 def test_what_cannot_be_a_batch_is_one_line(

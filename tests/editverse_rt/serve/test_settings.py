@@ -76,6 +76,6 @@ def test_options_that_contradict_are_refused(words: tuple[str, ...]) -> None:
 )
 def test_devices_of_a_cluster(backend: str, num_gpus: int, expected: tuple[Any, int]) -> None:
     resources = {"CPU": 8.0, **({"GPU": float(num_gpus)} if num_gpus else {})}
-    nodes = [{"Alive": True}, {"Alive": False}, {"Alive": True}]
+    nodes = [{"NodeID": name, "Alive": name != "b"} for name in "abc"]
     cluster = SimpleNamespace(cluster_resources=lambda: resources, nodes=lambda: nodes)
     assert devices_of(cluster, backend) == expected

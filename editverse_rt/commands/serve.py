@@ -75,8 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-free", type=bytes_from_text, metavar="SIZE", help="disk that stays free (default: 536.9MB)")
     for flag, text in (
         ("--worker-silence-s", "seconds after which a job that tells nothing hangs (default: 60)"),
+        ("--worker-open-s", "seconds that a worker may open its bundles (default: 1800)"),
         ("--keep-s", "seconds that finished jobs are kept (default: 86400)"),
         ("--max-deadline-s", "seconds that a job may run (default: 3600)"),
+        ("--header-s", "seconds that the headers of a request may take (default: 30)"),
         ("--body-silence-s", "seconds without a byte of a body (default: 30)"),
         ("--drain-s", "seconds that running jobs have at SIGTERM (default: 30)"),
     ):
@@ -134,6 +136,8 @@ def settings_from(args: argparse.Namespace) -> ServerSettings:
         "max_deadline_s": args.max_deadline_s,
         "drain_s": args.drain_s,
         "worker_silence_s": args.worker_silence_s,
+        "worker_open_s": args.worker_open_s,
+        "header_s": args.header_s,
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     body = {"max_bytes": args.max_body, "silence_s": args.body_silence_s, "min_free_bytes": args.min_free}

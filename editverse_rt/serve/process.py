@@ -30,7 +30,7 @@ _LONGEST_PAUSE_S = 30.0
 class WorkerOptions:
     """What a worker opens. slots: jobs at once, 0 for one a core where the backend can; bytes: RLIMIT_AS.
 
-    label: its name in metrics, "" for that of its device.
+    label: its name in metrics, "" for that of its device. open_s: seconds that it has to open its bundles.
     """
 
     bundles: tuple[str, ...]
@@ -40,6 +40,7 @@ class WorkerOptions:
     address_space_bytes: int | None = None
     limits: Limits = field(default_factory=Limits)
     label: str = ""
+    open_s: float = 1800.0
 
     @property
     def name(self) -> str:
@@ -91,7 +92,7 @@ class WorkerProcess:
             while True:
                 try:
                     reader = await self._start()
-                    ready = json.loads(await reader.readline() or b'{"event": "ended"}')
+                    ready = json.loads(await self._first_line(reader) or b'{"event": "ended"}')
                     if ready["event"] == "failed_to_open" and not is_first_up.done():
                         is_first_up.set_exception(_opening_error(ready["error"]))
                         return
@@ -194,6 +195,19 @@ class WorkerProcess:
         )
         return reader
 
+    async def _first_line(self, reader: asyncio.StreamReader) -> bytes:
+        """What the process says of its bundles; b"" where it has ended, or is ended because it says nothing."""
+        try:
+            return await asyncio.wait_for(reader.readline(), self.options.open_s)
+        except asyncio.TimeoutError:
+            text = (
+                f"the worker of {self.name} has not opened its bundles within {self.options.open_s:g} s, and is "
+                "started again; give --worker-open-s more where the disk is slow"
+            )
+            self._on_event(self, {"event": "log", "level": "error", "text": text})
+            self.kill("silent")
+            return b""
+
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError, ValueError):
             while line := await reader.readline():
@@ -231,7 +245,7 @@ class WorkerProcess:
                         code="serve.input_crash",
                     )
                 )
-        if was_up:
+        if was_up or self._reason:
             self._on_end(self, self._reason or f"exit {code}", was_asked)
 
 

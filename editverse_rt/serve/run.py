@@ -15,6 +15,7 @@ from editverse_rt.cluster import connect_cluster
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.serve.app import make_app
 from editverse_rt.serve.auth import Keys, load_keys
+from editverse_rt.serve.connections import protocol_with_limit
 from editverse_rt.serve.dispatcher import Dispatcher, MakeWorker
 from editverse_rt.serve.logs import Log, take_library_warnings
 from editverse_rt.serve.meters import Meters
@@ -43,6 +44,7 @@ def run_server(settings: ServerSettings) -> None:
         app = make_app(settings, dispatcher, keys)
         config = uvicorn.Config(
             app,
+            http=protocol_with_limit(settings.header_s),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -79,6 +81,7 @@ def _workers(settings: ServerSettings) -> tuple[list[WorkerOptions], MakeWorker]
             settings.worker_memory_bytes if device is None else None,
             settings.limits,
             label,
+            settings.worker_open_s,
         )
         for device, label in zip(devices, labels, strict=True)
     ], make_worker

@@ -18,8 +18,9 @@ class ServerSettings:
     the backend chooses. api_keys: a file of name:sha256 lines. hosts: names that requests may give as Host
     besides addresses and localhost. cors_origins: exact origins of other pages that may call.
     worker_memory_bytes: RLIMIT_AS of a worker on a CPU; None for none. worker_silence_s: for which a job may tell
-    nothing before its worker is taken to hang, at least. ray: the address of a cluster for the workers, "" for one
-    that is started here, None for processes of this machine; ray_workers: how many, 0 for one a device.
+    nothing before its worker is taken to hang, at least. worker_open_s: that a worker has to open its bundles.
+    header_s: that a client has to send the headers of a request. ray: the address of a cluster for the workers, ""
+    for one that is started here, None for processes of this machine; ray_workers: how many, 0 for one a device.
     """
 
     data: Path
@@ -42,6 +43,8 @@ class ServerSettings:
     ray_workers: int = 0
     prepare_s: float = 30.0
     worker_silence_s: float = 60.0
+    worker_open_s: float = 1800.0
+    header_s: float = 30.0
     keep_s: float = 86_400.0
     max_stored_bytes: int = 10 << 30
     drain_s: float = 30.0

@@ -23,12 +23,15 @@ def print_line(facts):
 class Heard:
     """What a worker's process is heard to say, and its end, in one list."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, script: str, open_s: float = 60.0) -> None:
         monkeypatch.setattr(process, "WORKER", (sys.executable, "-c", SCRIPT + script))
         self.told: list[Any] = []
-        self.worker = WorkerProcess(WorkerOptions(("nano",)), self._on_event, self._on_end)
+        self.texts: list[str] = []
+        options = WorkerOptions(("nano",), open_s=open_s)
+        self.worker = WorkerProcess(options, self._on_event, self._on_end)
 
     def _on_event(self, worker: WorkerProcess, message: Message) -> None:
+        self.texts += [message["text"]] if message["event"] == "log" else []
         self.told.append(message["event"] if message["event"] != "line" else message["number"])
 
     def _on_end(self, worker: WorkerProcess, reason: str, was_asked: bool) -> None:
@@ -119,3 +122,24 @@ def test_a_system_without_room_for_a_process_is_asked_again(monkeypatch: pytest.
     monkeypatch.setattr(heard.worker, "_connect", connect)
     asyncio.run(heard.run_until(3))
     assert heard.told[:3] == ["log", "log", "ready"]
+
+
+@pytest.mark.parametrize("stuck", [1, 2])
+def test_a_process_that_does_not_open_its_bundles_in_time_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, stuck: int
+) -> None:
+    script = f"""
+from pathlib import Path
+marks = sorted(Path({str(tmp_path)!r}).iterdir())
+if len(marks) < {stuck}:
+    (Path({str(tmp_path)!r}) / str(len(marks))).touch()
+    time.sleep(600)
+{READY}
+time.sleep(600)
+"""
+    heard = Heard(monkeypatch, script, open_s=1.0)
+    asyncio.run(heard.run_until(2 * stuck + 1))
+    assert heard.told[: 2 * stuck + 1] == [*["log", "silent"] * stuck, "ready"]
+    assert heard.worker.num_restarts == stuck
+    assert all("has not opened its bundles within 1 s" in text for text in heard.texts)
+    assert all("--worker-open-s" in text for text in heard.texts)

@@ -31,7 +31,7 @@ def test_each_option_is_a_setting() -> None:
         *("--cors-origin", "https://b", "--max-body", "1MB", "--body-silence-s", "2", "--min-free", "3MB"),
         *("--memory-budget", "4MB", "--worker-memory", "5MB", "--worker-silence-s", "6", "--max-queued", "7"),
         *("--max-queued-per-key", "8", "--max-stored", "9MB", "--keep-s", "10", "--max-deadline-s", "11"),
-        *("--drain-s", "12", "--data", "d"),
+        *("--drain-s", "12", "--data", "d", "--worker-open-s", "13", "--header-s", "14"),
     )
     assert (found.bundles, found.backend, found.devices, found.slots) == (("nano", "b"), "ort-cpu", (0, 1), 3)
     assert (found.host, found.port, found.api_keys, found.data) == ("::1", 0, Path("k"), Path("d"))
@@ -39,6 +39,7 @@ def test_each_option_is_a_setting() -> None:
     body = found.body
     assert (body.max_bytes, body.silence_s, body.min_free_bytes) == (1_000_000, 2.0, 3_000_000)
     assert (found.limits.memory_budget_bytes, found.worker_memory_bytes) == (4_000_000, 5_000_000)
+    assert (found.worker_open_s, found.header_s) == (13, 14)
     assert (found.worker_silence_s, found.max_queued, found.max_queued_per_key) == (6.0, 7, 8)
     assert (found.max_stored_bytes, found.keep_s, found.max_deadline_s, found.drain_s) == (
         9_000_000,

@@ -124,19 +124,43 @@ class Client:
         on_progress: Callable[[dict[str, Any]], object] = lambda job: None,
         poll_s: float = 0.5,
     ) -> dict[str, Any]:
-        """The job once it is completed; on_progress is told of it now and then.
+        """The job once it is completed; on_progress is told of it at each change.
 
-        Raises RequestCancelled, and BackendError with the job's own code where it has failed.
+        The server's events say when that is. Where their stream ends early, such as at a proxy, the job is asked for
+        again after poll_s. Raises RequestCancelled, and BackendError with the job's own code where it has failed.
         """
-        while (shown := self.get(job))["state"] not in _FINISHED:
-            on_progress(shown)
+        while (shown := self._follow(job, on_progress)) is None:
             time.sleep(poll_s)
+            shown = self.get(job)
+            if shown["state"] in _FINISHED:
+                break
+            on_progress(shown)
         on_progress(shown)
         if shown["state"] == "cancelled":
             raise RequestCancelled(f"job {job} was cancelled", hint="submit it again", code="cancelled")
         if shown["error"] is not None:
             raise _error_from(shown["error"], 500)
         return shown
+
+    def _follow(self, job: str, on_progress: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
+        """Read a job's events until it is finished; None where their stream ends before."""
+        connection, answer = self._open("GET", f"/v1/jobs/{job}/events", {}, None)
+        try:
+            if answer.status >= 400:
+                raise _error_of_answer(answer)
+            while line := answer.readline():
+                if not line.startswith(b"data: "):
+                    continue
+                shown: dict[str, Any] = json.loads(line[6:])
+                if shown.get("state") in _FINISHED:
+                    return shown
+                if shown:  # that of a deleted job is empty
+                    on_progress(shown)
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+        return None
 
     def download(self, job: str, path: str | os.PathLike[str], *, variant: str = "result") -> None:
         """Write a job's file in one step. Raises EditVerseError."""

@@ -32,12 +32,16 @@ def choose_next(
 
     Owners take turns: whoever has least running comes first. Among those, a job of the last shape comes before an
     older one that has not waited for AGEING_S. A job whose process died once runs alone, so that it takes no
-    other with it. The next one waits until it fits the memory budget, and all behind it with it.
+    other with it. The next one waits until it fits the memory budget, and all behind it with it. A job that writes its
+    files leaves the device to the next.
     """
-    running = [run.job for run in live.values() if run.worker is worker]
+    runs = [run for run in live.values() if run.worker is worker]
+    running = [run.job for run in runs]
+    num_busy = sum(run.phase != "write" for run in runs)
     models = {model["id"] for model in worker.models}
     mine = [job for job in queued if job.model in models]
-    if not worker.is_up or not mine or len(running) >= worker.slots or any(job.deaths for job in running):
+    has_room = num_busy < worker.slots and len(runs) < 2 * worker.slots
+    if not worker.is_up or not mine or not has_room or any(job.deaths for job in running):
         return None
     by_owner: dict[str, int] = {}
     for run in live.values():

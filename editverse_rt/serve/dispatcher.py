@@ -287,6 +287,8 @@ class Dispatcher:
         if event == "progress":
             run.hear(message["phase"], message["step"], message["window"])
             self._watchers.tell(run.job.id)
+            if run.phase == "write":  # the device is free for the next
+                self._wake.set()
         else:
             self._end_by(run, self._finish(run, message))
 

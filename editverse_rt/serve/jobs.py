@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,8 @@ from editverse_rt.serve.views import native_job, native_jobs
 __all__ = ["JobRoutes", "page_query"]
 
 BEAT_S = 15.0
-LEAST_S = 0.1
-"""Between two events of a job."""
+LEAST_S = 0.25
+"""Between two events of a job's progress."""
 CONTENT_CSP = "default-src 'none'; sandbox"
 
 
@@ -161,11 +162,15 @@ class JobRoutes:
 
     async def _events(self, job_id: str) -> AsyncIterator[str]:
         """The job at each change, until it is over, deleted, or the server is being stopped."""
-        last = ""
+        last, live = "", self._dispatcher.live
+        job, known = None, None
         with self._dispatcher.watch(job_id) as changed:
             while True:
                 changed.clear()
-                job = await self._dispatcher.do(lambda: self._store.get(job_id))
+                run = live.get(job_id)
+                state = None if run is None else (run, run.cancelled_s)
+                if state is None or state != known:  # else only its progress has changed
+                    job, known = await self._dispatcher.do(lambda: self._store.get(job_id)), state
                 if job is None:
                     yield "event: deleted\ndata: {}\n\n"
                     return
@@ -175,11 +180,24 @@ class JobRoutes:
                     last = shown
                 if job.state in FINISHED or self._dispatcher.is_draining:
                     return
-                await asyncio.sleep(LEAST_S)
-                try:
-                    await asyncio.wait_for(changed.wait(), BEAT_S)
-                except asyncio.TimeoutError:
+                while not await self._change(job_id, changed, run is not None):
                     yield ": beat\n\n"
+
+    async def _change(self, job_id: str, changed: asyncio.Event, was_live: bool) -> bool:
+        """Wait for a change, False where there is none for BEAT_S.
+
+        The begin and the end of a run are told at once, progress LEAST_S after what was told before.
+        """
+        begin, dispatcher = time.monotonic(), self._dispatcher
+        if not await _is_set_within(changed, BEAT_S):
+            return False
+        while (job_id in dispatcher.live) == was_live and not dispatcher.is_draining:
+            left_s = begin + LEAST_S - time.monotonic()
+            if left_s <= 0:
+                break
+            changed.clear()
+            await _is_set_within(changed, left_s)
+        return True
 
     async def find(self, request: Request) -> Job:
         """The job of the path, if it is the caller's. Raises HttpError (404)."""
@@ -246,6 +264,14 @@ def _take_references(request: dict[str, Any]) -> dict[str, Reference]:
         one.finish()
     del request["inputs"]
     return references
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return False
+    return True
 
 
 async def find_job(dispatcher: Dispatcher, request: Request) -> Job:

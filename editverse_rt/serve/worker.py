@@ -33,6 +33,8 @@ __all__ = ["main"]
 
 BEAT_S = 1.0
 """How often a run that goes on says so at most."""
+STEP_S = 0.1
+"""How often it tells of a step at most."""
 Message = dict[str, Any]
 
 
@@ -218,12 +220,12 @@ class _Run:
 
     def _on_step_end(self, pipeline: Pipeline, step: int, timestep: float, facts: Message) -> None:
         self._step = step + 1
-        self._last_told = 0.0
-        self._tell("denoise")
+        self._tell("denoise", STEP_S)
 
-    def _tell(self, phase: str) -> None:
+    def _tell(self, phase: str, pause_s: float = BEAT_S) -> None:
+        """Tell the server how far it is: each new phase at once, the same one after a pause."""
         now = time.monotonic()
-        if phase == self._phase and now - self._last_told < BEAT_S:
+        if phase == self._phase and now - self._last_told < pause_s:
             return
         self._phase, self._last_told = phase, now
         message = self._message

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,37 @@ def test_a_server_that_is_not_there_is_told() -> None:
     assert caught.value.code == "backend.unavailable"
     with pytest.raises(RequestError):
         Client("ftp://x")
+
+
+def test_a_stream_of_events_that_ends_early_is_gone_on_with() -> None:
+    """As behind a proxy that closes connections, and one that lets none of them through."""
+    running, done = {"state": "in_progress", "step": 1}, {"state": "completed", "step": 2, "error": None}
+    streams = iter([_event(running), b"", b": beat\n\n" + _event(running)[:-9], _event(done)])
+    asked: list[str] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path.rsplit("/", 1)[1])
+            body = next(streams) if asked[-1] == "events" else json.dumps(running).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    told: list[dict[str, Any]] = []
+    with HTTPServer(("127.0.0.1", 0), Answers) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        try:
+            client = Client(f"http://127.0.0.1:{served.server_port}")
+            assert client.wait("job", on_progress=told.append, poll_s=0.01) == done
+        finally:
+            served.shutdown()
+            thread.join()
+    assert asked == ["events", "job"] * 3 + ["events"]
+    assert told == [running, running, running, running, done]
+
+
+def _event(shown: dict[str, Any]) -> bytes:
+    return f"event: job\ndata: {json.dumps(shown)}\n\n".encode()

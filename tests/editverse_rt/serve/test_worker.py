@@ -11,6 +11,7 @@ import pytest
 
 from editverse_rt.errors import RequestCancelled, RequestError
 from editverse_rt.pipeline import Pipeline
+from editverse_rt.serve import worker
 from editverse_rt.serve.checking import Limits, prepare_request
 from editverse_rt.serve.job import PHASES, Job
 from editverse_rt.serve.live import LiveRun
@@ -76,7 +77,10 @@ def test_a_cancelled_run_calls_no_other_graph(
     assert not results
 
 
-def test_phases_come_in_order_and_steps_count(pipeline: Pipeline, tmp_path: Path, video: bytes) -> None:
+def test_phases_come_in_order_and_steps_count(
+    pipeline: Pipeline, tmp_path: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STEP_S", 0.0)
     run, recorder = make_run(tmp_path, video, None)
     result = run.make(pipeline, Limits())
     phases = [phase for phase, _ in recorder.told]

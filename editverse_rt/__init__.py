@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         RequestCancelled,
         RequestError,
     )
+    from editverse_rt.file_run import FileRun, run_to_file
     from editverse_rt.pipeline import Pipeline, Result
     from editverse_rt.request.edit_request import EditRequest
     from editverse_rt.request_queue import RequestHandle, RequestQueue
+    from editverse_rt.result import EditedWindow, WindowRun
 
 __all__ = [
     "BackendError",
@@ -30,6 +32,8 @@ __all__ = [
     "Client",
     "EditRequest",
     "EditVerseError",
+    "EditedWindow",
+    "FileRun",
     "MediaError",
     "Pipeline",
     "QueueFull",
@@ -38,7 +42,9 @@ __all__ = [
     "RequestHandle",
     "RequestQueue",
     "Result",
+    "WindowRun",
     "load_bundle",
+    "run_to_file",
 ]
 
 _HOMES = {
@@ -47,8 +53,12 @@ _HOMES = {
     "Pipeline": "editverse_rt.pipeline",
     "RequestHandle": "editverse_rt.request_queue",
     "RequestQueue": "editverse_rt.request_queue",
-    "Result": "editverse_rt.pipeline",
+    "Result": "editverse_rt.result",
+    "WindowRun": "editverse_rt.result",
+    "EditedWindow": "editverse_rt.result",
+    "FileRun": "editverse_rt.file_run",
     "load_bundle": "editverse_rt.bundle.manifest",
+    "run_to_file": "editverse_rt.file_run",
 }
 
 

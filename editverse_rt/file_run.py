@@ -74,7 +74,7 @@ def run_to_file(
             field="resume",
         )
     try:
-        if checked.inputs.total_frames is None:
+        if checked.inputs.expected_windows == 1:
             return _run_one(pipeline, checked, output, audio, callback_on_step_end, is_cancelled)
         with WindowParts(output, request, pipeline.bundle, resume=resume) as parts:
             return _run_windows(pipeline, checked, parts, output, audio, callback_on_step_end, is_cancelled)

@@ -26,7 +26,7 @@ from editverse_rt.request.edit_request import EditRequest, Source
 from editverse_rt.request.sizes import Size
 from editverse_rt.request.tokenizer import Tokenizer
 from editverse_rt.request.windows import Windows, read_windows
-from editverse_rt.result import EditedWindow, Result, WindowRun
+from editverse_rt.result import EditedWindow, Result, WindowRun, check_fits_memory
 
 __all__ = ["Pipeline", "Result", "StepCallback"]
 
@@ -262,8 +262,10 @@ class Pipeline:
         is_cancelled: asked before each frame of an input is read and before each call of a graph, from this
         thread. on_graph: told the name of each graph before it is called.
 
-        Raises MediaError, BackendError, RequestCancelled.
+        Raises RequestError where the result would not fit this machine's memory, MediaError, BackendError,
+        RequestCancelled.
         """
+        check_fits_memory(checked)
         run = self.run_windows(
             checked,
             callback_on_step_end=callback_on_step_end,

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from editverse_rt import media
+from editverse_rt.errors import RequestError
 from editverse_rt.media.frames import Frames
 from editverse_rt.media.sound import Sound
+from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.laid_out import LaidOutRequest
 from editverse_rt.request.windows import Windows
 
-__all__ = ["EditedWindow", "Result", "WindowRun"]
+__all__ = ["EditedWindow", "Result", "WindowRun", "check_fits_memory"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,3 +112,29 @@ class WindowRun:
             sound=windows.sound,
             num_windows=len(edited),
         )
+
+
+def check_fits_memory(checked: CheckedRequest) -> None:
+    """Refuse a request of several windows whose `Result` would not fit this machine's memory. Raises RequestError.
+
+    Windows and what they are joined to are there at the same time. Where the length or the memory is not known, nothing
+    is refused.
+    """
+    needed, memory = checked.expected_result_bytes, _memory_bytes()
+    if needed is None or memory is None or 2 * needed <= memory or checked.inputs.expected_windows == 1:
+        return
+    raise RequestError(
+        f"a result of {checked.inputs.expected_frames} frames, which takes {2 * needed / 1e9:.1f} GB of memory",
+        expected=f"at most the {memory / 1e9:.1f} GB of this machine",
+        hint="write it window by window with run_to_file, iterate Pipeline.run_windows, or set num_frames",
+        code="request.too_large",
+        field="length",
+    )
+
+
+def _memory_bytes() -> int | None:
+    """The memory of this machine; None on systems that do not say it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None

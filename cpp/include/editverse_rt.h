@@ -230,12 +230,12 @@ typedef struct ev_request {
   double strength;
 
   /* "whole": a video of any length is edited, window by window, where the bundle can do that (others refuse it).
-   * "cut": what one window holds. NULL, the default: docs/options.md says which. */
+   * "cut": what one window holds. NULL, the default: "whole" where the bundle can do that. */
   const char* length;
 
   /* Called after each window with its frames; ev_run then keeps no frames of windows that are done, so that memory
    * does not grow with the length of a video, and the result has none. NULL, the default: the result has the
-   * frames. */
+   * frames, and one that would not fit the machine's memory is refused. */
   ev_window_callback window_callback;
 } ev_request;
 

@@ -1,11 +1,16 @@
 #include "pipeline.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "error.hpp"
 #include "fields.hpp"
+
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
 
 namespace ev {
 
@@ -39,6 +44,31 @@ Tensor join_rows(std::vector<Tensor> parts) {
     part = Tensor{};
   }
   return whole;
+}
+
+/// The memory of this machine in bytes; none on systems that do not say it.
+std::optional<double> memory_bytes() {
+#ifdef _SC_PHYS_PAGES
+  const auto pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+  if (pages > 0 && page_bytes > 0) return static_cast<double>(pages) * static_cast<double>(page_bytes);
+#endif
+  return std::nullopt;
+}
+
+/// Refuses a request of several windows whose frames would not fit this machine's memory. Windows and what they are
+/// joined to are there at the same time. Throws EV_ERROR_REQUEST.
+void check_fits_memory(const ExaminedInputs& inputs) {
+  const std::optional<std::int64_t> num_frames = expect_num_frames(inputs);
+  const std::optional<double> memory = memory_bytes();
+  if (!num_frames || !memory || expect_num_windows(inputs) == 1) return;
+  const auto [height, width] = inputs.size;
+  const double needed = 2 * 3 * static_cast<double>(*num_frames * height * width);
+  if (needed <= *memory) return;
+  const auto in_gb = [](double num_bytes) { return std::round(num_bytes / 1e8) / 10; };
+  throw Error(EV_ERROR_REQUEST, "request.too_large", "length")
+      .found("a result of ", *num_frames, " frames, which takes ", in_gb(needed), " GB of memory")
+      .expected("at most the ", in_gb(*memory), " GB of this machine")
+      .hint("take the windows by window_callback, or set num_frames");
 }
 
 }  // namespace
@@ -100,6 +130,7 @@ Result Pipeline::run(const Request& request, const StepCallback& on_step, const 
   const Turn turn(*this);
   const Graphs runs = graphs();
   const CheckedRequest checked = check(request, runs);
+  if (!on_window) check_fits_memory(checked.inputs);
   const std::int64_t steps = checked.schedule.num_inference_steps();
   const std::int64_t num_windows = expect_num_windows(checked.inputs).value_or(0);
   const std::unique_ptr<Windows> windows = read_windows(checked.inputs, [this] { check_cancelled(); });

@@ -157,7 +157,7 @@ inline const std::vector<OptionChoices>& option_choices() {
 }
 
 /// Of a request that does not say its length.
-constexpr const char* kDefaultLength = "cut";
+constexpr const char* kDefaultLength = "whole";
 // clang-format on
 
 }  // namespace ev

@@ -43,7 +43,7 @@ examples:
   editverse-rt edit in.mp4 boat.png "<video1> Insert the boat <image1> in the water" -o out.mp4 \\
       --num-inference-steps 50 --guidance-scale 5 --seed 7 --preview sheet.png
   editverse-rt edit photo.jpg "Make it grayscale" -o out.png
-  editverse-rt edit holiday.mp4 "Make it night" -o out.mp4 --length whole
+  editverse-rt edit holiday.mp4 "Make it night" -o out.mp4 --resume
   editverse-rt edit --request request.json -o out.mp4 --seed 8
   editverse-rt --server http://127.0.0.1:8000 edit in.mp4 "Make it night" -o out.mp4
 

@@ -52,6 +52,16 @@ class CheckedRequest:
         guided = self.schedule.table.num_evaluations - steps
         return expect_work(self.inputs, sum(map(len, self.ids)), steps, guided)
 
+    @property
+    def expected_result_bytes(self) -> int | None:
+        """Memory that a `Result` takes, its sources among it; None where the main video does not say its length."""
+        frames = self.inputs.expected_frames
+        if frames is None:
+            return None
+        height, width = self.inputs.size
+        videos = [size for name, size in self.inputs.sizes.items() if name.startswith("video")]
+        return 3 * frames * (height * width + sum(rows * columns for rows, columns in videos))
+
 
 def check_request(
     spec: BundleSpec, tokenizer: Tokenizer, request: EditRequest, make_table: MakeTable

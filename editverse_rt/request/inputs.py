@@ -103,10 +103,13 @@ class ExaminedInputs:
     def _frames_there(self, name: str) -> int | None:
         """Frames that a video has at the rate at which it is read; None where it does not say."""
         info, fps = self.media[name], self.rate_for(name)
-        there = info.num_frames
-        if info.duration_s is not None and (there is None or fps is not None):
-            there = round(info.duration_s * (fps or info.fps or self.fps))
-        return there
+        if fps is None and self.request.start_s == 0 and info.num_frames is not None:
+            return info.num_frames
+        own_fps = info.fps or self.fps
+        there_s = info.duration_s if info.num_frames is None else info.num_frames / own_fps
+        if there_s is None:
+            return None
+        return max(1, math.ceil((there_s - self.request.start_s) * (fps or own_fps) - 1e-6))
 
     def rate_for(self, name: str, main_fps: float | None = None) -> float | None:
         """The rate to sample a video at, None for frame by frame.

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 OptionValue = int | float | str | tuple[int, int] | None
-DEFAULT_LENGTH = "cut"
+DEFAULT_LENGTH = "whole"
 """The length of a request with a video that says neither `length` nor `num_frames`."""
 _LARGEST_SEED = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})")
@@ -110,7 +110,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "num_frames", "int", "--frames", "N",
-        "frames of the result (default: the main input's, up to the bundle's limit)", minimum=1,
+        "frames of the result (default: all of the main input, or the bundle's)", minimum=1,
         maximum=16_777_216,
     ),
     Option(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from editverse_rt import result
 from editverse_rt.errors import RequestCancelled, RequestError
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.edit_request import EditRequest
@@ -60,6 +61,32 @@ def test_one_window_calls_what_it_always_called(
 def test_frames_beyond_the_vae_s_lengths_are_edited_too(windowed_pipeline: Pipeline, slow_clip: Clip) -> None:
     clip = slow_clip(13, 48, 48)[:12]
     assert len(windowed_pipeline(PROMPT, video1=clip, length="whole").frames) == 12
+
+
+def test_a_video_is_edited_whole_unless_it_is_to_be_cut(windowed_pipeline: Pipeline, slow_clip: Clip) -> None:
+    clip = slow_clip(25, 48, 48)
+    whole, cut = windowed_pipeline(PROMPT, video1=clip), windowed_pipeline(PROMPT, video1=clip, length="cut")
+    assert (len(whole.frames), whole.num_windows, whole.notices) == (25, 3, ())
+    assert (len(cut.frames), cut.num_windows) == (9, 1)
+    assert cut.notices[0].startswith("video1: took frames 0-8")
+
+
+def test_a_result_beyond_the_machine_s_memory_is_refused_before_it_begins(
+    windowed_pipeline: Pipeline, windowed_runner: Any, slow_clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = slow_clip(25, 48, 48)
+    # Windows and what they are joined to, of the result and of its source.
+    needed = 2 * 2 * clip.nbytes
+    monkeypatch.setattr(result, "_memory_bytes", lambda: needed - 1)
+    with pytest.raises(RequestError, match="25 frames") as caught:
+        windowed_pipeline(PROMPT, video1=clip)
+    assert (caught.value.code, caught.value.field) == ("request.too_large", "length")
+    assert windowed_runner.calls == []
+    assert len(windowed_pipeline(PROMPT, video1=clip[:9]).frames) == 9
+    request = EditRequest(PROMPT, {"video1": clip})
+    assert len(list(windowed_pipeline.run_windows(windowed_pipeline.prepare(request)))) == 3
+    monkeypatch.setattr(result, "_memory_bytes", lambda: needed)
+    assert len(windowed_pipeline(PROMPT, video1=clip).frames) == 25
 
 
 def test_a_run_goes_on_from_a_window(windowed_pipeline: Pipeline, slow_clip: Clip) -> None:

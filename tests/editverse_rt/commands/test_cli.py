@@ -66,7 +66,7 @@ class FakePipeline:
         return {"bundle": "nano", "backend": "ort-cpu"}
 
     def prepare(self, request: EditRequest) -> SimpleNamespace:
-        return SimpleNamespace(request=request, inputs=SimpleNamespace(total_frames=None))
+        return SimpleNamespace(request=request, inputs=SimpleNamespace(expected_windows=1))
 
     def run(self, checked: SimpleNamespace, *, callback_on_step_end: Any, is_cancelled: Any) -> FakeResult:
         request: EditRequest = checked.request

@@ -165,3 +165,22 @@ def test_a_video_that_breaks_off_ends_there(monkeypatch: pytest.MonkeyPatch) -> 
     assert reader.num_frames == 18
     assert reader.notices == ["video1: broken; the result ends where the video does"]
     assert reader.sound is None
+
+
+@given(num_frames=st.integers(1, 40), first=st.integers(0, 39), fps=st.sampled_from([None, 3.0, 8.0, 20.0]))
+@settings(deadline=None, max_examples=40)
+def test_the_expected_frames_are_those_that_are_read(
+    num_frames: int, first: int, fps: float | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By what a file says of itself, from any start and at any rate."""
+    path = tmp_path_factory.mktemp("clips") / "in.mp4"
+    write_clip(path, numbered(num_frames), 8.0)
+    start_s = min(first, num_frames - 1) / 8.0
+    for source in (path, numbered(num_frames)):
+        # Frames in memory have the rate that is given.
+        rate = fps if source is path else None
+        examined = examine_inputs(EditRequest("", {"video1": source}, fps=rate, start_s=start_s), GEOMETRY)
+        expected = examined.expected_frames
+        reader = read_windows(examined)
+        list(reader)
+        assert expected == reader.num_frames

@@ -89,6 +89,7 @@ void check_notices() {
   Bench bench;
   const ev_clip_size size = default_size();
   ClipInput clip(bench, "video1", 7, size.width_px, size.height_px);
+  bench.request.length = "cut";
   ev_result* result = nullptr;
   CHECK(ev_run(bench.pipeline, &bench.request, &result) == EV_OK);
   const char* notice = ev_result_notice(result, 0);

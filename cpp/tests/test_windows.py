@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cpp.tests import library as native
 from editverse_rt import Pipeline
-from editverse_rt.errors import MediaError, RequestError
+from editverse_rt.errors import MediaError, RequestCancelled, RequestError
 
 STEPS = 1
 Frames = NDArray[np.uint8]
@@ -181,6 +182,28 @@ def test_a_start_behind_the_end(host: Pipeline, twin: Any) -> None:
     with pytest.raises(native.LibraryError) as found:
         twin.run("<video1> Blur", **settings)
     assert found.value.text == str(expected.value)
+
+
+def test_a_video_is_edited_whole_unless_it_is_to_be_cut(host: Pipeline, twin: Any) -> None:
+    _, windows = both(host, twin, "<video1> Blur", video1=clip(20, cut=99))
+    assert windows == [(0, 17), (17, 3)]
+
+
+def test_a_result_beyond_the_machine_s_memory_is_refused(host: Pipeline, twin: Any) -> None:
+    """Before it begins, unless its windows are taken one by one."""
+    num_frames = 16_777_216
+    num_bytes = 2 * 3 * num_frames * 64 * 64
+    is_too_large = num_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    request = {"num_frames": num_frames, "size": (64, 64), "num_inference_steps": 1}
+    with pytest.raises(native.LibraryError) as found:
+        twin.run("A star", on_step=lambda *_: False, **request)
+    assert found.value.facts["code"] == ("request.too_large" if is_too_large else "cancelled")
+    with pytest.raises(native.LibraryError) as found:
+        twin.run("A star", on_window=lambda *_: False, **request)
+    assert "after window 1" in found.value.text
+    with pytest.raises((RequestError, RequestCancelled)) as refused:
+        host("A star", callback_on_step_end=lambda *_: False, **request)
+    assert refused.value.code == ("request.too_large" if is_too_large else "cancelled")
 
 
 def test_a_bundle_without_windows(host: Pipeline, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ class Model:
     plain: Path
 
 
-def make_model(name: str, cache: Path = CACHE) -> Model:
-    """The three forms of a model, made where they are not there yet.
+def make_model(name: str, cache: Path = CACHE, *, needs_plain: bool = True) -> Model:
+    """The three forms of a model, made where they are not there yet; the plain export only where it is needed.
 
     "nano" is the bundle that ships and the checkpoint it comes from; the others have random weights.
     Raises ValueError for another name.
@@ -81,7 +81,7 @@ def make_model(name: str, cache: Path = CACHE) -> Model:
         if not (model.bundle / "bundle.json").exists():
             print(f"exporting {model.bundle} ...", file=sys.stderr)
             export_bundle(model.checkpoint, model.bundle, name=name)
-    if not _is_fresh(model.plain, model.bundle):
+    if needs_plain and not _is_fresh(model.plain, model.bundle):
         print(f"exporting {model.plain} ...", file=sys.stderr)
         export_plain(model.checkpoint, model.bundle, model.plain, PLAIN_GRAPHS.get(name))
     return model
@@ -97,9 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.artifacts", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL", help=f"(default: {MODELS})")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"where they are kept (default: {CACHE})")
+    parser.add_argument(
+        "--without-plain", action="store_true", help="leave out what only ONNX Runtime and OpenVINO read"
+    )
     args = parser.parse_args(arguments)
     for name in args.models:
-        model = make_model(name, args.cache)
+        model = make_model(name, args.cache, needs_plain=not args.without_plain)
         print(f"{model.name}: {model.checkpoint}, {model.bundle}, {model.plain}")
     return 0
 

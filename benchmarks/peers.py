@@ -243,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     contenders = [name for name in CONTENDERS if name in {REFERENCE, *args.peer}]
     rows: list[dict[str, Any]] = []
     for work in (replace(work, steps=args.steps) for work in WORKS if work.name in args.work):
-        model = make_model(work.model, args.cache)
+        reads_plain = any(CONTENDERS[name].form == "plain" for name in contenders)
+        model = make_model(work.model, args.cache, needs_plain=reads_plain)
         forms = {form: str(getattr(model, form)) for form in ("checkpoint", "bundle", "plain")}
         print(f"{work.name} ...", file=sys.stderr)
         options = {"threads": args.threads, "repeats": args.repeats, "max_s": 60 * args.max_minutes}

@@ -60,3 +60,9 @@ def test_a_runner_of_pytorch_names_its_results():
 def test_a_model_that_is_not_measured_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=f"expected one of {', '.join(MODELS)}"):
         make_model("editverse-9b", tmp_path)
+
+
+def test_the_plain_export_is_left_out_where_nobody_reads_it(tmp_path: Path):
+    model = make_model("nano", tmp_path, needs_plain=False)
+    assert model.bundle.is_dir()
+    assert list(tmp_path.iterdir()) == []

@@ -62,7 +62,9 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
     """Costs of a graph over rows, by symbolic shapes."""
     tools = import_module(f"{import_onnxruntime().__name__}.tools.symbolic_shape_infer")
     model = inliner.inline_local_functions(onnx.load(path, load_external_data=False))
+    outside = _hide_weights(model)
     inferred = tools.SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
+    _show_weights(inferred, outside)
     shapes = {v.name: _symbols(v) for v in _values(inferred)}
     sizes = {name: math.prod(shape, start=sympy.Integer(1)) for name, shape in shapes.items()}
     nodes = _nodes_of(inferred, shapes)
@@ -73,6 +75,27 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
         key=lambda held: float(sympy.sympify(held).subs({_AXES[a]: n for a, n in _TYPICAL.items()})),
     )
     return {"flops": _polynomial(flops), "moved": _polynomial(moved), "held": _polynomial(worst)}
+
+
+def _hide_weights(model: Any) -> list[Any]:
+    """Make inputs of the weights that lie in a file beside the graph: the inference reads every constant that a Cast
+    or a sum takes, and would look for that file in the working folder. Returns those weights."""
+    graph = model.graph
+    outside = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    kept = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in outside)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return outside
+
+
+def _show_weights(model: Any, outside: list[Any]) -> None:
+    """The reverse of `_hide_weights`."""
+    names = {t.name for t in outside}
+    inputs = [value for value in model.graph.input if value.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.graph.initializer.extend(outside)
 
 
 def _count_pictures(path: Path, graph: GraphSpec) -> dict[str, Polynomial]:

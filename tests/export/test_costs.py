@@ -182,3 +182,13 @@ def test_a_vae_of_another_shape_costs_what_its_operators_say(
     first = chunk == "first"
     cost = cost_vae(tiny.spec, half, first=first, height_px=4 * side, width_px=3 * side, precision="fp32")
     assert cost.flops == pytest.approx(counted, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["transformer", "text_encoder"])
+def test_weights_beside_the_graph_are_not_read(name: str, nano: Bundle, tmp_path: Path) -> None:
+    """A large model's weights lie in a file, among them constants behind a Cast; they change no count."""
+    model = onnx.load(nano.graph_path(name))
+    path = tmp_path / nano.spec.graphs[name].file
+    onnx.save_model(model, path, save_as_external_data=True, location="x.weights", size_threshold=1024)
+    (tmp_path / "x.weights").unlink()
+    assert count_costs(tmp_path, {name: nano.spec.graphs[name]}) == {name: nano.spec.costs[name]}

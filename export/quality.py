@@ -32,6 +32,7 @@ from reference.nano.heldout import (
     REAL_CLIPS,
     Score,
     heldout_samples,
+    photograph_samples,
     real_clip_folder,
     real_samples,
     rows_of_report,
@@ -169,17 +170,21 @@ def main() -> int:
         edit = bundle_editor(pipeline, args.num_inference_steps, args.guidance_scale)
     scores, results = evaluate(edit, heldout_samples(args.per_kind))
     report = with_interval(summarize(scores), scores)
-    real_scores, real_results = evaluate(edit, real_samples(read_real_clips()))
-    real = with_interval(summarize(real_scores), real_scores)
-    report["real_clips"] = {
-        key: real[key] for key in ("success_rate", "success_interval", "edits", "by_task")
-    }
     print(format_report(report))
-    print("\nReal clips:\n" + format_report(real))
+    apart = {
+        "real_clips": ("Real clips", real_samples(read_real_clips())),
+        "photographs": ("Shapes over photographs", photograph_samples()),
+    }
+    for name, (title, samples) in apart.items():
+        own_scores, own_results = evaluate(edit, samples)
+        own = with_interval(summarize(own_scores), own_scores)
+        report[name] = {key: own[key] for key in ("success_rate", "success_interval", "edits", "by_task")}
+        results += own_results
+        print(f"\n{title}:\n" + format_report(own))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     if args.sheet:
-        draw_sheet(results + real_results, args.sheet)
+        draw_sheet(results, args.sheet)
     if args.write:
         if is_checkpoint:
             parser.error("--write puts the report into a bundle; a checkpoint was given")

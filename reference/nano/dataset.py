@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if not __package__:  # run as a file: `python reference/nano/dataset.py`
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from reference.nano.curate import draw_curated, random_canvas, random_task
 from reference.nano.facts import sample_facts
+from reference.nano.photographs import open_photographs
 from reference.nano.tasks import Sample
 from reference.nano.train_vae import use_image_convolutions
 from reference.nano.world import Frames
@@ -110,6 +111,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=60000)
     parser.add_argument("--video-share", type=float, default=0.3)
+    parser.add_argument("--photographs", type=Path, metavar="FOLDER", help="also as backgrounds of scenes")
+    parser.add_argument(
+        "--photograph-share",
+        type=float,
+        default=0.7,
+        help="of the samples, which may have them (default: 0.7)",
+    )
     parser.add_argument("--part", type=int, default=0, help="which of several processes this is")
     parser.add_argument("--parts", type=int, default=1)
     args = parser.parse_args()
@@ -117,6 +125,7 @@ def main() -> None:
     use_image_convolutions()
     vae = AutoencoderKLWan.from_pretrained(args.run / "vae").eval()
     tokenizer = Tokenizer(args.run / "tokenizer.model")
+    footage = None if args.photographs is None else open_photographs(args.photographs, held_out=False)
     folder = args.run / "data"
     folder.mkdir(exist_ok=True)
     rejected: dict[str, int] = {}
@@ -130,6 +139,8 @@ def main() -> None:
         for _ in range(SHARD):
             task = random_task(rng)
             canvas = random_canvas(rng, task, args.video_share)
+            if footage is not None and rng.random() < args.photograph_share:
+                canvas = replace(canvas, footage=footage)
             samples.append(draw_curated(rng, task, canvas, rejected))
         torch.save(cache_samples(vae, tokenizer, samples), path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)

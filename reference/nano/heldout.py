@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,20 @@ import numpy as np
 
 from reference.nano import styles
 from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
+from reference.nano.photographs import open_shipped_photographs
 from reference.nano.styles import psnr_db
 from reference.nano.tasks import EDIT_TASKS, MIRROR_SENTENCES, STYLE_SENTENCES, Sample
-from reference.nano.world import Canvas, Frames, render, render_mask
+from reference.nano.world import FOOTAGE, Canvas, Frames, render, render_mask
 
 HELDOUT_SEED = 9
 PER_KIND = 9
 VIDEO_LENGTHS = (5, 9, 17)
 GENERATIONS_PER_KIND = 36
+PHOTOGRAPHS_PER_KIND = 6
+PHOTOGRAPH_TASKS = (
+    "add_object", "remove_object", "change_object", "change_color", "change_background",
+    "stylize", "camera", "detection",
+)  # fmt: skip
 CHANGED_LEVELS = 16
 """A pixel had to change when the right answer differs from the source by more in a channel."""
 MIN_PRESERVED_DB = 22.0
@@ -41,6 +47,25 @@ def heldout_samples(per_kind: int = PER_KIND) -> Iterator[Sample]:
                 height, width = SIZES[index % len(SIZES)]
                 frames = VIDEO_LENGTHS[index % len(VIDEO_LENGTHS)] if kind == "video" else 1
                 yield draw_curated(rng, task, Canvas(frames, height, width))
+
+
+def photograph_samples(per_kind: int = PHOTOGRAPHS_PER_KIND) -> Iterator[Sample]:
+    """Edits of shapes over photographs that are never trained on, images and videos.
+
+    Raises ValueError where the package scikit-image, which has the photographs, is not installed.
+    """
+    footage = open_shipped_photographs()
+    for number, task in enumerate(PHOTOGRAPH_TASKS):
+        for kind in ("image", "video"):
+            for index in range(per_kind):
+                rng = np.random.default_rng([HELDOUT_SEED, 100 + number, kind == "video", index])
+                height, width = SIZES[index % len(SIZES)]
+                frames = VIDEO_LENGTHS[index % len(VIDEO_LENGTHS)] if kind == "video" else 1
+                canvas = Canvas(frames, height, width, footage)
+                sample = draw_curated(rng, task, canvas)
+                while sample.scenes[0].background.kind != FOOTAGE:
+                    sample = draw_curated(rng, task, canvas)
+                yield replace(sample, task=f"photograph_{task}")
 
 
 def generation_samples(per_kind: int = GENERATIONS_PER_KIND) -> Iterator[Sample]:

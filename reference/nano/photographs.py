@@ -30,7 +30,10 @@ from PIL import Image, ImageOps
 from reference.nano import styles
 from reference.nano.world import Canvas, Frames
 
-__all__ = ["SOURCES", "Photographs", "Source", "fetch_photographs", "measure_photographs", "open_photographs"]
+__all__ = [
+    "SOURCES", "Photographs", "Source", "fetch_photographs", "measure_photographs", "open_photographs",
+    "open_shipped_photographs",
+]  # fmt: skip
 
 Picture = NDArray[np.float32]
 """float32 [H, W, 3] in [0, 1]."""
@@ -66,6 +69,7 @@ NIGHT_TINT = (0.8, 0.9, 1.15)
 SAME = 0.995
 """Correlation of two thumbnails from which they are one picture, at other sizes or in other packages."""
 MEASURED_SEED = 97
+BACKGROUND_SEED = 96
 MEASURED = {1: 48, 9: 16}
 """Cuts that a measurement takes, by their frames."""
 
@@ -138,11 +142,24 @@ class Photographs:
 
     def draw(self, rng: np.random.Generator, canvas: Canvas) -> Frames:
         """One clip uint8 [T, H, W, 3]."""
+        clip = self._draw_lit(rng, canvas)
+        if rng.random() < 0.25:
+            clip = clip + _grain(rng, clip.shape, float(rng.uniform(0.005, 0.05)))
+        shown = np.asarray(np.clip(clip, 0, 1) * 255 + 0.5, np.uint8)
+        if rng.random() < 0.25:
+            shown = styles.STYLES[str(rng.choice(list(styles.STYLES)))](shown)
+        return shown
+
+    def draw_background(self, seed: int, canvas: Canvas) -> NDArray[np.float32]:
+        """A clip for a scene to be drawn over, see `world.Footage`: without grain, which no edit has to give back."""
+        return np.clip(self._draw_lit(np.random.default_rng([BACKGROUND_SEED, seed]), canvas), 0, 1)
+
+    def _draw_lit(self, rng: np.random.Generator, canvas: Canvas) -> Picture:
+        """A clip that is cut, moved and coloured, some of them at night or with a fade; may leave [0, 1]."""
         picture = self.pictures[int(rng.integers(len(self.pictures)))]
         if rng.random() < 0.5:
             picture = picture[:, ::-1]
-        clip = _pan(rng, picture, canvas)
-        clip = _recolour(rng, clip)
+        clip = _recolour(rng, _pan(rng, picture, canvas))
         draw = rng.random()
         frames = np.linspace(0, 1, canvas.frames, dtype=np.float32)
         if draw < 0.12:  # night
@@ -150,12 +167,7 @@ class Photographs:
         elif draw < 0.20 and canvas.frames > 1:  # a fade from or to black or white
             share = (frames if rng.random() < 0.5 else 1 - frames)[:, None, None, None]
             clip = share * clip + (1 - share) * np.float32(rng.integers(2))
-        if rng.random() < 0.25:
-            clip = clip + _grain(rng, clip.shape, float(rng.uniform(0.005, 0.05)))
-        shown = np.asarray(np.clip(clip, 0, 1) * 255 + 0.5, np.uint8)
-        if rng.random() < 0.25:
-            shown = styles.STYLES[str(rng.choice(list(styles.STYLES)))](shown)
-        return shown
+        return clip
 
     def draw_plain(self, rng: np.random.Generator, canvas: Canvas) -> Frames:
         """One clip that is panned and zoomed, and nothing else: what measurements take."""
@@ -253,6 +265,11 @@ def open_photographs(folder: Path, *, held_out: bool, sources: Sequence[Source] 
     if held_out:
         return Photographs(kept_apart)
     return Photographs(leave_out_copies(read(paths(is_held_out=False)), kept_apart))
+
+
+def open_shipped_photographs() -> Photographs:
+    """scikit-image's photographs, which are held out. Raises ValueError where the package is not installed."""
+    return Photographs([picture for picture in map(read_picture, _shipped_pictures()) if picture is not None])
 
 
 def _shipped_pictures() -> list[Path]:

@@ -14,6 +14,7 @@ import numpy as np
 from reference.nano import styles
 from reference.nano.world import (
     COLORS,
+    MAX_PAN,
     MOTIONS,
     PLACES,
     SHAPES,
@@ -171,6 +172,8 @@ SCENE_EDITS: dict[str, Callable[[Rng, Scene, Canvas], SceneEdit]] = {
     "change_color": change_color,
     "change_background": change_background,
 }
+WHOLE_EDITS = ("stylize", "camera", "inpainting")
+"""Edits that are about no object."""
 STYLE_SENTENCES: dict[str, tuple[str, ...]] = {
     "grayscale": ("Make it grayscale", "Convert it to black and white", "Turn everything grayscale"),
     "invert": ("Invert the colors", "Invert all colors", "Make it a color negative"),
@@ -208,7 +211,9 @@ def named_scene(rng: Rng, canvas: Canvas) -> tuple[Scene, str]:
 
 def plain_sample(rng: Rng, task: str, canvas: Canvas, tag: str) -> Sample:
     """Tasks whose only input is the clip to be edited."""
-    scene = random_scene(rng, canvas)
+    # Of footage, what edits all of it is also to be learnt with nothing drawn on it.
+    least = 0 if canvas.footage is not None and task in WHOLE_EDITS else 1
+    scene = random_scene(rng, canvas, least)
     source = render(scene, canvas)
     if task in SCENE_EDITS:
         sentence, edited, _ = SCENE_EDITS[task](rng, scene, canvas)
@@ -259,7 +264,7 @@ def camera_sample(rng: Rng, canvas: Canvas, tag: str, scene: Scene, source: Fram
         return Sample("camera", prompt, {tag: source}, styles.mirror(source), tag, (scene,))
     side = choose(rng, "left", "right")
     sign = 1 if side == "right" else -1
-    path = [round(sign * 0.2 * canvas.width * i / (canvas.frames - 1)) for i in range(canvas.frames)]
+    path = [round(sign * MAX_PAN * canvas.width * i / (canvas.frames - 1)) for i in range(canvas.frames)]
     prompt = in_request(rng, tag, choose(rng, f"Pan the camera to the {side}", f"Move the camera {side}"))
     return Sample("camera", prompt, {tag: source}, render(scene, canvas, path), tag, (scene,))
 

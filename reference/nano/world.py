@@ -8,8 +8,9 @@ right answer. Everything is numpy, float32 in [0, 1] while rendering, uint8 at t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,12 @@ MAX_SPEED = 0.04
 """Of an object, in frame units per frame: two to three pixels, as in footage of some frames a second."""
 PATTERNS = ("plain", "gradient", "stripes", "checkerboard")
 TEXTURES = ("clouds", "leaves")
+FOOTAGE = "footage"
+"""The kind of a background that is photographs or film, whatever is in them."""
+FOOTAGE_SHARE = 0.6
+"""Of the scenes on a canvas that has footage."""
+MAX_PAN = 0.2
+"""How far a camera of these scenes moves, in widths of the frame."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,22 @@ class Thing:
         return f"{self.color} {self.shape}"
 
 
+class Footage(Protocol):
+    """Photographs or film that scenes may have as their background."""
+
+    def draw_background(self, seed: int, canvas: Canvas) -> NDArray[np.float32]:
+        """A clip float32 [T, H, W, 3] in [0, 1], always the same for a seed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Background:
-    """`kind` is one of PATTERNS (told by `color`) or TEXTURES (told by `seed`)."""
+    """`kind` is one of PATTERNS (told by `color`), of TEXTURES (told by `seed`), or FOOTAGE (told by `seed`)."""
 
     kind: str
     color: str = "white"
     seed: int = 0
+    footage: Footage | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -108,11 +124,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Frames, height and width in pixels."""
+    """Frames, height and width in pixels. footage: what backgrounds may show besides; None for drawn ones alone."""
 
     frames: int
     height: int
     width: int
+    footage: Footage | None = field(default=None, compare=False, repr=False)
 
     @property
     def short_side(self) -> int:
@@ -217,16 +234,22 @@ def texture(kind: str, seed: int, side: int = 96) -> NDArray[np.float32]:
     return picture.astype(np.float32)
 
 
-def render_background(background: Background, canvas: Canvas) -> NDArray[np.float32]:
-    """The background alone, float32 [H, W, 3]."""
+def render_background(background: Background, canvas: Canvas, reach_px: int = 0) -> NDArray[np.float32]:
+    """The background alone, float32 [T, H, W + reach_px or more, 3]; T is 1 for one that does not move."""
+    wide = replace(canvas, width=canvas.width + reach_px)
     if background.kind in PATTERNS:
-        return _named_background(background, canvas)
+        return _named_background(background, wide)[None]
+    if background.kind == FOOTAGE:
+        assert background.footage is not None
+        # As wide with a camera that moves as without, so that both show the same.
+        wide = replace(canvas, width=canvas.width + round(MAX_PAN * canvas.width))
+        return background.footage.draw_background(background.seed, wide)
     picture = texture(background.kind, background.seed // 4)
     if background.seed & 1:
         picture = picture[::-1]
     if background.seed & 2:
         picture = picture[:, ::-1]
-    return picture[: canvas.height, : canvas.width]
+    return picture[None, : wide.height, : wide.width]
 
 
 def render_float(scene: Scene, canvas: Canvas, camera_px: Sequence[int] = ()) -> NDArray[np.float32]:
@@ -235,11 +258,15 @@ def render_float(scene: Scene, canvas: Canvas, camera_px: Sequence[int] = ()) ->
     camera_px: how many pixels to the right the camera stands in each frame (none: it stays).
     """
     camera = list(camera_px) or [0] * canvas.frames
-    reach = max(map(abs, camera))
-    background = render_background(scene.background, replace(canvas, width=canvas.width + reach))
+    backgrounds = render_background(scene.background, canvas, max(map(abs, camera)))
     columns = np.arange(canvas.width)
     # Left of the scene's edge the background is its own mirror image.
-    frames = np.stack([background[:, np.abs(columns + offset)] for offset in camera])
+    frames = np.stack(
+        [
+            backgrounds[min(index, len(backgrounds) - 1)][:, np.abs(columns + offset)]
+            for index, offset in enumerate(camera)
+        ]
+    )
     grid = pixel_grid(canvas)
     for thing in scene.things:
         color = np.asarray(COLORS[thing.color], np.float32)
@@ -294,8 +321,10 @@ def visible_fraction(scene: Scene, index: int, canvas: Canvas) -> float:
     return worst
 
 
-def random_background(rng: np.random.Generator) -> Background:
-    """Textures half of the time, a named pattern otherwise."""
+def random_background(rng: np.random.Generator, footage: Footage | None = None) -> Background:
+    """Of what is drawn, textures half of the time, a named pattern otherwise."""
+    if footage is not None and rng.random() < FOOTAGE_SHARE:
+        return Background(FOOTAGE, seed=int(rng.integers(2**31)), footage=footage)
     if rng.random() < 0.5:
         return Background(str(rng.choice(TEXTURES)), seed=int(rng.integers(800)))
     return random_pattern(rng)
@@ -321,7 +350,7 @@ def random_thing(rng: np.random.Generator, canvas: Canvas, taken: tuple[Thing, .
 def random_scene(rng: np.random.Generator, canvas: Canvas, least: int = 1, most: int = 3) -> Scene:
     """A scene of `least` to `most` objects that all stay visible (drawn again until they do)."""
     while True:
-        scene = Scene(random_background(rng), ())
+        scene = Scene(random_background(rng, canvas.footage), ())
         for _ in range(int(rng.integers(least, most + 1))):
             scene = scene.with_thing(random_thing(rng, canvas, scene.things))
         if all(visible_fraction(scene, index, canvas) > 0.6 for index in range(len(scene.things))):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reference.nano import photographs, train_vae
+from reference.nano import heldout, photographs, train_vae
 from reference.nano.photographs import Photographs, Source, open_photographs
-from reference.nano.world import Canvas
+from reference.nano.tasks import Sample, draw_sample
+from reference.nano.world import FOOTAGE, Background, Canvas, Scene, render, render_mask
 
 SOURCES = (Source("shown", "CC0-1.0"), Source("kept", "CC0-1.0", is_held_out=True))
 
@@ -130,3 +131,61 @@ def test_a_vae_of_another_shape_is_still_nanos_otherwise():
     assert small.config.base_dim == 4
     assert small.config.z_dim == 6
     assert small.config.dim_mult == train_vae.VAE_CONFIG["dim_mult"]
+
+
+def test_scenes_over_photographs_change_where_the_edit_says(folder: Path):
+    footage = open_photographs(folder, held_out=False, sources=SOURCES)
+    found = set()
+    for seed in range(12):
+        sample = draw_sample(np.random.default_rng(seed), "change_color", Canvas(9, 48, 80, footage))
+        background = sample.scenes[0].background
+        found.add(background.kind == FOOTAGE)
+        source = sample.inputs["video1"]
+        mask = render_mask(sample.scenes[0], _index_of_change(sample), Canvas(9, 48, 80))
+        # An edge that covers less than half a grey level of white may still be one level of a colour.
+        assert np.abs(source.astype(int) - sample.target)[mask == 0].max() <= 1
+        if background.kind == FOOTAGE:
+            bare = render(Scene(background, ()), Canvas(9, 48, 80))
+            uncovered = source == bare
+            assert uncovered.mean() > 0.5
+    assert found == {True, False}
+
+
+def _index_of_change(sample: Sample) -> int:
+    before, after = (scene.things for scene in sample.scenes)
+    return next(i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
+
+
+def test_a_camera_over_photographs_begins_where_it_stood(folder: Path):
+    """The right answer of a pan is a wider view of the same film, not another cut of its picture."""
+    footage = open_photographs(folder, held_out=False, sources=SOURCES)
+    background = Background(FOOTAGE, seed=5, footage=footage)
+    canvas = Canvas(5, 48, 80)
+    still = render(Scene(background, ()), canvas)
+    panned = render(Scene(background, ()), canvas, [0, 4, 8, 12, 16])
+    assert np.array_equal(still[0], panned[0])
+    assert np.array_equal(still[4][:, 16:], panned[4][:, :-16])
+
+
+def test_without_photographs_the_world_is_what_it_was():
+    """Held-out sets are drawn from seeds: a draw more or less would make others of them."""
+    assert Canvas(1, 64, 64) == Canvas(1, 64, 64, None)
+    samples = [draw_sample(np.random.default_rng(seed), "stylize", Canvas(1, 64, 64)) for seed in range(8)]
+    assert all(scene.things and scene.background.kind != FOOTAGE for s in samples for scene in s.scenes)
+
+
+def test_photographs_with_nothing_drawn_on_them_are_edited_as_a_whole(folder: Path):
+    footage = open_photographs(folder, held_out=False, sources=SOURCES)
+    drawn = [
+        draw_sample(np.random.default_rng(seed), "stylize", Canvas(1, 64, 64, footage)) for seed in range(30)
+    ]
+    assert any(not sample.scenes[0].things for sample in drawn)
+
+
+def test_the_held_out_edits_are_over_photographs_that_are_held_out():
+    samples = list(heldout.photograph_samples(per_kind=1))
+    assert len(samples) == 2 * len(heldout.PHOTOGRAPH_TASKS)
+    assert {sample.scenes[0].background.kind for sample in samples} == {FOOTAGE}
+    assert {sample.task for sample in samples} == {f"photograph_{t}" for t in heldout.PHOTOGRAPH_TASKS}
+    again = list(heldout.photograph_samples(per_kind=1))
+    assert all(np.array_equal(a.target, b.target) for a, b in zip(samples, again, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
 from itertools import chain
 from typing import Any, cast
@@ -173,25 +174,27 @@ class StreamSource:
 
     def _packets(self, *streams: VideoStream) -> Iterator[Packet[Any]]:
         """Yield the packets that are whole, and the empty ones that flush decoders."""
-        packets = self.container.demux(*streams)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                packet = None
-                self.num_damaged += 1
-            if packet is None:
-                return
-            # What is missing of a packet that was cut would be concealed by guesswork.
-            if packet.is_corrupt:
-                self.num_damaged += 1
-                continue
-            if packet.dts is not None:
-                if packet.size == 0:
+        # PyAV frees the packet that it reads into only where its generator is exhausted or closed, not dropped.
+        packets: Any = self.container.demux(*streams)
+        with closing(packets):
+            while True:
+                try:
+                    packet = next(packets, None)
+                except av.FFmpegError:
+                    packet = None
+                    self.num_damaged += 1
+                if packet is None:
+                    return
+                # What is missing of a packet that was cut would be concealed by guesswork.
+                if packet.is_corrupt:
+                    self.num_damaged += 1
                     continue
-                if "avi" in self._names:
-                    self._dts.append(packet.dts)
-            yield packet
+                if packet.dts is not None:
+                    if packet.size == 0:
+                        continue
+                    if "avi" in self._names:
+                        self._dts.append(packet.dts)
+                yield packet
 
     def _decoded(self, packet: Packet[Any], decoder: VideoCodecContext) -> Iterator[VideoFrame]:
         try:

@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS speeds (name TEXT PRIMARY KEY, flops_per_s REAL NOT N
 _COLUMNS = tuple(field.name for field in fields(Job))
 _JSON = frozenset({"request", "inputs", "plan", "result", "error", "extra"})
 _VERSION = 1
+_CACHE_KIB = 200
 
 
 class Turn:
@@ -82,6 +83,10 @@ class JobTable:
             path.chmod(0o600)
             self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._reader.execute("PRAGMA query_only=ON")
+            for connection in (self._db, self._reader):
+                # SQLite would keep 2 MB of pages each, in pieces between which the heap does not shrink again. The
+                # system keeps the file's pages in memory anyway.
+                connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         except sqlite3.Error as error:
             raise RequestError(
                 f"{path} cannot be read as a table of jobs ({error})",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import struct
 import subprocess
 import sys
@@ -297,3 +299,32 @@ def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     with pytest.raises(MediaError, match="found"):
         probe(tmp_path / "huge.png")
+
+
+class MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and newer; uordblks: bytes that are in use."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc says how much of the heap is in use"
+)
+def test_looking_at_many_files_keeps_no_memory(tmp_path: Path) -> None:
+    """A packet that PyAV's demuxer does not free is 150 bytes."""
+    path = encode(tmp_path / "in.mkv", grey_frames(2))
+    info = ctypes.CDLL(None).mallinfo2
+    info.restype = MallocInfo
+    for _ in range(50):
+        probe(path)
+    gc.collect()
+    before = info().uordblks
+    for _ in range(300):
+        probe(path)
+    gc.collect()
+    assert info().uordblks - before < 300 * 50

@@ -16,6 +16,7 @@ from editverse_rt.errors import RequestError
 from editverse_rt.serve.job import FINISHED, MAX_DEATHS, Job, StoredInput
 from editverse_rt.serve.problems import HttpError
 from editverse_rt.serve.store import JobStore
+from editverse_rt.serve.table import JobTable
 
 KEEP_S = 100.0
 MAX_BYTES = 1000
@@ -326,3 +327,13 @@ def test_reading_does_not_wait_for_a_write(tmp_path: Path) -> None:
             may_end.set()
             writer.join()
         assert store.counts() == {"cancelled": 1}
+
+
+def test_both_connections_keep_few_pages_in_memory(tmp_path: Path) -> None:
+    """By default each keeps 2 MB, so that a server's memory grows over its first thousand jobs."""
+    table = JobTable(tmp_path / "jobs.sqlite3")
+    kept = [
+        connection.execute("PRAGMA cache_size").fetchone()[0] for connection in (table._db, table._reader)
+    ]
+    table.close()
+    assert kept == [-200, -200]  # negative: KiB

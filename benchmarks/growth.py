@@ -44,12 +44,12 @@ SPREAD = 0.5
 
 def measure_store(jobs: int) -> float:
     """Seconds that the store takes for a job from its row to its end, without its files."""
-    plan = {"width": 64, "height": 64, "num_frames": 1, "flops": {"denoise": 1}, "num_inference_steps": 1}
+    facts = {"width": 64, "height": 64, "num_frames": 1, "flops": {"denoise": 1}, "num_inference_steps": 1}
     with tempfile.TemporaryDirectory() as folder, JobStore(Path(folder)) as store:
         begin = time.perf_counter()
         for number in range(jobs):
             made = Job(
-                f"job_{number}", "a", "native", "nano", "png", {"prompt": "x"}, {}, plan, 60.0, time.time()
+                f"job_{number}", "a", "native", "nano", "png", {"prompt": "x"}, {}, facts, 60.0, time.time()
             )
             store.add(made, f"key{number}", "digest")
             begun = store.begin(made.id)

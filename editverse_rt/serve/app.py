@@ -134,7 +134,7 @@ class _Pages:
         for worker in dispatcher.workers:
             meters.worker_up.labels(worker.name).set(worker.is_up)
             running = [run.job for run in dispatcher.live.values() if run.worker is worker]
-            planned = sum(job.plan["memory_bytes"] for job in running)
+            planned = sum(job.estimate["memory_bytes"] for job in running)
             meters.memory_bytes.labels(worker.name, "planned").set(planned)
             meters.memory_bytes.labels(worker.name, "resident").set(_resident_bytes(worker.pid))
         return PlainTextResponse(meters.render(counts), media_type="text/plain; version=0.0.4")

@@ -41,7 +41,7 @@ class Prepared:
     request: dict[str, Any]
     inputs: dict[str, Path]
     format: str
-    plan: dict[str, Any]
+    estimate: dict[str, Any]
 
     def close(self) -> None:
         """Close the files of the inputs."""
@@ -101,12 +101,12 @@ def prepare_request(
         decoded += _kept_bytes(checked, work)
         if limits.memory_budget_bytes is not None:
             check_budget(spec, work, limits.memory_budget_bytes, decoded)
-        plan = _plan_from(pipeline, checked, work, decoded)
+        estimate = _estimate_from(pipeline, checked, work, decoded)
         stack.pop_all()
     chosen = file_format or ("png" if work.result[0] == 1 else "mp4")
     facts = edit.to_json()
     facts.pop("inputs", None)
-    return Prepared(checked, facts, named, chosen, plan)
+    return Prepared(checked, facts, named, chosen, estimate)
 
 
 def error_without_paths(error: EditVerseError, places: Mapping[str, Path]) -> dict[str, str]:
@@ -160,7 +160,7 @@ def _kept_bytes(checked: CheckedRequest, work: Work) -> int:
     return 2 * 3 * max(0, _frames_of(checked) - frames) * height * width
 
 
-def _plan_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded: int) -> dict[str, Any]:
+def _estimate_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded: int) -> dict[str, Any]:
     spec = pipeline.bundle.spec
     estimate = estimate_work(spec, work)
     request, (frames, height, width) = checked.request, work.result

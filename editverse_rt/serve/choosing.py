@@ -17,8 +17,8 @@ AGEING_S = 30.0
 
 def shape_of(job: Job) -> tuple[object, ...]:
     """Jobs of one shape call graphs with the same lengths, which some backends do faster in a row."""
-    plan = job.plan
-    return (job.model, plan["width"], plan["height"], plan["num_frames"], len(job.inputs))
+    estimate = job.estimate
+    return (job.model, estimate["width"], estimate["height"], estimate["num_frames"], len(job.inputs))
 
 
 def choose_next(
@@ -54,6 +54,6 @@ def choose_next(
     if chosen.deaths and running:
         return None
     budget = worker.options.limits.memory_budget_bytes
-    held = sum(job.plan["memory_bytes"] for job in running)
-    fits = budget is None or not running or held + chosen.plan["memory_bytes"] <= budget
+    held = sum(job.estimate["memory_bytes"] for job in running)
+    fits = budget is None or not running or held + chosen.estimate["memory_bytes"] <= budget
     return chosen if fits else None

@@ -205,15 +205,15 @@ class Dispatcher:
         for job in await self.do(self.store.queued):
             if ahead_of is not None and job.id == ahead_of.id:
                 break
-            seconds = self.expected_seconds(job.model, job.plan)
+            seconds = self.expected_seconds(job.model, job.estimate)
             if seconds is None:
                 return None
             total += seconds
         return total / slots
 
-    def expected_seconds(self, model: str, plan: dict[str, Any]) -> float | None:
+    def expected_seconds(self, model: str, estimate: dict[str, Any]) -> float | None:
         """How long a job takes once it runs."""
-        flops = float(sum(plan["flops"].values()))
+        flops = float(sum(estimate["flops"].values()))
         found = [self.speeds.seconds(worker.name, model, flops) for worker in self.workers]
         return min((seconds for seconds in found if seconds is not None), default=None)
 
@@ -323,7 +323,7 @@ class Dispatcher:
     def _learn(self, run: LiveRun) -> None:
         seconds = sum(run.stage_s.get(phase, 0.0) for phase in ("encode", "denoise", "decode"))
         learnt = self.speeds.learn(
-            run.worker.name, run.job.model, float(sum(run.job.plan["flops"].values())), seconds
+            run.worker.name, run.job.model, float(sum(run.job.estimate["flops"].values())), seconds
         )
         if learnt is not None:
             self._spawn(self._write(lambda: self.store.keep_speed(*learnt)))
@@ -361,7 +361,7 @@ class Dispatcher:
     async def _watch(self) -> None:
         await asyncio.sleep(_WATCH_S)
         for run in list(self.live.values()):
-            seconds = self.expected_seconds(run.job.model, run.job.plan)
+            seconds = self.expected_seconds(run.job.model, run.job.estimate)
             steps = run.num_windows * max(1, run.num_steps)
             step_s = None if seconds is None else seconds / steps
             if not run.is_ending and run.is_silent(step_s, self._silence_s):

@@ -43,7 +43,7 @@ class Job:
     """One row of the store.
 
     owner: the name of the key that submitted it. view: the interface that did, "native", "video" or "image".
-    request: JSON of the edit request without inputs; inputs: by tag. plan: what checking it gave (size,
+    request: JSON of the edit request without inputs; inputs: by tag. estimate: what checking it gave (size,
     frames, steps, memory, operations). runs: how often it was begun; a process that reports about another
     run is not believed. deaths: runs whose process ended. is_cancelling: cancelled while it runs. Times are
     seconds since 1970; num_bytes: of its files.
@@ -56,7 +56,7 @@ class Job:
     format: str
     request: dict[str, Any]
     inputs: dict[str, StoredInput]
-    plan: dict[str, Any]
+    estimate: dict[str, Any]
     deadline_s: float
     created_at: float
     state: str = "queued"

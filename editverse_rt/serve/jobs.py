@@ -65,7 +65,7 @@ class JobRoutes:
             return await self._read(request, folder)
 
         if dry_run == "1":
-            return JSONResponse(await self._submitter.plan(request, read))
+            return JSONResponse(await self._submitter.estimate(request, read))
         job = await self._submitter.submit(request, read)
         return JSONResponse(await native_job(self._dispatcher, job), 201, {"Location": f"/v1/jobs/{job.id}"})
 

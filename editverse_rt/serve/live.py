@@ -38,12 +38,12 @@ class LiveRun:
 
     @property
     def num_steps(self) -> int:
-        return int(self.job.plan["num_inference_steps"])
+        return int(self.job.estimate["num_inference_steps"])
 
     @property
     def num_windows(self) -> int:
         """In how many windows a long video is done."""
-        return int(self.job.plan.get("num_windows", 1))
+        return int(self.job.estimate.get("num_windows", 1))
 
     def hear(self, phase: str, step: int, window: int = 0) -> None:
         """Take what the process tells."""
@@ -66,35 +66,35 @@ class LiveRun:
         step_s = self.step_s or expected_step_s
         if step_s is None:
             steps = self.num_windows * max(1, self.num_steps)
-            step_s = sum(self.job.plan["flops"].values()) / steps / UNKNOWN_FLOPS_PER_S
+            step_s = sum(self.job.estimate["flops"].values()) / steps / UNKNOWN_FLOPS_PER_S
         limit_s = max(least_s, min(SILENT_STEPS * step_s, self.job.deadline_s))
         return time.monotonic() - self.heard_s > limit_s
 
     @property
     def done_flops(self) -> float:
-        """Operations that are done, by the plan: those of earlier phases, and the steps' share of this one."""
-        flops, at = self.job.plan["flops"], PHASES.index(self.phase)
+        """Operations that are done, by the estimate: those of earlier phases, and the steps' share of this one."""
+        flops, at = self.job.estimate["flops"], PHASES.index(self.phase)
         if self.phase == "write":
             return float(sum(flops.values()))
         done = sum(flops.get(phase, 0) for phase in PHASES[:at])
         if self.phase == "denoise":
             done += flops["denoise"] * self.step / max(1, self.num_steps)
-        # The plan is of all windows; this window's share is added to those that are done.
+        # The estimate is of all windows; this window's share is added to those that are done.
         window = min(self.window, self.num_windows - 1)
         return float(done + window * sum(flops.values())) / self.num_windows
 
     @property
     def progress(self) -> float:
         """The share of the job's operations that is done; 1 only when its files are in place."""
-        total = sum(self.job.plan["flops"].values())
+        total = sum(self.job.estimate["flops"].values())
         return min(0.99, self.done_flops / total) if total else 0.0
 
     def left_s(self, speeds: Speeds) -> float | None:
         """Seconds to its end: by its own speed once it has made a step, before that by the learnt one."""
-        total = float(sum(self.job.plan["flops"].values()))
+        total = float(sum(self.job.estimate["flops"].values()))
         left = total - self.done_flops
         if self.step_s is not None and self.num_steps:
-            own = self.job.plan["flops"]["denoise"] / self.num_windows / self.num_steps / self.step_s
+            own = self.job.estimate["flops"]["denoise"] / self.num_windows / self.num_steps / self.step_s
             return left / own if own else None
         return speeds.seconds(self.worker.name, self.job.model, left)
 

@@ -57,7 +57,7 @@ class Meters:
             self.cancel_s.observe(now - run.cancelled_s)
         if outcome != "completed":
             return
-        self.job_s.labels(kind, run.job.plan["schedule"]).observe(now - run.begun_s)
+        self.job_s.labels(kind, run.job.estimate["schedule"]).observe(now - run.begun_s)
         for stage, seconds in run.stage_s.items():
             self.stage_s.labels(stage).observe(seconds)
         if run.step_s is not None:

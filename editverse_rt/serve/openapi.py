@@ -80,7 +80,7 @@ def _job_paths() -> Schema:
     return {
         "/v1/jobs": {
             "post": {
-                **_operation("Submit a job", {200: _ref("Plan"), 201: job}, _OF_A_BODY, [dry, key]),
+                **_operation("Submit a job", {200: _ref("Estimate"), 201: job}, _OF_A_BODY, [dry, key]),
                 **_body({"application/json": _ref("JobBody"), "multipart/form-data": parts}),
             },
             "get": _operation("List jobs", {200: _ref("JobList")}, _ALWAYS, _page()),
@@ -236,9 +236,9 @@ def _schemas(settings: ServerSettings) -> Schema:
         ),
         "JobList": _object({**page, "data": {"type": "array", "items": _ref("Job")}}),
         "Recipe": _object({"model": _text(), "format": {"enum": list(FORMATS)}, "request": {"type": "object"}}),
-        "Plan": _object(
+        "Estimate": _object(
             {
-                "object": {"const": "plan"}, "model": _text(), "format": {"enum": list(FORMATS)}, "size": _text(),
+                "object": {"const": "estimate"}, "model": _text(), "format": {"enum": list(FORMATS)}, "size": _text(),
                 "num_frames": whole, "fps": number, "schedule": _text(), "num_inference_steps": whole,
                 "memory_bytes": whole, "flops": number, "seconds": _maybe("number"), "wait_s": _maybe("number"),
                 "prompt": _text(),

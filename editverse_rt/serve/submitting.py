@@ -20,7 +20,7 @@ from editverse_rt.serve.gate import owner_of
 from editverse_rt.serve.job import Job, StoredInput
 from editverse_rt.serve.problems import HttpError, RefusedError, disk_full
 from editverse_rt.serve.settings import ServerSettings
-from editverse_rt.serve.views import plan_json
+from editverse_rt.serve.views import estimate_json
 
 __all__ = ["Reference", "Submission", "Submitter", "bad_key", "submission_key"]
 
@@ -96,14 +96,14 @@ class Submitter:
             self._dispatcher.submitted(added)
         return added
 
-    async def plan(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
+    async def estimate(self, request: Request, read_body: ReadBody) -> dict[str, Any]:
         """Check what a request asks for, and say what it would cost; nothing is kept."""
         job_id = self._store.new_id()
         try:
             await self._check_disk(request)
             submission = await read_body(self._store.input_folder(job_id))
             job, answer = await self._check(job_id, owner_of(request), submission)
-            return plan_json(self._dispatcher, answer, job.model, await self._dispatcher.wait_seconds())
+            return estimate_json(self._dispatcher, answer, job.model, await self._dispatcher.wait_seconds())
         finally:
             self._store.discard(job_id)
 
@@ -204,7 +204,7 @@ class Submitter:
             format=answer["format"],
             request=answer["request"],
             inputs=named,
-            plan=answer["plan"],
+            estimate=answer["estimate"],
             deadline_s=deadline_s,
             created_at=time.time(),
             extra={

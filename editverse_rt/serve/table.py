@@ -19,7 +19,7 @@ __all__ = ["JobTable", "job_from", "values_from"]
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, view TEXT NOT NULL, model TEXT NOT NULL, format TEXT NOT NULL,
-    request TEXT NOT NULL, inputs TEXT NOT NULL, plan TEXT NOT NULL, deadline_s REAL NOT NULL,
+    request TEXT NOT NULL, inputs TEXT NOT NULL, estimate TEXT NOT NULL, deadline_s REAL NOT NULL,
     created_at REAL NOT NULL, state TEXT NOT NULL, runs INTEGER NOT NULL, deaths INTEGER NOT NULL,
     is_cancelling INTEGER NOT NULL, queued_at REAL NOT NULL, started_at REAL, finished_at REAL,
     num_bytes INTEGER NOT NULL, result TEXT, error TEXT, extra TEXT NOT NULL);
@@ -32,8 +32,8 @@ CREATE TABLE IF NOT EXISTS tombstones (id TEXT PRIMARY KEY, owner TEXT NOT NULL,
 CREATE TABLE IF NOT EXISTS speeds (name TEXT PRIMARY KEY, flops_per_s REAL NOT NULL);
 """
 _COLUMNS = tuple(field.name for field in fields(Job))
-_JSON = frozenset({"request", "inputs", "plan", "result", "error", "extra"})
-_VERSION = 1
+_JSON = frozenset({"request", "inputs", "estimate", "result", "error", "extra"})
+_VERSION = 2
 _CACHE_KIB = 200
 
 
@@ -76,8 +76,12 @@ class JobTable:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if version not in (0, 1, _VERSION):
                 raise sqlite3.DatabaseError(f"its version is {version}, not {_VERSION}")
+            if version == 1:
+                with self.transaction():
+                    self._db.execute("ALTER TABLE jobs RENAME COLUMN plan TO estimate")
+                    self._db.execute(f"PRAGMA user_version={_VERSION}")
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version={_VERSION}")
             path.chmod(0o600)

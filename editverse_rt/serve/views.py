@@ -8,7 +8,7 @@ from editverse_rt.serve.dispatcher import Dispatcher
 from editverse_rt.serve.job import FINISHED, Job
 from editverse_rt.serve.problems import error_json
 
-__all__ = ["native_job", "native_jobs", "plan_json", "video_json"]
+__all__ = ["estimate_json", "native_job", "native_jobs", "video_json"]
 
 
 async def native_job(dispatcher: Dispatcher, job: Job) -> dict[str, Any]:
@@ -31,7 +31,7 @@ async def _eta_s(dispatcher: Dispatcher, job: Job) -> float | None:
     if job.state != "queued":
         return None
     wait_s = await dispatcher.wait_seconds(ahead_of=job)
-    own_s = dispatcher.expected_seconds(job.model, job.plan)
+    own_s = dispatcher.expected_seconds(job.model, job.estimate)
     return None if wait_s is None or own_s is None else wait_s + own_s
 
 
@@ -45,8 +45,10 @@ def _native(dispatcher: Dispatcher, job: Job, queued: list[Job], eta_s: float | 
         "model": job.model,
         "state": job.state,
         "phase": None if run is None else run.phase,
-        "step": run.step if run is not None else (job.plan["num_inference_steps"] if progress == 1 else 0),
-        "num_steps": job.plan["num_inference_steps"],
+        "step": run.step
+        if run is not None
+        else (job.estimate["num_inference_steps"] if progress == 1 else 0),
+        "num_steps": job.estimate["num_inference_steps"],
         "progress": round(progress, 4),
         "queue_position": ahead[0] if ahead else None,
         "eta_s": None if eta_s is None else round(eta_s, 2),
@@ -83,23 +85,23 @@ def _result(job: Job) -> dict[str, Any] | None:
     }
 
 
-def plan_json(
+def estimate_json(
     dispatcher: Dispatcher, answer: dict[str, Any], model: str, wait_s: float | None
 ) -> dict[str, Any]:
     """What a dry run answers."""
-    plan = answer["plan"]
-    seconds = dispatcher.expected_seconds(model, plan)
+    estimate = answer["estimate"]
+    seconds = dispatcher.expected_seconds(model, estimate)
     return {
-        "object": "plan",
+        "object": "estimate",
         "model": model,
         "format": answer["format"],
-        "size": f"{plan['width']}x{plan['height']}",
-        "num_frames": plan["num_frames"],
-        "fps": plan["fps"],
-        "schedule": plan["schedule"],
-        "num_inference_steps": plan["num_inference_steps"],
-        "memory_bytes": plan["memory_bytes"],
-        "flops": sum(plan["flops"].values()),
+        "size": f"{estimate['width']}x{estimate['height']}",
+        "num_frames": estimate["num_frames"],
+        "fps": estimate["fps"],
+        "schedule": estimate["schedule"],
+        "num_inference_steps": estimate["num_inference_steps"],
+        "memory_bytes": estimate["memory_bytes"],
+        "flops": sum(estimate["flops"].values()),
         "seconds": None if seconds is None else round(seconds, 2),
         "wait_s": None if wait_s is None else round(wait_s, 2),
         "prompt": answer["request"]["prompt"],
@@ -117,7 +119,7 @@ def video_json(dispatcher: Dispatcher, job: Job) -> dict[str, Any]:
         error = {"code": job.error["code"], "message": job.error["message"]}
     elif job.state == "cancelled":
         error = {"code": "cancelled", "message": "cancelled by its caller"}
-    plan, expires_at = job.plan, dispatcher.store.expires_at(job)
+    estimate, expires_at = job.estimate, dispatcher.store.expires_at(job)
     is_done = job.state in FINISHED and state == "completed"
     return {
         "id": job.id,
@@ -128,8 +130,8 @@ def video_json(dispatcher: Dispatcher, job: Job) -> dict[str, Any]:
         "created_at": int(job.created_at),
         "completed_at": int(job.finished_at) if is_done and job.finished_at is not None else None,
         "expires_at": None if expires_at is None else int(expires_at),
-        "size": f"{plan['width']}x{plan['height']}",
-        "seconds": f"{plan['num_frames'] / plan['fps']:g}",
+        "size": f"{estimate['width']}x{estimate['height']}",
+        "seconds": f"{estimate['num_frames'] / estimate['fps']:g}",
         "prompt": job.request["prompt"],
         "remixed_from_video_id": job.extra.get("remixed_from"),
         "error": error,

@@ -123,7 +123,7 @@ class Worker:
             request=prepared.request,
             inputs={name: path.name for name, path in prepared.inputs.items()},
             format=prepared.format,
-            plan=prepared.plan,
+            estimate=prepared.estimate,
         )
 
     def _run(self, message: Message) -> None:
@@ -189,7 +189,7 @@ class _Run:
         finally:
             prepared.close()
         self._tell("write")
-        return self._write(result, prepared.plan["main"])
+        return self._write(result, prepared.estimate["main"])
 
     def late_error(self) -> EditVerseError | None:
         """What a run that its deadline has stopped failed with."""

@@ -27,10 +27,10 @@ async function estimate() {
     let text = stepsOf(num_inference_steps);
     try {
       if (size <= MAX_ESTIMATE_BYTES) {
-        const plan = await api("/v1/jobs?dry_run=1", { method: "POST", signal, body: formData({ prompt: "edit", schedule: name }) });
-        text = stepsOf(plan.num_inference_steps);
-        if (plan.seconds != null) text += `, about ${duration(plan.seconds)}`;
-        if (plan.wait_s > 1) text += ` after ${duration(plan.wait_s)} in the queue`;
+        const found = await api("/v1/jobs?dry_run=1", { method: "POST", signal, body: formData({ prompt: "edit", schedule: name }) });
+        text = stepsOf(found.num_inference_steps);
+        if (found.seconds != null) text += `, about ${duration(found.seconds)}`;
+        if (found.wait_s > 1) text += ` after ${duration(found.wait_s)} in the queue`;
       }
     } catch { /* said on submitting */ }
     if (signal.aborted) return;

@@ -9,12 +9,19 @@ from typing import Any
 from editverse_rt.serve.choosing import AGEING_S, choose_next, shape_of
 from editverse_rt.serve.live import LiveRun
 
-PLAN = {"width": 64, "height": 64, "num_frames": 9, "memory_bytes": 10, "num_inference_steps": 4, "flops": {}}
+ESTIMATE = {
+    "width": 64,
+    "height": 64,
+    "num_frames": 9,
+    "memory_bytes": 10,
+    "num_inference_steps": 4,
+    "flops": {},
+}
 
 
 def job(name: str, owner: str = "one", width: int = 64, deaths: int = 0, waited_s: float = 0.0) -> Any:
     return SimpleNamespace(
-        id=name, owner=owner, model="nano", deaths=deaths, inputs={}, plan={**PLAN, "width": width},
+        id=name, owner=owner, model="nano", deaths=deaths, inputs={}, estimate={**ESTIMATE, "width": width},
         queued_at=time.time() - waited_s,
     )  # fmt: skip
 

@@ -203,8 +203,8 @@ def test_a_report_and_the_death_of_its_process_end_a_run_once(tmp_path: Path, is
             dispatcher = Once(store, [WorkerOptions(("nano",))], Log(None), Meters())
             dispatcher.ends = []
             worker = dispatcher.workers[0]
-            plan = {"num_inference_steps": 2, "flops": {"denoise": 1}, "schedule": "fast"}
-            job = Job("job_a", "local", "native", "nano", "png", {}, {}, plan, 60.0, time.time())
+            estimate = {"num_inference_steps": 2, "flops": {"denoise": 1}, "schedule": "fast"}
+            job = Job("job_a", "local", "native", "nano", "png", {}, {}, estimate, 60.0, time.time())
             store.add(job)
             begun = store.begin(job.id)
             assert begun is not None

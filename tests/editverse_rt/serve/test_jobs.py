@@ -201,9 +201,9 @@ def test_a_dry_run_leaves_nothing_behind(client: httpx.Client, video: bytes) -> 
         files={"video1": ("in.mp4", video)},
     )
     assert answer.status_code == 200
-    plan = answer.json()
-    assert (plan["size"], plan["num_frames"], plan["schedule"]) == ("64x64", 9, "paper")
-    assert plan["memory_bytes"] > 0
+    estimate = answer.json()
+    assert (estimate["size"], estimate["num_frames"], estimate["schedule"]) == ("64x64", 9, "paper")
+    assert estimate["memory_bytes"] > 0
     assert client.get("/v1/jobs").json()["data"] == before
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def make_job(store: JobStore, owner: str = "ann", now: float = 0.0, view: str = 
         format="mp4",
         request={"prompt": "é"},
         inputs={"video1": StoredInput("video1", INPUT_BYTES, "0" * 64)},
-        plan={},
+        estimate={},
         deadline_s=10.0,
         created_at=now,
     )
@@ -337,3 +339,39 @@ def test_both_connections_keep_few_pages_in_memory(tmp_path: Path) -> None:
     ]
     table.close()
     assert kept == [-200, -200]  # negative: KiB
+
+
+VERSION_1 = """
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, view TEXT NOT NULL, model TEXT NOT NULL, format TEXT NOT NULL,
+    request TEXT NOT NULL, inputs TEXT NOT NULL, plan TEXT NOT NULL, deadline_s REAL NOT NULL,
+    created_at REAL NOT NULL, state TEXT NOT NULL, runs INTEGER NOT NULL, deaths INTEGER NOT NULL,
+    is_cancelling INTEGER NOT NULL, queued_at REAL NOT NULL, started_at REAL, finished_at REAL,
+    num_bytes INTEGER NOT NULL, result TEXT, error TEXT, extra TEXT NOT NULL);
+INSERT INTO jobs VALUES ('job_a', 'ann', 'native', 'nano', 'png', '{"prompt": "x"}', '{}', '{"width": 64}', 60.0,
+    1.0, 'queued', 0, 0, 0, 1.0, NULL, NULL, 0, NULL, NULL, '{}');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_table_that_calls_the_estimate_a_plan_is_taken_over(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as db:
+        db.executescript(VERSION_1)
+    for _ in range(2):
+        with JobStore(tmp_path) as store:
+            (job,) = store.queued()
+            assert (job.id, job.estimate, job.request) == ("job_a", {"width": 64}, {"prompt": "x"})
+    with JobStore(tmp_path) as store:
+        assert store.begin("job_a") is not None
+        assert store.fail("job_a", 1, {"code": "x"})
+
+
+@pytest.mark.parametrize("version", [3, -1])
+def test_a_table_of_an_unknown_version_is_refused_and_left(tmp_path: Path, version: int) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as db:
+        db.executescript(VERSION_1)
+        db.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(RequestError, match=f"its version is {version}, not 2"):
+        JobStore(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as db:
+        assert db.execute("SELECT plan FROM jobs").fetchall() == [('{"width": 64}',)]

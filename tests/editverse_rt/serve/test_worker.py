@@ -96,14 +96,14 @@ def test_progress_goes_forward_through_the_windows_of_a_long_result(
     request = {"prompt": "A red circle", "num_frames": 33, "num_inference_steps": 3}
     prepared = prepare_request(pipeline, request, {}, (), None, Limits())
     one = prepare_request(pipeline, {**request, "num_frames": 17}, {}, (), None, Limits())
-    assert (prepared.plan["num_windows"], prepared.plan["num_frames"]) == (2, 33)
-    flops = one.plan["flops"]  # its encoder encodes the text, which is done once for all windows
-    assert prepared.plan["flops"] == {
+    assert (prepared.estimate["num_windows"], prepared.estimate["num_frames"]) == (2, 33)
+    flops = one.estimate["flops"]  # its encoder encodes the text, which is done once for all windows
+    assert prepared.estimate["flops"] == {
         "encode": flops["encode"],
         **{p: 2 * flops[p] for p in ("denoise", "decode")},
     }
-    assert prepared.plan["memory_bytes"] > one.plan["memory_bytes"]
-    job = Job("a", "ann", "native", "nano", "mp4", prepared.request, {}, prepared.plan, 60.0, 0.0)
+    assert prepared.estimate["memory_bytes"] > one.estimate["memory_bytes"]
+    job = Job("a", "ann", "native", "nano", "mp4", prepared.request, {}, prepared.estimate, 60.0, 0.0)
     live = LiveRun(job, None)  # type: ignore[arg-type]
     found: list[float] = []
 
@@ -167,8 +167,8 @@ def test_what_never_fits_the_memory_is_refused_with_the_largest_that_does(
         limits = Limits(memory_budget_bytes=budget)
         return prepare_request(pipeline, request, {}, (), None, limits)
 
-    small = prepare(None, 1).plan["memory_bytes"]
-    large = prepare(None, 17).plan["memory_bytes"]
+    small = prepare(None, 1).estimate["memory_bytes"]
+    large = prepare(None, 17).estimate["memory_bytes"]
     assert small < large
     with pytest.raises(RequestError) as caught:
         prepare(1_000_000, 17)

@@ -272,6 +272,12 @@ std::optional<std::int64_t> expect_num_frames(const ExaminedInputs& examined) {
   return expect_frames(examined, main, *examined.total_frames, examined.fps);
 }
 
+std::optional<std::int64_t> expect_length(const ExaminedInputs& examined, const std::string& name) {
+  if (!examined.total_frames || !examined.media.at(name).num_frames) return std::nullopt;
+  const double result_fps = examined.media.at(examined.names.front()).fps.value_or(examined.fps);
+  return expect_frames(examined, name, *examined.total_frames, result_fps);
+}
+
 std::optional<std::int64_t> expect_num_windows(const ExaminedInputs& examined) {
   if (!examined.total_frames) return 1;
   const std::optional<std::int64_t> num_frames = expect_num_frames(examined);

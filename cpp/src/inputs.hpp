@@ -78,6 +78,9 @@ Tensor read_picture(const ExaminedInputs& examined, const std::string& name, std
 /// Frames of the whole result, by what the main video says of itself; nothing where it does not say.
 std::optional<std::int64_t> expect_num_frames(const ExaminedInputs& examined);
 
+/// Frames of one video of a request that is done window by window; nothing where the video does not say.
+std::optional<std::int64_t> expect_length(const ExaminedInputs& examined, const std::string& name);
+
 /// In how many windows the request is done, by what its video says of itself and if it has one scene.
 std::optional<std::int64_t> expect_num_windows(const ExaminedInputs& examined);
 

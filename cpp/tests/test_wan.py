@@ -5,6 +5,9 @@ Slow: random checkpoints of each kind are made and exported below build/wan, som
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cpp.tests import library as native
-from editverse_rt import Pipeline
+from editverse_rt import EditRequest, Pipeline
 from editverse_rt.errors import EditVerseError
 
 pytestmark = pytest.mark.slow
@@ -106,6 +109,72 @@ def test_the_same_bytes(hosts: tuple[Pipeline, Any]) -> None:
         assert info.num_inference_steps == expected.laid_out.schedule.num_inference_steps
         assert info.sequence_length == len(expected.laid_out.cond.layout.layout)
         assert len(np.unique(frames)) > 1, name
+
+
+@pytest.fixture(scope="module")
+def short_hosts(hosts: tuple[Pipeline, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same bundle with a limit of 9 frames a window."""
+    root = hosts[0].bundle.root
+    folder = tmp_path_factory.mktemp("short") / root.name
+    shutil.copytree(root, folder, copy_function=os.link)
+    (folder / "bundle.json").unlink()
+    spec = json.loads((root / "bundle.json").read_text("utf-8"))
+    spec["geometry"] |= {"max_frames": 9, "default_frames": 5}
+    (folder / "bundle.json").write_text(json.dumps(spec), "utf-8")
+    with Pipeline.open(folder, "ort-cpu", num_threads=1) as host, native.NativePipeline(folder) as twin:
+        yield host, twin
+
+
+def long_requests(conditioning: str) -> dict[str, dict[str, Any]]:
+    """Name -> settings, of 20 frames in three windows. Videos move slowly, or each frame would be a cut."""
+    video = np.repeat(clip(1), 20, 0)
+    mask = np.where(video > 120, 255, 0).astype(np.uint8)
+    picture = clip(1)[0]
+    return {
+        "none": {"text": {"num_frames": 20}, "noised source": {"video1": video}},
+        "rows": {"text": {"num_frames": 20}, "first frame": {"image1": picture, "num_frames": 20}},
+        "channels": {"edit": {"video1": video}},
+        "control": {
+            "text": {"num_frames": 20},
+            "video and mask": {"video1": video, "video2": mask},
+            "all": {"video1": video, "video2": mask, "image1": picture[:32, :32].copy()},
+        },
+    }[conditioning]
+
+
+def test_the_same_bytes_window_by_window(short_hosts: tuple[Pipeline, Any]) -> None:
+    host, twin = short_hosts
+    for name, settings in long_requests(host.bundle.spec.conditioning).items():
+        given = {"num_inference_steps": STEPS, **settings}
+        expected = host("Make it night, calmly", **given)
+        assert (len(expected.frames), expected.num_windows) == (20, 3), name
+        frames, fps, notices = twin.run("Make it night, calmly", **given)
+        assert np.array_equal(frames, expected.frames), name
+        assert (fps, notices) == (expected.fps, list(expected.notices)), name
+        info, _ = twin.describe("Make it night, calmly", **given)
+        assert (info.result.num_frames, info.num_windows) == (20, 3), name
+        # The first window is that of a request of its own.
+        own = {key: value[:9] if key.startswith("video") else value for key, value in given.items()}
+        first = host("Make it night, calmly", **{**own, **({"num_frames": 9} if "num_frames" in own else {})})
+        assert np.array_equal(first.frames, frames[:9]), name
+
+
+def test_a_window_goes_on_from_the_one_before(short_hosts: tuple[Pipeline, Any]) -> None:
+    """Its first frame is the last one before it, decoded once more."""
+    host, _ = short_hosts
+    for name, settings in long_requests(host.bundle.spec.conditioning).items():
+        request = EditRequest(
+            "Make it night, calmly",
+            {key: value for key, value in settings.items() if isinstance(value, np.ndarray)},
+            num_frames=settings.get("num_frames"),
+            num_inference_steps=STEPS,
+        )
+        windows = list(host.run_windows(host.prepare(request)))
+        rest = list(host.run_windows(host.prepare(request), first=1, known=windows[0].frames[-1:]))
+        assert np.array_equal(rest[0].frames, windows[1].frames), name
+        other = 255 - windows[0].frames[-1:]
+        changed = list(host.run_windows(host.prepare(request), first=1, known=other))
+        assert not np.array_equal(changed[0].frames, windows[1].frames), name
 
 
 def test_the_same_errors(hosts: tuple[Pipeline, Any]) -> None:

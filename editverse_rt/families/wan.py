@@ -47,7 +47,7 @@ class Wan:
         elif spec.conditioning in ("channels", "control"):
             num_clean = noisy.num_patches
         layout = _lay_out_grid(noisy, num_clean, kept)
-        _check_lengths(roles, footage)
+        _check_lengths(roles, checked, footage)
         return LaidOutRequest.of(
             checked,
             footage,
@@ -133,12 +133,21 @@ def _roles_of(spec: BundleSpec, checked: CheckedRequest) -> _Roles:
     )
 
 
-def _check_lengths(roles: _Roles, footage: Footage) -> None:
-    """A mask lasts as long as its video."""
+def _check_lengths(roles: _Roles, checked: CheckedRequest, footage: Footage) -> None:
+    """A mask lasts as long as its video. Raises RequestError."""
     if roles.mask is None or roles.video is None:
         return
-    mask, video = len(footage.clips[roles.mask]), len(footage.clips[roles.video])
-    if mask != video:
+    inputs, slack = checked.inputs, 0
+    mask, video = (len(footage.clips[name]) for name in (roles.mask, roles.video))
+    if inputs.total_frames is not None:  # the clips are windows: by what the files say, where they say it
+        if any(inputs.media[name].num_frames is None for name in (roles.mask, roles.video)):
+            return
+        mask, video = (
+            min(inputs.frames_there(name) or 0, inputs.total_frames) for name in (roles.mask, roles.video)
+        )
+        # A mask of another rate is taken at the video's times, of which its end may leave one out.
+        slack = 0 if inputs.rate_for(roles.mask) is None else 1
+    if abs(mask - video) > slack:
         raise RequestError(
             f"{roles.mask}, the mask, has {mask} frames and {roles.video} has {video}",
             expected="the same length",

@@ -77,7 +77,7 @@ class ExaminedInputs:
         for name in self.names:
             frames = 1
             if _kind(name) == "video":
-                there = self._frames_there(name)
+                there = self.frames_there(name)
                 frames = self.geometry.round_frames(max(1, min(self.num_frames, there or self.num_frames)))
             shapes[name] = (frames, *self.sizes[name])
         return shapes
@@ -89,7 +89,7 @@ class ExaminedInputs:
             return self.num_frames
         if not self.has_video:
             return self.total_frames
-        there = self._frames_there(self.names[0])
+        there = self.frames_there(self.names[0])
         return None if there is None else min(there, self.total_frames)
 
     @property
@@ -100,7 +100,7 @@ class ExaminedInputs:
         frames = self.expected_frames
         return None if frames is None else count_windows(frames, self.geometry)
 
-    def _frames_there(self, name: str) -> int | None:
+    def frames_there(self, name: str) -> int | None:
         """Frames that a video has at the rate at which it is read; None where it does not say."""
         info, fps = self.media[name], self.rate_for(name)
         if fps is None and self.request.start_s == 0 and info.num_frames is not None:

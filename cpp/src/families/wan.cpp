@@ -1,6 +1,7 @@
 // Wan 2.1 and 2.2, VACE and Lucy-Edit: a grid of patches that attends to a text beside it. The twin of
 // editverse_rt/families/wan.py, which says what each kind of conditioning is.
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 
 #include "error.hpp"
@@ -55,12 +56,23 @@ Roles roles_of(const BundleSpec& spec, const CheckedRequest& checked) {
 }
 
 /// A mask lasts as long as its video. Lengths that are only expected are not held to it.
-void check_lengths(const Roles& roles, const Footage& footage) {
+void check_lengths(const Roles& roles, const CheckedRequest& checked, const Footage& footage) {
   if (!roles.mask || !roles.video) return;
-  const Tensor &mask = footage.clips.at(*roles.mask), &video = footage.clips.at(*roles.video);
-  if (mask.data == nullptr || video.data == nullptr || mask.shape[0] == video.shape[0]) return;
+  const Tensor &mask_clip = footage.clips.at(*roles.mask), &video_clip = footage.clips.at(*roles.video);
+  std::int64_t mask = mask_clip.shape[0], video = video_clip.shape[0], slack = 0;
+  if (checked.inputs.total_frames) {  // the clips are windows: by what the files say, where they say it
+    const std::optional<std::int64_t> masks = expect_length(checked.inputs, *roles.mask);
+    const std::optional<std::int64_t> videos = expect_length(checked.inputs, *roles.video);
+    if (!masks || !videos) return;
+    mask = *masks, video = *videos;
+    // A mask of another rate is taken at the video's times, of which its end may leave one out.
+    slack = checked.inputs.rate_for(*roles.mask, checked.inputs.fps) ? 1 : 0;
+  } else if (mask_clip.data == nullptr || video_clip.data == nullptr) {
+    return;
+  }
+  if (std::abs(mask - video) <= slack) return;
   throw Error(EV_ERROR_REQUEST, "request.input_kind", "inputs." + *roles.mask)
-      .found(*roles.mask, ", the mask, has ", mask.shape[0], " frames and ", *roles.video, " has ", video.shape[0])
+      .found(*roles.mask, ", the mask, has ", mask, " frames and ", *roles.video, " has ", video)
       .expected("the same length")
       .hint("give a mask frame for each frame of the video");
 }
@@ -192,7 +204,7 @@ class Wan final : public Family {
                        laid_out.size.first / geometry.size_multiple(), laid_out.size.second / geometry.size_multiple()};
     std::int64_t num_clean = laid_out.num_kept * laid_out.target.rows * laid_out.target.columns;
     if (kind == "channels" || kind == "control") num_clean = laid_out.target.num_patches();
-    check_lengths(roles, footage);
+    check_lengths(roles, checked, footage);
     for (const auto& [name, frames] : footage.clips) {
       laid_out.sources[name] = {frames.shape[0], frames.shape[1], frames.shape[2]};
     }

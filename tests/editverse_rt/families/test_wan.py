@@ -22,6 +22,7 @@ from editverse_rt.request.inputs import Footage, read_inputs
 from editverse_rt.request.laid_out import LaidOutRequest
 from editverse_rt.request.layout import Grid
 from editverse_rt.request.tokenizer import Tokenizer
+from editverse_rt.request.windows import read_windows
 from editverse_rt.stages import assemble_patches
 
 ROWS, COLUMNS = 3, 4  # of 48 x 64 px
@@ -269,3 +270,30 @@ def test_references_are_left_out_where_clean_rows_are_longer_than_noisy_ones() -
     grid, rows = assemble_patches(laid_out, np.zeros((3, 5), np.float32), patches)
     assert grid == Grid(2, 1, 1)
     assert np.array_equal(rows, patches[1:])
+
+
+@pytest.mark.parametrize(
+    ("video", "mask", "options", "is_refused"),
+    [
+        (25, 25, {}, False),
+        (25, 24, {}, True),
+        (25, 26, {}, True),
+        (25, 5, {"num_frames": 30}, True),
+        (30, 25, {"num_frames": 21}, False),
+    ],
+)
+def test_a_mask_of_a_long_video_is_held_to_its_whole_length(
+    wan_spec: Any, check: Any, slow_clip: Any, video: int, mask: int, options: Any, is_refused: bool
+) -> None:
+    """Before the first window, not in the one in which the mask ends."""
+    spec = wan_spec("control")
+    spec = replace(spec, geometry=replace(spec.geometry, max_frames=9, shared_frames=1))
+    inputs = {"video1": slow_clip(video, 48, 64), "video2": slow_clip(mask, 48, 64)}
+    checked, _ = check(spec, "Make it night", inputs, **options)
+    window = next(iter(read_windows(checked.inputs)))
+    if not is_refused:
+        assert WAN.lay_out(spec, checked, window.footage).num_frames == 9
+        return
+    with pytest.raises(RequestError, match=f"the mask, has {mask} frames and video1 has {video}") as caught:
+        WAN.lay_out(spec, checked, window.footage)
+    assert caught.value.field == "inputs.video2"

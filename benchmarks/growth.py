@@ -76,7 +76,8 @@ def measure_server(bundle: str, jobs: int, polls: int) -> dict[str, float]:
                 with urlopen(f"{server.url}/v1/jobs/{shown[-1]['id']}", timeout=60) as answer:
                     answer.read()
             poll_s = (_cpu_s(server) - before) / polls
-        pauses = [second["started_at"] - first["finished_at"] for first, second in pairwise(shown)]
+        # None where a job begins while the one before it still writes its files.
+        pauses = [max(0.0, second["started_at"] - first["finished_at"]) for first, second in pairwise(shown)]
     return {"server_cpu_s_per_job": job_s, "server_cpu_s_per_poll": poll_s, "gap_s": float(np.median(pauses))}
 
 

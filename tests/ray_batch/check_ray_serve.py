@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,10 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "editverse_rt" / "serve"))
 
 from live_server import LiveServer
 
+from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.pipeline import Pipeline
 
 REQUEST = {"prompt": "A red circle", "num_frames": 1, "seed": 3, "num_inference_steps": 400}
 PATIENCE_S = 240.0
+FAULTY = (str(Path(__file__).parents[1] / "editverse_rt" / "serve" / "faulty_server.py"),)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,22 @@ def test_each_node_has_a_worker_and_results_are_those_without_ray(
     while processes(b"serve.worker"):
         assert time.monotonic() < end, "a worker has outlived its server"
         time.sleep(0.1)
+
+
+def test_a_worker_that_hangs_while_it_opens_its_bundles_is_started_again(
+    cluster: Cluster, tmp_path: Path, sha256: str
+) -> None:
+    shutil.copytree(load_bundle("nano").root, tmp_path / "nano")
+    (tmp_path / "nano/hang-once").touch()
+    options = ["--ray", cluster.address, "--ray-workers", "1", "--worker-open-s", "10"]
+    words = [*options, "--bundle", str(tmp_path / "nano")]
+    with LiveServer(tmp_path / "data", *words, program=FAULTY) as server, server.client() as client:
+        texts = [line["text"] for line in server.lines if line["event"] == "worker_error"]
+        assert len(texts) == 1
+        assert "has not opened its bundles within 10 s" in texts[0]
+        assert [line["reason"] for line in server.lines if line["event"] == "worker_ended"] == ["silent"]
+        assert wait(client, submit(client))["result"]["sha256"] == sha256
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("victim", ["worker", "actor", "node", "server"])

@@ -1,7 +1,8 @@
 """The server's worker, which fails at the first graph of a job as the job's prompt says.
 
 "fault hang once" hangs in the first run of the job only, "fault hang always" in each; "look-hang" and "look-die" fail
-while the request is looked at, before it is queued.
+while the request is looked at, before it is queued. A bundle whose folder holds a file `hang-once` is opened never
+the first time.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def fail(words: list[str], marks: Path) -> None:
 
 def main() -> None:
     real_run, real_graph = worker.Worker._run, Pipeline.run_graph
-    real_prepare = worker.prepare_request
+    real_prepare, real_open = worker.prepare_request, worker.open_pipelines
 
     def run(self: worker.Worker, message: dict[str, Any]) -> None:
         HERE.words, HERE.job, HERE.worker = message["request"]["prompt"].split(), message["job"], self
@@ -79,9 +80,17 @@ def main() -> None:
             die()
         return real_prepare(pipeline, request, *given)
 
+    def open_pipelines(bundles: list[str], *given: Any) -> Any:
+        for mark in (Path(bundle, "hang-once") for bundle in bundles):
+            if mark.exists():
+                mark.unlink()
+                time.sleep(HOURS_S)
+        return real_open(bundles, *given)
+
     worker.Worker._run = run  # type: ignore[method-assign]
     Pipeline.run_graph = run_graph  # type: ignore[method-assign]
     worker.prepare_request = prepare
+    worker.open_pipelines = open_pipelines
     worker.main()
 
 

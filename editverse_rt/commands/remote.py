@@ -74,7 +74,8 @@ def run_remote(args: argparse.Namespace, request: EditRequest) -> int:
 
         def show(job: dict[str, Any]) -> None:
             if progress is not None and job["num_steps"] and job["step"]:
-                progress.show(int(job["step"]), int(job["num_steps"]))
+                steps, windows = int(job["num_steps"]), int(job["num_windows"])
+                progress.show(int(job["window"]) * steps + int(job["step"]), windows * steps)
 
         # Ctrl-C in here is dealt with in the client.
         job = client.submit(body, model=args.bundle, format=file_format, **inputs)

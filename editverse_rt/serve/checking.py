@@ -22,13 +22,13 @@ __all__ = ["Limits", "Prepared", "error_without_paths", "prepare_request"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an input may be, and what a request may hold. max_frames: of a result, which a worker keeps in memory;
+    """What an input may be, and what a request may hold. max_frames: of a result, whose windows a worker keeps on disk;
     memory_budget_bytes: None for no limit."""
 
     max_picture_px: int = 40_000_000
     max_side_px: int = 4096
     max_video_s: float = 600.0
-    max_frames: int = 2000
+    max_frames: int = 20_000
     max_inputs: int = 16
     memory_budget_bytes: int | None = None
 
@@ -98,7 +98,6 @@ def prepare_request(
         spec = pipeline.bundle.spec
         _check_length(checked, limits)
         decoded = sum(3 * frames * height * width for frames, height, width in work.clips)
-        decoded += _kept_bytes(checked, work)
         if limits.memory_budget_bytes is not None:
             check_budget(spec, work, limits.memory_budget_bytes, decoded)
         estimate = _estimate_from(pipeline, checked, work, decoded)
@@ -135,7 +134,7 @@ def _check_input(name: str, info: MediaInfo, limits: Limits) -> None:
 
 
 def _check_length(checked: CheckedRequest, limits: Limits) -> None:
-    """Refuse a result of more frames than a worker keeps. Raises RequestError."""
+    """Refuse a result of more frames than a worker keeps on its disk. Raises RequestError."""
     frames = _frames_of(checked)
     if frames > limits.max_frames:
         raise RequestError(
@@ -152,12 +151,6 @@ def _frames_of(checked: CheckedRequest) -> int:
     inputs = checked.inputs
     frames = inputs.total_frames if inputs.expected_frames is None else inputs.expected_frames
     return inputs.num_frames if frames is None else frames
-
-
-def _kept_bytes(checked: CheckedRequest, work: Work) -> int:
-    """What a request that is done window by window keeps besides a window: the result and its source."""
-    frames, height, width = work.result
-    return 2 * 3 * max(0, _frames_of(checked) - frames) * height * width
 
 
 def _estimate_from(pipeline: Pipeline, checked: CheckedRequest, work: Work, decoded: int) -> dict[str, Any]:

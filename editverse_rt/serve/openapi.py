@@ -218,6 +218,8 @@ def _schemas(settings: ServerSettings) -> Schema:
                 "phase": {"enum": [*PHASES, None]},
                 "step": whole,
                 "num_steps": whole,
+                "window": whole,
+                "num_windows": whole,
                 "progress": {"type": "number", "minimum": 0, "maximum": 1},
                 "queue_position": _maybe("integer"),
                 "eta_s": _maybe("number"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from editverse_rt import media
 from editverse_rt.media.frames import Frames
-from editverse_rt.pipeline import Result
+from editverse_rt.media.sound import Sound
 
 __all__ = ["FORMATS", "TYPES", "write_result"]
 
@@ -22,27 +22,25 @@ TYPES = {
 """Media types by format. zip: the frames as PNGs, frame_00001.png and so on, without loss and without sound."""
 FORMATS = tuple(sorted(TYPES))
 
-Pictures = Callable[[Frames], Iterator[Frames]]
 
-
-def write_result(path: Path, result: Result, pictures: Pictures) -> tuple[str, ...]:
-    """Write a result as the suffix of `path` says; the notices for its user.
-
-    pictures: gives the frames one by one, and raises where writing is to stop. Raises MediaError, OSError.
-    """
+def write_result(
+    path: Path,
+    frames: Iterable[Frames],
+    fps: float,
+    *,
+    times_s: tuple[float, ...] | None = None,
+    sound: Sound | None = None,
+) -> tuple[str, ...]:
+    """Write frames [H, W, 3] as the suffix of `path` says; the notices for its user. Raises MediaError, OSError."""
     if path.suffix == ".zip":
         with _folder_beside(path) as folder:
-            frames = Path(folder) / "frames"
-            notices = media.write_clip(
-                frames, pictures(result.frames), result.fps, audio_from=result.sound
-            ).notices
+            pictures = Path(folder) / "frames"
+            notices = media.write_clip(pictures, frames, fps, audio_from=sound).notices
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
-                for picture in sorted(frames.iterdir()):
+                for picture in sorted(pictures.iterdir()):
                     archive.write(picture, picture.name)
         return notices
-    return media.write_clip(
-        path, pictures(result.frames), result.fps, times_s=result.times_s, audio_from=result.sound
-    ).notices
+    return media.write_clip(path, frames, fps, times_s=times_s, audio_from=sound).notices
 
 
 def _folder_beside(path: Path) -> AbstractContextManager[str]:

@@ -15,17 +15,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from editverse_rt import media
 from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled
 from editverse_rt.files import hash_file
 from editverse_rt.media.frames import Frames
-from editverse_rt.pipeline import Pipeline, Result
+from editverse_rt.pipeline import Pipeline
 from editverse_rt.serve.bundles import describe_model, open_pipelines
 from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request
+from editverse_rt.serve.folder import remove
+from editverse_rt.serve.kept_windows import KeptWindows
 from editverse_rt.serve.problems import HttpError, disk_full, is_disk_full
 from editverse_rt.serve.result_files import TYPES, write_result
 
@@ -33,6 +36,8 @@ __all__ = ["main"]
 
 BEAT_S = 1.0
 """How often a run that goes on says so at most."""
+KEPT = "windows-"
+"""What folders of a run's windows are called, in front of a random part."""
 STEP_S = 0.1
 """How often it tells of a step at most."""
 Message = dict[str, Any]
@@ -179,17 +184,23 @@ class _Run:
         message = self._message
         self._tell("read")
         prepared = prepare_request(pipeline, message["request"], self.inputs, (), message["format"], limits)
-        try:
-            result = pipeline.run(
-                prepared.checked,
-                callback_on_step_end=self._on_step_end,
-                is_cancelled=self._must_stop,
-                on_graph=self._on_graph,
-            )
-        finally:
-            prepared.close()
-        self._tell("write")
-        return self._write(result, prepared.estimate["main"])
+        folder = Path(message["folder"])
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for stale in folder.glob(f"{KEPT}*"):  # of a run whose process was killed
+            remove(stale)
+        with TemporaryDirectory(dir=folder, prefix=KEPT) as kept:
+            try:
+                run = pipeline.run_windows(
+                    prepared.checked,
+                    callback_on_step_end=self._on_step_end,
+                    is_cancelled=self._must_stop,
+                    on_graph=self._on_graph,
+                )
+                windows = KeptWindows(run, prepared.estimate["main"], Path(kept), limits.max_frames)
+            finally:
+                prepared.close()
+            self._tell("write")
+            return self._write(windows, folder)
 
     def late_error(self) -> EditVerseError | None:
         """What a run that its deadline has stopped failed with."""
@@ -238,22 +249,20 @@ class _Run:
             window=self._window,
         )
 
-    def _write(self, result: Result, main: str | None) -> Message:
-        message = self._message
-        folder = Path(message["folder"])
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def _write(self, windows: KeptWindows, folder: Path) -> Message:
+        message, frames, source, times_s = self._message, windows.frames, windows.source, windows.times_s
         written = {"result": folder / f"part-{message['run']}-result.{message['format']}"}
-        notices = write_result(written["result"], result, self._pictures)
-        if main is not None:
-            suffix = "png" if len(result.sources[0]) == 1 else "mp4"
+        notices = write_result(
+            written["result"], self._pictures(frames), windows.fps, times_s=times_s, sound=windows.sound
+        )
+        if source is not None:
+            suffix = "png" if source.num_frames == 1 else "mp4"
             written["source"] = folder / f"part-{message['run']}-source.{suffix}"
-            times_s = result.times_s if len(result.sources[0]) == len(result.frames) else None
-            media.write_clip(
-                written["source"], self._pictures(result.sources[0]), result.fps, times_s=times_s
-            )
+            own_times_s = times_s if source.num_frames == frames.num_frames else None
+            media.write_clip(written["source"], self._pictures(source), windows.fps, times_s=own_times_s)
         if self._must_stop():
             raise RequestCancelled("cancelled by its caller", hint="nothing was written", code="cancelled")
-        frames, height, width = result.frames.shape[:3]
+        height, width = frames.size
         return {
             "parts": {variant: path.name for variant, path in written.items()},
             "type": TYPES[message["format"]],
@@ -261,14 +270,14 @@ class _Run:
             "sha256": hash_file(written["result"]),
             "width": width,
             "height": height,
-            "num_frames": frames,
-            "fps": result.fps,
-            "seconds": result.times_s[-1] if result.times_s is not None else frames / result.fps,
-            "notices": [*result.notices, *notices],
-            "timings": result.timings,
+            "num_frames": frames.num_frames,
+            "fps": windows.fps,
+            "seconds": times_s[-1] if times_s is not None else frames.num_frames / windows.fps,
+            "notices": [*windows.notices, *notices],
+            "timings": windows.timings,
         }
 
-    def _pictures(self, frames: Frames) -> Iterator[Frames]:
+    def _pictures(self, frames: Iterable[Frames]) -> Iterator[Frames]:
         """The frames one by one, so that writing stops where the job is cancelled."""
         for picture in frames:
             if self._must_stop():

@@ -24,7 +24,7 @@ export function showModel() {
     make("input", { type: "radio", name: "schedule", value: one.name, checked: one.default }), one.name,
     make("span", { className: "cost", textContent: stepsOf(one.num_inference_steps) }))));
   for (const field of document.querySelectorAll("[data-needs]")) field.hidden = !capabilities[field.dataset.needs];
-  $("num_frames").max = geometry.max_frames;
+  $("num_frames").max = geometry.shared_frames ? "" : geometry.max_frames; // longer ones are done in parts
   showSchedule();
   showNeeds();
 }

@@ -62,7 +62,8 @@ function progressText(job) {
   const left = job.eta_s == null ? "" : `, about ${duration(job.eta_s)} left`;
   if (job.state === "queued") return `In the queue${job.queue_position ? `, ${job.queue_position} ahead` : ""}${left}`;
   const step = job.phase === "denoise" ? `, step ${Math.min(job.step + 1, job.num_steps)} of ${job.num_steps}` : "";
-  return (PHASES[job.phase] ?? "Starting") + step + left;
+  const part = job.num_windows > 1 && job.phase ? `, part ${Math.min(job.window + 1, job.num_windows)} of ${job.num_windows}` : "";
+  return (PHASES[job.phase] ?? "Starting") + step + part + left;
 }
 
 function showJob(job) {

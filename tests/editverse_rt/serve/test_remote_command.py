@@ -16,6 +16,7 @@ import pytest
 from live_server import LiveServer
 
 from editverse_rt import media
+from editverse_rt.commands import remote
 from editverse_rt.commands.main import main
 
 
@@ -40,6 +41,30 @@ def test_an_edit_on_a_server_gives_the_bytes_of_a_local_one(
         assert remote[name] == local[name], name
     assert remote["server"]["model"] == "nano"
     assert (tmp_path / "remote.mp4").read_bytes() == (tmp_path / "local.mp4").read_bytes()
+
+
+def test_a_video_of_several_windows_is_edited_whole_on_a_server(
+    server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as here, progress that only grows, and the whole source to compare with."""
+    rows, columns = np.mgrid[0:64, 0:64]
+    picture = np.stack([rows * 3, columns * 3, np.full_like(rows, 90)], -1).astype(np.uint8)
+    media.write_clip(tmp_path / "in.mp4", np.stack([picture] * 40), 8.0)
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(remote.Progress, "show", lambda self, done, total: told.append((done, total)))
+    words = ["edit", str(tmp_path / "in.mp4"), "Make it night", "--schedule", "fast", "--json", "-o"]
+    assert main(["--server", server.url, *words, str(tmp_path / "remote.mp4")]) == 0
+    assert told == sorted(told)
+    assert {total for _, total in told} == {3 * 2}
+    shown = json.loads(capsys.readouterr().out)
+    assert main([*words, str(tmp_path / "local.mp4"), "--threads", "1"]) == 0
+    assert (tmp_path / "remote.mp4").read_bytes() == (tmp_path / "local.mp4").read_bytes()
+    with server.client() as client:
+        job = client.get(f"/v1/jobs/{shown['server']['job']}").json()
+        assert (job["num_windows"], job["result"]["num_frames"]) == (3, 40)
+        source = client.get(f"/v1/jobs/{job['id']}/content", params={"variant": "source"})
+    (tmp_path / "source.mp4").write_bytes(source.content)
+    assert media.probe(tmp_path / "source.mp4").num_frames == 40
 
 
 def test_a_picture_is_generated_on_a_server(server: LiveServer, tmp_path: Path) -> None:

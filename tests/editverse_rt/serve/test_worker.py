@@ -102,7 +102,8 @@ def test_progress_goes_forward_through_the_windows_of_a_long_result(
         "encode": flops["encode"],
         **{p: 2 * flops[p] for p in ("denoise", "decode")},
     }
-    assert prepared.estimate["memory_bytes"] > one.estimate["memory_bytes"]
+    # Windows that are done lie on disk.
+    assert prepared.estimate["memory_bytes"] == one.estimate["memory_bytes"]
     job = Job("a", "ann", "native", "nano", "mp4", prepared.request, {}, prepared.estimate, 60.0, 0.0)
     live = LiveRun(job, None)  # type: ignore[arg-type]
     found: list[float] = []

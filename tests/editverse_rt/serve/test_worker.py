@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,3 +177,34 @@ def test_what_never_fits_the_memory_is_refused_with_the_largest_that_does(
     with pytest.raises(RequestError) as caught:
         prepare(1_000_000, 17)
     assert caught.value.code == "request.too_large"
+
+
+HEAPS = """
+import ctypes, sys, threading
+from editverse_rt.serve.worker import limit_heaps
+libc = ctypes.CDLL(None)
+if int(sys.argv[1]):
+    limit_heaps(int(sys.argv[1]))
+together = threading.Barrier(8)
+def take():
+    libc.malloc(10_000)
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.malloc_stats()
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "malloc_stats"),
+    reason="only glibc has arenas",
+)
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_threads_share_heaps(limit: int) -> None:
+    """0: as it is without the limit, which shows that the count is one."""
+    done = subprocess.run(
+        [sys.executable, "-c", HEAPS, str(limit)], capture_output=True, text=True, check=True, timeout=60
+    )
+    arenas = [line for line in done.stderr.splitlines() if line.startswith("Arena ")]
+    assert len(arenas) == limit if limit else len(arenas) > 2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from editverse_rt.file_run import FileRun, run_to_file
     from editverse_rt.pipeline import Pipeline, Result
     from editverse_rt.request.edit_request import EditRequest
-    from editverse_rt.request_queue import RequestHandle, RequestQueue
+    from editverse_rt.request_queue import FileHandle, RequestHandle, RequestQueue
     from editverse_rt.result import EditedWindow, WindowRun
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "EditRequest",
     "EditVerseError",
     "EditedWindow",
+    "FileHandle",
     "FileRun",
     "MediaError",
     "Pipeline",
@@ -51,6 +52,7 @@ _HOMES = {
     "Client": "editverse_rt.client",
     "EditRequest": "editverse_rt.request.edit_request",
     "Pipeline": "editverse_rt.pipeline",
+    "FileHandle": "editverse_rt.request_queue",
     "RequestHandle": "editverse_rt.request_queue",
     "RequestQueue": "editverse_rt.request_queue",
     "Result": "editverse_rt.result",

@@ -19,7 +19,7 @@ from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.result import EditedWindow
 from editverse_rt.window_parts import WindowParts, parts_folder
 
-__all__ = ["FileRun", "run_to_file"]
+__all__ = ["FileRun", "check_file_run", "run_to_file"]
 
 _MOST_SHOWN = 64
 
@@ -63,6 +63,21 @@ def run_to_file(
     Raises what those raise; what is kept is named in the error's hint.
     """
     output = Path(path)
+    checked = check_file_run(pipeline, request, output, resume=resume)
+    try:
+        if checked.inputs.expected_windows == 1:
+            return _run_one(pipeline, checked, output, audio, callback_on_step_end, is_cancelled)
+        with WindowParts(output, request, pipeline.bundle, resume=resume) as parts:
+            return _run_windows(pipeline, checked, parts, output, audio, callback_on_step_end, is_cancelled)
+    except KeyboardInterrupt:
+        raise RequestCancelled("stopped by Ctrl-C", hint="nothing was written", code="cancelled") from None
+
+
+def check_file_run(
+    pipeline: Pipeline, request: EditRequest, path: str | os.PathLike[str], *, resume: bool = False
+) -> CheckedRequest:
+    """What `run_to_file` does before it begins: look at the request, its inputs and its output. Raises the same."""
+    output = Path(path)
     media.check_target(output, fps=request.fps)
     checked = pipeline.prepare(request)
     if resume and not parts_folder(output).exists():
@@ -73,13 +88,7 @@ def run_to_file(
             code="request.unfinished",
             field="resume",
         )
-    try:
-        if checked.inputs.expected_windows == 1:
-            return _run_one(pipeline, checked, output, audio, callback_on_step_end, is_cancelled)
-        with WindowParts(output, request, pipeline.bundle, resume=resume) as parts:
-            return _run_windows(pipeline, checked, parts, output, audio, callback_on_step_end, is_cancelled)
-    except KeyboardInterrupt:
-        raise RequestCancelled("stopped by Ctrl-C", hint="nothing was written", code="cancelled") from None
+    return checked
 
 
 def _run_one(

@@ -6,23 +6,30 @@ graph by graph and none is padded to another's length.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, RequestError
+from editverse_rt.file_run import FileRun, check_file_run, run_to_file
 from editverse_rt.native_calls import at_exit
-from editverse_rt.pipeline import Pipeline, Result, StepCallback
+from editverse_rt.pipeline import Pipeline, StepCallback
 from editverse_rt.planning.costs import weight_bytes
 from editverse_rt.planning.planner import CPU_PRECISION, Work, check_budget
+from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.prompt import INPUT_NAME
+from editverse_rt.result import Result
 
-__all__ = ["RequestHandle", "RequestQueue"]
+__all__ = ["FileHandle", "RequestHandle", "RequestQueue"]
+
+Value = TypeVar("Value")
+AnyHandle = TypeVar("AnyHandle", bound="_Handle[Any]")
 
 LAST_PATIENCE_S = 1.0
 """How long the end of the program waits for workers that are in no graph."""
@@ -37,9 +44,8 @@ def _request_from(request: EditRequest | str, options: dict[str, Any]) -> EditRe
     return EditRequest(request, inputs, **options)
 
 
-class RequestHandle(Future[Result]):
-    """One submitted request: a `concurrent.futures.Future` of its Result, so `wait`, `as_completed` and
-    `asyncio.wrap_future` take it.
+class _Handle(Future[Value]):
+    """One submitted request: a `concurrent.futures.Future`, so `wait` and `asyncio.wrap_future` take it.
 
     result() raises what the request raised, and RequestCancelled after cancel(). num_steps_done of
     num_inference_steps: how far it is, over all windows of a long video. memory_bytes: what it is estimated to hold
@@ -47,7 +53,6 @@ class RequestHandle(Future[Result]):
     """
 
     def __init__(self, queue: RequestQueue, num_inference_steps: int, memory_bytes: int) -> None:
-        """Prefer `RequestQueue.submit`."""
         super().__init__()
         self.num_steps_done = 0
         self.num_inference_steps = num_inference_steps
@@ -68,6 +73,14 @@ class RequestHandle(Future[Result]):
     def cancelled(self) -> bool:
         """Whether it was cancelled and is over."""
         return self.done() and isinstance(self.exception(), RequestCancelled)
+
+
+class RequestHandle(_Handle[Result]):
+    """One request of `RequestQueue.submit`: a future of its `Result`, see there."""
+
+
+class FileHandle(_Handle[FileRun]):
+    """One request of `RequestQueue.submit_to_file`: a future of its `FileRun`, see there."""
 
 
 class RequestQueue:
@@ -116,8 +129,8 @@ class RequestQueue:
         # Bytes beside the weights: the limit for running requests, and what they are estimated to hold now.
         self._free_bytes = None if memory_budget_bytes is None else self._leave_weights(memory_budget_bytes)
         self._held_bytes = 0
-        self._waiting: dict[RequestHandle, Callable[[], Result]] = {}
-        self._running: set[RequestHandle] = set()
+        self._waiting: dict[_Handle[Any], Callable[[], Any]] = {}
+        self._running: set[_Handle[Any]] = set()
         self._is_closed = False
         self._changed = threading.Condition()
         # Daemons: a program that ends without close() is not held up by what it left waiting.
@@ -158,27 +171,32 @@ class RequestQueue:
         with self._changed:
             self._check_room()
         checked = self._pipeline.prepare(_request_from(request, options))
-        memory_bytes = self._estimate(checked.expected_work)
-        steps = checked.schedule.num_inference_steps
-        handle = RequestHandle(self, steps * (checked.inputs.expected_windows or 1), memory_bytes)
+        handle = RequestHandle(self, *self._expect(checked))
+        run = partial(self._pipeline.run, checked)
+        return self._put(handle, run, checked.schedule.num_inference_steps, callback_on_step_end)
 
-        def on_step_end(pipeline: Pipeline, step: int, timestep: float, facts: dict[str, Any]) -> Any:
-            handle.num_steps_done = facts["window"] * steps + step + 1
-            if callback_on_step_end is not None:
-                return callback_on_step_end(pipeline, step, timestep, facts)
-            return None
+    def submit_to_file(
+        self,
+        request: EditRequest,
+        path: str | os.PathLike[str],
+        *,
+        resume: bool = False,
+        audio: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> FileHandle:
+        """Put a request in the queue whose result goes to a file, see `run_to_file`.
 
-        job = partial(
-            self._pipeline.run,
-            checked,
-            callback_on_step_end=on_step_end,
-            is_cancelled=handle._stop.is_set,
-        )
+        A long video needs the memory of one window; its worker is taken until the file is written. Raises what
+        `submit` raises, and what `run_to_file` raises before it begins.
+        """
         with self._changed:
             self._check_room()
-            self._waiting[handle] = job
-            self._changed.notify_all()
-        return handle
+        checked = check_file_run(self._pipeline, request, path, resume=resume)
+        for file in checked.inputs.files.values():
+            file.close()
+        handle = FileHandle(self, *self._expect(checked))
+        run = partial(run_to_file, self._pipeline, request, path, resume=resume, audio=audio)
+        return self._put(handle, run, checked.schedule.num_inference_steps, callback_on_step_end)
 
     def close(self, *, cancel: bool = False) -> None:
         """Take no more requests, and return when all are done and every worker has ended; safe to call twice.
@@ -221,6 +239,33 @@ class RequestQueue:
     def num_running(self) -> int:
         return len(self._running)
 
+    def _expect(self, checked: CheckedRequest) -> tuple[int, int]:
+        """Steps and memory of a request. Raises RequestError where the budget never has room for it."""
+        steps = checked.schedule.num_inference_steps * (checked.inputs.expected_windows or 1)
+        return steps, self._estimate(checked.expected_work)
+
+    def _put(
+        self,
+        handle: AnyHandle,
+        run: Callable[..., Any],
+        steps: int,
+        callback_on_step_end: StepCallback | None,
+    ) -> AnyHandle:
+        """Let a request wait for its turn. steps: of a window."""
+
+        def on_step_end(pipeline: Pipeline, step: int, timestep: float, facts: dict[str, Any]) -> Any:
+            handle.num_steps_done = facts["window"] * steps + step + 1
+            if callback_on_step_end is not None:
+                return callback_on_step_end(pipeline, step, timestep, facts)
+            return None
+
+        job = partial(run, callback_on_step_end=on_step_end, is_cancelled=handle._stop.is_set)
+        with self._changed:
+            self._check_room()
+            self._waiting[handle] = job
+            self._changed.notify_all()
+        return handle
+
     def _check_room(self) -> None:
         if self._is_closed:
             raise BackendError("the queue is closed", hint="make a new RequestQueue", code="backend.closed")
@@ -262,7 +307,7 @@ class RequestQueue:
             # These hold the frames, so they are released before the worker waits for the next request.
             del taken, handle, job, result, error
 
-    def _take(self) -> tuple[RequestHandle, Callable[[], Result]] | None:
+    def _take(self) -> tuple[_Handle[Any], Callable[[], Any]] | None:
         """The next request, once it is its turn and it fits; None when there will be no more."""
         with self._changed:
             while (handle := next(iter(self._waiting), None)) is None or not self._fits(handle):
@@ -275,11 +320,11 @@ class RequestQueue:
             self._changed.notify_all()
             return handle, self._waiting.pop(handle)
 
-    def _fits(self, handle: RequestHandle) -> bool:
+    def _fits(self, handle: _Handle[Any]) -> bool:
         """Whether it may run beside those that run; alone it may, as `submit` has seen to."""
         return self._free_bytes is None or self._held_bytes + handle.memory_bytes <= self._free_bytes
 
-    def _finish(self, handle: RequestHandle, result: Result | None, error: BaseException | None) -> None:
+    def _finish(self, handle: _Handle[Any], result: Any, error: BaseException | None) -> None:
         with self._changed:
             self._running.remove(handle)
             self._held_bytes -= handle.memory_bytes
@@ -293,7 +338,7 @@ class RequestQueue:
         elif result is not None:
             handle.set_result(result)
 
-    def _cancel(self, handle: RequestHandle) -> bool:
+    def _cancel(self, handle: _Handle[Any]) -> bool:
         with self._changed:
             if handle in self._running:
                 handle._stop.set()

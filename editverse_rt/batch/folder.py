@@ -15,19 +15,33 @@ from editverse_rt.errors import MediaError, RequestError
 from editverse_rt.files import FolderLock
 from editverse_rt.pipeline import Result
 
-__all__ = ["BatchFolder", "save_result"]
+__all__ = ["BatchFolder", "keep_result", "partial_path", "save_result"]
 
 _PARTIAL = ".partial"
 
 
 def save_result(folder: Path, row: BatchRow, result: Result) -> Path:
     """Write a row's result; its name appears when the file is whole and on the disk. Raises MediaError."""
-    path = folder / (row.stem + BatchFolder.SUFFIXES[len(result.frames) == 1])
-    # A name of its own: a process of a run that was killed may still be at work on the same row.
-    partial = folder / _PARTIAL / f"{secrets.token_hex(4)}-{path.name}"
+    partial = partial_path(folder, row, is_picture=len(result.frames) == 1)
+    result.save(partial)
+    return keep_result(folder, row, partial)
+
+
+def partial_path(folder: Path, row: BatchRow, *, is_picture: bool = False) -> Path:
+    """Where a row's result is written before it has its name. Raises MediaError where nothing can be written."""
+    place = folder / _PARTIAL
     try:
-        partial.parent.mkdir(exist_ok=True)
-        result.save(partial)
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{place}: cannot be made ({error.strerror})", code="media.unwritable") from error
+    # A name of its own: a process of a run that was killed may still be at work on the same row.
+    return place / f"{secrets.token_hex(4)}-{row.stem}{BatchFolder.SUFFIXES[is_picture]}"
+
+
+def keep_result(folder: Path, row: BatchRow, partial: Path) -> Path:
+    """Give a result that is whole its name, once it is on the disk. Raises MediaError."""
+    path = folder / (row.stem + partial.suffix)
+    try:
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(partial, path)

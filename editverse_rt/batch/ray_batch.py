@@ -10,11 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from editverse_rt.batch.folder import BatchFolder, save_result
+from editverse_rt.batch.folder import BatchFolder, keep_result, partial_path, save_result
 from editverse_rt.batch.rows import BatchRow, Failure, KeyMaker
-from editverse_rt.batch.running import BatchLog, BatchProgress, BatchReport, check_unchanged, sort_rows
+from editverse_rt.batch.running import (
+    BatchLog,
+    BatchProgress,
+    BatchReport,
+    check_unchanged,
+    is_long,
+    sort_rows,
+)
 from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.cluster import ClusterOptions, run_on_devices
+from editverse_rt.file_run import run_to_file
 from editverse_rt.pipeline import Pipeline
 
 __all__ = ["RowRunner", "run_ray_batch"]
@@ -32,9 +40,15 @@ class RowRunner:
         """Write a row's result; the error where there is none."""
         try:
             check_unchanged(row, self._make_key)
-            result = self._pipeline(row.request)
-            check_unchanged(row, self._make_key)
-            save_result(self._folder, row, result)
+            if is_long(self._pipeline, row):
+                partial = partial_path(self._folder, row)
+                run_to_file(self._pipeline, row.request, partial)
+                check_unchanged(row, self._make_key)
+                keep_result(self._folder, row, partial)
+            else:
+                result = self._pipeline(row.request)
+                check_unchanged(row, self._make_key)
+                save_result(self._folder, row, result)
         except Exception as error:
             return error
         return None

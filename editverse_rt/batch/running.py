@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from editverse_rt.batch.folder import BatchFolder, save_result
+from editverse_rt.batch.folder import BatchFolder, keep_result, partial_path, save_result
 from editverse_rt.batch.rows import BatchRow, Failure, KeyMaker
 from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
+from editverse_rt.file_run import FileRun
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.request_queue import RequestHandle, RequestQueue
+from editverse_rt.request_queue import RequestQueue
 
 __all__ = [
     "BatchLog",
@@ -20,10 +22,13 @@ __all__ = [
     "BatchReport",
     "SortedRows",
     "check_unchanged",
+    "is_long",
     "run_batch",
     "sort_rows",
 ]
 
+RowHandle = Future[Any]
+"""Of a `Result`, or of a `FileRun` for a long video."""
 BatchProgress = Callable[[int, int, int], object]
 _GLANCE_S = 0.2
 _WRITTEN_EVERY_S = 10.0
@@ -104,13 +109,13 @@ def run_batch(
             pipeline, num_workers=num_workers, max_queue=1, memory_budget_bytes=memory_budget_bytes
         ) as queue,
     ):
-        running: dict[RequestHandle, BatchRow] = {}
-        over: list[tuple[RequestHandle, BatchRow]] = []
+        running: dict[RowHandle, BatchRow] = {}
+        over: list[tuple[RowHandle, BatchRow]] = []
         while running or over or (log.waiting and num_interrupts() == 0):
             while log.waiting and len(running) < num_workers and num_interrupts() == 0:
                 row = log.waiting.pop()
                 try:
-                    running[queue.submit(row.request)] = row
+                    running[_submit(folder, row, pipeline, queue)] = row
                 except EditVerseError as error:
                     log.fail(row, error)
             # Written while the next ones already run.
@@ -182,14 +187,30 @@ class BatchLog:
         self._written_at = time.monotonic()
 
 
-def _finish(
-    folder: BatchFolder, row: BatchRow, handle: RequestHandle, make_key: KeyMaker, log: BatchLog
-) -> None:
+def is_long(pipeline: Pipeline, row: BatchRow) -> bool:
+    """Whether a row has more windows than one, so that its result goes to a file. Raises EditVerseError."""
+    inputs = pipeline.prepare(row.request).inputs
+    for file in inputs.files.values():
+        file.close()
+    return inputs.expected_windows != 1
+
+
+def _submit(folder: BatchFolder, row: BatchRow, pipeline: Pipeline, queue: RequestQueue) -> RowHandle:
+    """Let a row wait for its turn. Raises EditVerseError."""
+    if is_long(pipeline, row):
+        return queue.submit_to_file(row.request, partial_path(folder.path, row))
+    return queue.submit(row.request)
+
+
+def _finish(folder: BatchFolder, row: BatchRow, handle: RowHandle, make_key: KeyMaker, log: BatchLog) -> None:
     """Write the result of a row that is over, or note why there is none."""
     try:
         result = handle.result()
         check_unchanged(row, make_key)
-        save_result(folder.path, row, result)
+        if isinstance(result, FileRun):
+            keep_result(folder.path, row, result.path)
+        else:
+            save_result(folder.path, row, result)
         log.succeed()
     except RequestCancelled:
         log.waiting.append(row)

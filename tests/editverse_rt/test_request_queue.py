@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from editverse_rt import (
     BackendError,
     EditRequest,
+    FileHandle,
     MediaError,
     Pipeline,
     QueueFull,
@@ -24,6 +26,7 @@ from editverse_rt import (
     RequestError,
     RequestQueue,
     load_bundle,
+    media,
 )
 from editverse_rt.planning.planner import estimate_work
 
@@ -380,3 +383,44 @@ def test_a_backend_that_runs_one_request_at_a_time(fake_bundle: Any, runner: Any
         thread.join(PATIENCE_S)
     assert gate.most_at_once == 1
     assert runner.count("transformer") == 3 * 8
+
+
+def test_a_long_video_goes_to_a_file_in_its_turn(
+    windowed_pipeline: Pipeline, windowed_runner: Any, slow_clip: Callable[..., Any], tmp_path: Path
+) -> None:
+    media.write_clip(tmp_path / "in.mp4", slow_clip(25, 48, 48), 8.0)
+    request = EditRequest(PROMPT, {"video1": tmp_path / "in.mp4"})
+    windowed_pipeline(request).save(tmp_path / "expected.mp4")
+    with RequestQueue(windowed_pipeline) as queue:
+        handle = queue.submit_to_file(request, tmp_path / "out.mp4")
+        run = handle.result(PATIENCE_S)
+        assert (run.path, run.num_frames, run.num_windows) == (tmp_path / "out.mp4", 25, 3)
+        assert handle.num_steps_done == handle.num_inference_steps == 3 * 4
+        with pytest.raises(MediaError, match=r"out\.txt"):
+            queue.submit_to_file(request, tmp_path / "out.txt")
+        with pytest.raises(RequestError) as caught:
+            queue.submit_to_file(request, tmp_path / "other.mp4", resume=True)
+        assert caught.value.code == "request.unfinished"
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "expected.mp4").read_bytes()
+
+
+def test_a_cancelled_file_can_be_resumed(
+    windowed_pipeline: Pipeline, windowed_runner: Any, slow_clip: Callable[..., Any], tmp_path: Path
+) -> None:
+    media.write_clip(tmp_path / "in.mp4", slow_clip(25, 48, 48), 8.0)
+    request = EditRequest(PROMPT, {"video1": tmp_path / "in.mp4"})
+    with RequestQueue(windowed_pipeline) as queue:
+        handles: list[FileHandle] = []
+
+        def cancel(pipeline: object, step: int, timestep: float, facts: dict[str, Any]) -> None:
+            if facts["window"] == 1:
+                handles[0].cancel()
+
+        gate = Gate(windowed_runner)
+        handles.append(queue.submit_to_file(request, tmp_path / "out.mp4", callback_on_step_end=cancel))
+        gate.opened.set()
+        with pytest.raises(RequestCancelled, match="1 windows are kept"):
+            handles[0].result(PATIENCE_S)
+        assert not (tmp_path / "out.mp4").exists()
+        run = queue.submit_to_file(request, tmp_path / "out.mp4", resume=True).result(PATIENCE_S)
+    assert run.num_windows == 3

@@ -59,7 +59,7 @@ def test_each_library_is_imported_in_one_place(path: Path) -> None:
         "cuda": "backends/cuda.py",
         "tokenizers": "evaluate/tokenizer.py",
         "ftfy": "evaluate/tokenizer.py",
-        "pyarrow": "evaluate/benchmarks/tgve.py",
+        "pyarrow": "parquet.py",
         "skimage": "evaluate/fidelity.py",
         "starlette": "serve/",
         "uvicorn": "serve/",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from editverse_rt import media
+from editverse_rt.batch.tables import SUFFIXES, objects_of_table
 from editverse_rt.bundle.description import BUNDLE_JSON
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import EditVerseError, MediaError, RequestError
@@ -62,28 +63,23 @@ class Failure:
 
 
 def read_manifest(path: Path) -> tuple[list[BatchRow], list[Failure]]:
-    """The rows of a JSONL file, one `EditRequest` as JSON with an `id` a line, and the lines that are none.
+    """The rows of a manifest, and the lines that are none: JSONL with one `EditRequest` as JSON with an `id` a line, or
+    a table, .csv or .parquet, see `objects_of_table`.
 
     Inputs' paths are relative to the file. Empty lines are passed over. Raises RequestError (`batch.manifest`)
-    for a file that cannot be read, and (`batch.id`) for an id that stands twice.
+    for a file that cannot be read, and (`batch.id`) for an id that stands twice; BackendError for Parquet without
+    pyarrow.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"{path} cannot be read as UTF-8 text ({error})",
-            expected="a JSON object a line",
-            hint="check the path",
-            code="batch.manifest",
-        ) from error
+    values: Iterable[tuple[int, Any]]
+    values = objects_of_table(path) if path.suffix.lower() in SUFFIXES else _lines_of(path)
     rows: list[BatchRow] = []
     failures: list[Failure] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, given in values:
         where, name = f"{path}:{number}", ""
         try:
-            value = json_from_text(line, where, error=RequestError, fix=_FIX)
+            value: Any = given
+            if isinstance(given, str):
+                value = json_from_text(given, where, error=RequestError, fix=_FIX)
             reader = Fields(value, where, "", error=RequestError, fix=_FIX)
             name = checked_id(reader.string("id"), where)
             rest = {key: reader.value(key) for key in reader if key != "id"}
@@ -94,6 +90,20 @@ def read_manifest(path: Path) -> tuple[list[BatchRow], list[Failure]]:
             failures.append(Failure(name, number, error))
     check_ids([(row.id, row.line) for row in rows] + [(f.id, f.line) for f in failures if f.id])
     return rows, failures
+
+
+def _lines_of(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers from 1. Raises RequestError (`batch.manifest`)."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"{path} cannot be read as UTF-8 text ({error})",
+            expected="a JSON object a line",
+            hint="check the path",
+            code="batch.manifest",
+        ) from error
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def rows_of_folder(folder: Path, prompt: str) -> tuple[list[BatchRow], list[Failure]]:

@@ -45,7 +45,8 @@ examples:
   editverse-rt batch clips "Make it night" -o results --workers 2 --threads 1
 
 MANIFEST has a JSON object a line: {"id": "a1", "prompt": "Make it night", "inputs": {"video1": "in.mp4"}}; paths are
-relative to it. A folder is taken file by file, with one instruction.
+relative to it. A table with a column for each name does as well (.csv, .parquet). A folder is taken file by file, with
+one instruction.
 
 A result is called ID-KEY.mp4, or .png for one frame; KEY is a digest of the request, its inputs' contents and the
 bundle. The same command makes what is missing and nothing twice, also after a kill. results.jsonl lists what is
@@ -56,7 +57,12 @@ that every row has its result.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, metavar="MANIFEST", help="a JSONL file of requests, or a folder of clips")
+    add(
+        "source",
+        type=Path,
+        metavar="MANIFEST",
+        help="requests as JSONL, CSV or Parquet, or a folder of clips",
+    )
     add("prompt", nargs="?", help="the instruction, for a folder")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder of results")
     add("--workers", type=thread_count, default=1, metavar="N", help="requests at once (default: 1)")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from editverse_rt.errors import BackendError, EditVerseError, RequestError
+from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.evaluate.benchmarks.base import (
     Benchmark,
     BenchmarkItem,
@@ -18,6 +18,7 @@ from editverse_rt.evaluate.benchmarks.base import (
     path_inside,
     read_csv_rows,
 )
+from editverse_rt.parquet import read_parquet
 
 __all__ = ["TGVE", "TGVE_PLUS", "load_tgve", "load_tgve_plus"]
 
@@ -149,21 +150,7 @@ def _parquet_rows(data: Path) -> list[dict[str, Any]]:
         raise RequestError(
             f"{data}: found no parquet file", expected="TGVE+'s table", code="request.benchmark"
         )
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise BackendError(
-            "the package pyarrow is not installed",
-            hint="install it with: pip install 'editverse-rt[evaluate]'",
-            code="backend.package_missing",
-        ) from error
-    try:
-        return [row for table in tables for row in parquet.read_table(table).to_pylist()]
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"{data}: its parquet files cannot be read ({str(error).splitlines()[0]})",
-            code="request.benchmark",
-        ) from error
+    return [row for table in tables for row in read_parquet(table, code="request.benchmark")]
 
 
 TGVE = Benchmark(

@@ -25,8 +25,8 @@ ROW = st.fixed_dictionaries(
         "num_frames": st.integers(1, 9999),
         "guidance_scale": st.floats(0, 1000, allow_nan=False),
         "size": st.sampled_from(["64x48", "80x48"]),
-        "inputs": st.sampled_from([("video1",), ("image1",), ("video1", "image1")]).flatmap(
-            lambda names: st.fixed_dictionaries(dict.fromkeys(names, TEXT))
+        "inputs": st.dictionaries(st.sampled_from(["video1", "image1"]), TEXT, min_size=1).map(
+            lambda inputs: dict(sorted(inputs.items(), reverse=True))
         ),
     },
 )

@@ -159,6 +159,26 @@ def test_the_same_bytes_window_by_window(short_hosts: tuple[Pipeline, Any]) -> N
         assert np.array_equal(first.frames, frames[:9]), name
 
 
+def test_a_cut_begins_a_window_that_shares_nothing(short_hosts: tuple[Pipeline, Any]) -> None:
+    """The blue of this clip falls from 240 to 4 at frame 13."""
+    host, twin = short_hosts
+    if host.bundle.spec.conditioning == "rows":
+        return  # it takes no video
+    given = {"num_inference_steps": STEPS, "video1": clip(20)}
+    windows: list[tuple[int, Frames]] = []
+
+    def take(index: int, count: int, begin: int, added: Frames) -> bool:
+        windows.append((begin, added))
+        return True
+
+    twin.run("Make it night, calmly", on_window=take, **given)
+    assert [(begin, len(added)) for begin, added in windows] == [(0, 9), (9, 4), (13, 7)]
+    expected = host("Make it night, calmly", **given)
+    assert np.array_equal(np.concatenate([added for _, added in windows]), expected.frames)
+    # A velocity that is no number would leave one grey level.
+    assert all(len(np.unique(added)) > 16 for _, added in windows)
+
+
 def test_a_window_goes_on_from_the_one_before(short_hosts: tuple[Pipeline, Any]) -> None:
     """Its first frame is the last one before it, decoded once more."""
     host, _ = short_hosts

@@ -30,7 +30,7 @@ def refuse(answer: httpx.Response, status: int, code: str, field: str | None = N
         ({"request": {**GOOD, "seed": "3"}}, "request.option", "seed"),
         ({"request": {**GOOD, "seed": 2**63}}, "request.option", "seed"),
         ({"request": {**GOOD, "seed": True}}, "request.option", "seed"),
-        ({"request": {**GOOD, "num_frames": 2001}}, "request.too_large", "num_frames"),
+        ({"request": {**GOOD, "num_frames": 20_001}}, "request.too_large", "num_frames"),
         ({"request": {**GOOD, "size": [64, 64]}}, "request.field", "size"),
         ({"request": {**GOOD, "size": "4000x4000"}}, "request.size", None),
         ({"request": {**GOOD, "schedule": "none"}}, "request.unknown_schedule", "schedule"),

@@ -316,9 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--bundle", default="nano", help="name or folder (default: nano)")
     add("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once, a row each (default: 1 4 16)")
-    add("--jobs", type=int, default=100, help="requests of a row at most (default: 100)")
+    add("--jobs", type=int, default=60, help="requests of a row at most (default: 60)")
     add("--seconds", type=float, default=120, help="after which a row sends no more (default: 120)")
-    add("--steps", type=int, default=6, help="at most, of a request (default: 6)")
+    add("--steps", type=int, default=50, help="at most, of a request (default: 50)")
     add("--slots", type=int, default=os.cpu_count() or 1, help="jobs that run at once (default: one a core)")
     add("--rounds", type=int, default=4, help="turns of server and queue (default: 4)")
     add("--memory-jobs", type=int, default=1000, help="small jobs to watch memory over (default: 1000)")

@@ -139,6 +139,20 @@ def take_picture(shot: Path) -> None:
     assert Image.open(PICTURE).size == Image.open(shot).size
 
 
+def test_the_form_is_shown_with_its_models(open_page: Open) -> None:
+    """An input that is put in before they are there would find none."""
+    page = open_page()
+
+    def answer_late(route: Route) -> None:
+        assert page.locator("#work").is_hidden()
+        route.continue_()
+
+    page.route("**/v1/models", answer_late)
+    page.reload()
+    page.locator("#work").wait_for()
+    assert page.locator("#suggestions li").count() > 0
+
+
 def test_pictures_and_suggestions(open_page: Open) -> None:
     page = open_page()
     assert page.locator("#submit").inner_text() == "Generate"

@@ -17,10 +17,10 @@ async function openSession() {
   const session = await api("/session");
   const isIn = session.name !== null;
   $("login").hidden = isIn;
-  $("work").hidden = !isIn;
   $("sign-out").hidden = session.auth !== "key" || !isIn;
+  if (isIn) setModels((await api("/v1/models")).data);
+  $("work").hidden = !isIn; // only with its models, which the form needs at the first input
   if (!isIn) return $("key").focus();
-  setModels((await api("/v1/models")).data);
   estimateSoon();
   await Promise.all([listHistory(), openHash()]);
 }

@@ -11,6 +11,7 @@ Values held are those alive at the worst point of the graph, inputs and outputs 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -63,6 +64,8 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
     tools = import_module(f"{import_onnxruntime().__name__}.tools.symbolic_shape_infer")
     model = inliner.inline_local_functions(onnx.load(path, load_external_data=False))
     outside = _hide_weights(model)
+    # It says which sizes it cannot order; the counts need no order.
+    logging.getLogger(tools.__name__).setLevel(logging.ERROR)
     inferred = tools.SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
     _show_weights(inferred, outside)
     shapes = {v.name: _symbols(v) for v in _values(inferred)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -113,17 +115,24 @@ def _trace(module: nn.Module, spec: GraphSpec) -> ir.Model:
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function
-    """Silences the exporter's warnings on names of axes and on absent packages; errors still raise."""
+    """Silences the exporter's warnings on names of axes and on absent packages, and what torch.export prints of an
+    attempt that it follows with another; errors still raise, and what was printed before one is shown."""
 
     def __enter__(self) -> None:
         super().__enter__()
         warnings.simplefilter("ignore")
         self._level = logging.getLogger("torch.onnx").level
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        self._printed = io.StringIO()
+        self._redirect = contextlib.redirect_stderr(self._printed)
+        self._redirect.__enter__()
 
-    def __exit__(self, *args: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._redirect.__exit__(kind, error, trace)
+        if error is not None:
+            sys.stderr.write(self._printed.getvalue())
         logging.getLogger("torch.onnx").setLevel(self._level)
-        super().__exit__(*args)
+        super().__exit__(kind, error, trace)
 
 
 def export_bundle(

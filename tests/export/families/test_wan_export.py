@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,21 @@ def test_every_class_is_whole(name: str, tmp_path: Path) -> None:
         measured = list(compare_wan_graphs(made, checkpoint, runner))
     measured += compare_wan_request(made.root, checkpoint, num_threads=1)
     assert [m for m in measured if not m.passed] == []
+
+
+def test_an_export_says_nothing_unless_it_fails(wan_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """torch.export prints the graph of an attempt that failed, also where its next one succeeds."""
+    family = family_export(load(wan_folder))
+    graph = family.graphs()["schedule_unipc2"]
+    capsys.readouterr()
+    export_graph(graph, family.rope, "fused")
+    assert capsys.readouterr().err == ""
+
+    class Failing(torch.nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            sys.stderr.write("what helps to find it")
+            raise ValueError("no graph of this")
+
+    with pytest.raises(Exception, match="no graph of this"):
+        export_graph(replace(graph, module=Failing), family.rope, "fused")
+    assert "what helps to find it" in capsys.readouterr().err

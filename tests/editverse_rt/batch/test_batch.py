@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable
@@ -15,20 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_ray import FakeRay
-from hypothesis import given
-from hypothesis import strategies as st
 
 from editverse_rt import media
 from editverse_rt.batch import ray_batch
 from editverse_rt.batch.folder import BatchFolder, save_result
 from editverse_rt.batch.ray_batch import run_ray_batch
-from editverse_rt.batch.rows import BatchRow, check_ids, read_manifest, rows_of_folder
+from editverse_rt.batch.rows import read_manifest, rows_of_folder
 from editverse_rt.batch.running import BatchReport, run_batch
 from editverse_rt.cluster import ClusterOptions
 from editverse_rt.errors import MediaError, RequestError
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.request.edit_request import EditRequest
-from editverse_rt.result import WindowRun
 
 PROMPT = "Turn the circle green"
 
@@ -253,48 +248,6 @@ def test_an_id_that_stands_twice_refuses_the_batch(source: Path, other: str) -> 
     assert error.value.code == "batch.id"
 
 
-@given(st.lists(st.text(st.sampled_from("aAbB"), min_size=1, max_size=2), max_size=5))
-def test_ids_are_compared_without_capitals(names: list[str]) -> None:
-    is_unique = len({name.lower() for name in names}) == len(names)
-    try:
-        check_ids((name, line) for line, name in enumerate(names, start=1))
-    except RequestError:
-        assert not is_unique
-    else:
-        assert is_unique
-
-
-@given(name=st.text(max_size=120))
-def test_an_id_is_taken_or_refused_and_never_leaves_the_folder(
-    tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
-    path = tmp_path_factory.mktemp("ids") / "rows.jsonl"
-    path.write_text(json.dumps({"id": name, "prompt": "x"}), "ascii")
-    rows, failures = read_manifest(path)
-    assert len(rows) + len(failures) == 1
-    for row in rows:
-        target = path.parent / f"{row.id}-0123456789abcdef.mp4"
-        assert target.parent == path.parent
-        target.write_bytes(b"")
-        assert target.name in os.listdir(path.parent)
-
-
-@given(st.binary(max_size=60))
-def test_any_manifest_is_rows_failures_or_one_error(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("bytes") / "rows.jsonl"
-    path.write_bytes(data)
-    try:
-        lines = data.decode().splitlines()
-    except UnicodeDecodeError:
-        with pytest.raises(RequestError, match="cannot be read as UTF-8 text"):
-            read_manifest(path)
-    else:
-        rows, failures = read_manifest(path)
-        assert len(rows) + len(failures) == sum(bool(line.strip()) for line in lines)
-
-
 @pytest.mark.parametrize("interrupts", [1, 2])
 def test_an_interrupt_begins_no_row_and_a_second_cancels(
     pipeline: Pipeline, runner: Any, source: Path, tmp_path: Path, interrupts: int
@@ -375,10 +328,6 @@ def test_a_folder_of_clips_is_rows_with_one_instruction(
 def test_workers_are_the_queue_s(pipeline: Pipeline, source: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="num_workers is 2"):
         run(pipeline, source, tmp_path / "out", num_workers=2)
-
-
-def test_a_row_has_a_stem() -> None:
-    assert re.fullmatch(r"a-0{16}", BatchRow("a", None, key="0" * 16).stem)  # type: ignore[arg-type]
 
 
 def test_over_a_cluster_results_are_those_of_a_queue_and_either_goes_on(
@@ -466,50 +415,3 @@ def test_two_processes_that_write_one_row_do_not_touch_each_other(
     assert np.array_equal(
         media.read_clip(path, num_frames=1, height_px=48, width_px=48).frames, result.frames
     )
-
-
-def test_a_long_video_is_written_window_by_window(
-    windowed_pipeline: Pipeline,
-    slow_clip: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With the memory of one window: nothing puts the whole together."""
-    rows = []
-    for name, num_frames in (("long", 25), ("short", 9)):
-        path = tmp_path / f"{name}.mp4"
-        media.write_clip(path, slow_clip(num_frames, 48, 48), 8.0)
-        rows.append(BatchRow(name, EditRequest(f"<video1> {PROMPT}", {"video1": path})))
-        windowed_pipeline(rows[-1].request).save(tmp_path / f"{name}-expected.mp4")
-    joined: list[int] = []
-    real = WindowRun.join
-
-    def join(self: WindowRun, edited: Any) -> Any:
-        joined.append(len(edited))
-        return real(self, edited)
-
-    monkeypatch.setattr(WindowRun, "join", join)
-    with BatchFolder(tmp_path / "out") as folder:
-        assert run_batch(windowed_pipeline, rows, folder).is_complete
-    assert joined == [1]
-    for row in rows:
-        (found,) = (tmp_path / "out").glob(f"{row.id}-*.mp4")
-        assert found.read_bytes() == (tmp_path / f"{row.id}-expected.mp4").read_bytes()
-    assert not (tmp_path / "out" / ".partial").exists()
-
-
-def test_a_long_video_that_is_cancelled_is_run_again(
-    windowed_pipeline: Pipeline, windowed_runner: Any, slow_clip: Callable[..., Any], tmp_path: Path
-) -> None:
-    media.write_clip(tmp_path / "in.mp4", slow_clip(25, 48, 48), 8.0)
-    row = BatchRow("long", EditRequest(f"<video1> {PROMPT}", {"video1": tmp_path / "in.mp4"}))
-
-    def interrupts() -> int:
-        return 2 if windowed_runner.count("vae_decoder_first") else 0
-
-    with BatchFolder(tmp_path / "out") as folder:
-        report = run_batch(windowed_pipeline, [row], folder, num_interrupts=interrupts)
-    assert report.num_done + report.num_left == 1
-    with BatchFolder(tmp_path / "out") as folder:
-        assert run_batch(windowed_pipeline, [row], folder).is_complete
-    assert len(list((tmp_path / "out").glob("long-*.mp4"))) == 1

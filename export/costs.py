@@ -26,6 +26,7 @@ from onnx import inliner
 
 from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.bundle.spec import GraphSpec
+from export import attention_nodes
 from export.graphs import axis_size
 
 __all__ = ["Polynomial", "count_costs"]
@@ -45,7 +46,7 @@ _AXES = {
 _MEASURED_HELD = 1.53
 """What a run of a VAE's graph held beyond the count: 1.52 to 1.55 in ONNX Runtime 1.32, whose convolutions reorder."""
 _PRODUCTS = frozenset({"MatMul", "Gemm"})
-_ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
+_ATTENTION = frozenset({"Attention", "MultiHeadAttention", attention_nodes.OP_TYPE})
 
 
 def count_costs(folder: Path, graphs: Mapping[str, GraphSpec]) -> dict[str, dict[str, Polynomial]]:
@@ -63,11 +64,13 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
     """Costs of a graph over rows, by symbolic shapes."""
     tools = import_module(f"{import_onnxruntime().__name__}.tools.symbolic_shape_infer")
     model = inliner.inline_local_functions(onnx.load(path, load_external_data=False))
+    attention = _hide_attention(model)
     outside = _hide_weights(model)
     # It says which sizes it cannot order; the counts need no order.
     logging.getLogger(tools.__name__).setLevel(logging.ERROR)
     inferred = tools.SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
     _show_weights(inferred, outside)
+    _show_attention(inferred, attention)
     shapes = {v.name: _symbols(v) for v in _values(inferred)}
     sizes = {name: math.prod(shape, start=sympy.Integer(1)) for name, shape in shapes.items()}
     nodes = _nodes_of(inferred, shapes)
@@ -78,6 +81,29 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
         key=lambda held: float(sympy.sympify(held).subs({_AXES[a]: n for a, n in _TYPICAL.items()})),
     )
     return {"flops": _polynomial(flops), "moved": _polynomial(moved), "held": _polynomial(worst)}
+
+
+def _hide_attention(model: Any) -> dict[str, Any]:
+    """Put Identity in the place of the attention that the inference does not know: the standard's, which it takes for
+    ONNX Runtime's own operator of that name, and the plugin's node. Both give the shape of their first input.
+
+    Returns copies of the nodes by their outputs."""
+    hidden = {}
+    for node in model.graph.node:
+        is_standard = node.op_type == "Attention" and node.domain in ("", "ai.onnx")
+        if is_standard or node.op_type == attention_nodes.OP_TYPE:
+            hidden[node.output[0]] = onnx.NodeProto.FromString(node.SerializeToString())
+            node.op_type, node.domain = "Identity", ""
+            del node.input[1:]
+            del node.attribute[:]
+    return hidden
+
+
+def _show_attention(model: Any, hidden: Mapping[str, Any]) -> None:
+    """The reverse of `_hide_attention`."""
+    for node in model.graph.node:
+        if node.output[0] in hidden:
+            node.CopyFrom(hidden[node.output[0]])
 
 
 def _hide_weights(model: Any) -> list[Any]:

@@ -192,3 +192,21 @@ def test_weights_beside_the_graph_are_not_read(name: str, nano: Bundle, tmp_path
     onnx.save_model(model, path, save_as_external_data=True, location="x.weights", size_threshold=1024)
     (tmp_path / "x.weights").unlink()
     assert count_costs(tmp_path, {name: nano.spec.graphs[name]}) == {name: nano.spec.costs[name]}
+
+
+@pytest.mark.parametrize("lowering", ["inline", "plugin"])
+def test_every_lowering_is_counted(lowering: Any, nano: Bundle, tmp_path: Path) -> None:
+    """The standard's Attention and the plugin's node, whose shapes the inference does not find by itself."""
+    checkpoint = load_checkpoint(Path(__file__).parents[2] / "reference" / "nano" / "checkpoint")
+    family = family_export(checkpoint)
+    graph = family.graphs()["transformer"]
+    ir.save(export_graph(graph, family.rope, lowering), tmp_path / graph.spec.file)
+    found = count_costs(tmp_path, {"transformer": graph.spec})["transformer"]["flops"]
+    expected = dict(nano.spec.costs["transformer"]["flops"])
+    if (
+        lowering == "plugin"
+    ):  # its last block attends from all rows, where the others take those of the result alone
+        blocks, width = nano.spec.model["transformer"]["num_blocks"], expected["L*L"]
+        expected["L*L"] = width * blocks / (blocks - 1)
+    for term in ("L*L", "L*Lg") if lowering == "inline" else ("L*L",):
+        assert found[term] == expected[term]

@@ -40,7 +40,7 @@ from editverse_rt.client import Client
 
 __all__ = ["Load", "load_server", "run_in_process", "start_server"]
 
-PROBE_S = 0.02
+PROBE_S = 0.1
 POLL_S = 0.5
 PATIENCE_S = 120.0
 

@@ -34,7 +34,7 @@ from editverse_rt.bundle.spec import (
 )
 from editverse_rt.pipeline import Pipeline
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ray_batch"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_ray import fake_ray  # noqa: F401
 

@@ -85,7 +85,7 @@ def test_a_start_beyond_the_end_is_refused_in_the_same_words(pipeline: native.Na
     with pytest.raises(MediaError) as expected, open_media(sample) as file:
         file.read_clip(start_s=99.0, num_frames=1, height_px=64, width_px=64)
     with pytest.raises(native.LibraryError) as found:
-        pipeline.run("<video1> x", video1=sample, start_s=99.0, num_inference_steps=1)
+        pipeline.run("<video1> x", video1=sample, start_s=99.0, num_inference_steps=1, length="cut")
     assert found.value.facts["code"] == "media.start"
     assert found.value.text == str(expected.value)
 

@@ -70,6 +70,9 @@ def test_a_result_keeps_the_times_of_its_source(
     path = uneven_video(tmp_path / name, codec, pixel_format)
     ours, theirs = tmp_path / f"library{suffix}", tmp_path / f"python{suffix}"
     settings: dict[str, Any] = {"video1": path, "num_inference_steps": 1}
+    if source == "mp4":
+        # How long the last sample lasts is not the same in all versions of FFmpeg, so it is left out.
+        settings["num_frames"] = len(TIMES_CS) - 1
     expected = host("<video1> Make it night", **settings)
     frames, fps, notices = twin.run("<video1> Make it night", save=[ours], **settings)
     assert np.array_equal(frames, expected.frames)

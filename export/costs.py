@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,8 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
     outside = _hide_weights(model)
     # It says which sizes it cannot order; the counts need no order.
     logging.getLogger(tools.__name__).setLevel(logging.ERROR)
-    inferred = tools.SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
+    with _elsewhere():
+        inferred = tools.SymbolicShapeInference.infer_shapes(model, int_max=2**31 - 1, auto_merge=True)
     _show_weights(inferred, outside)
     _show_attention(inferred, attention)
     shapes = {v.name: _symbols(v) for v in _values(inferred)}
@@ -81,6 +84,18 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
         key=lambda held: float(sympy.sympify(held).subs({_AXES[a]: n for a, n in _TYPICAL.items()})),
     )
     return {"flops": _polynomial(flops), "moved": _polynomial(moved), "held": _polynomial(worst)}
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Another working folder: the inference writes a model that it cannot finish, with its weights, where it stands."""
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(here)
 
 
 def _hide_attention(model: Any) -> dict[str, Any]:

@@ -171,3 +171,25 @@ def test_the_bundle_that_ships_fits_the_wheel() -> None:
 def test_training_checkpoints_stay_small() -> None:
     checkpoints = (path for path in (ROOT / "reference").rglob("*") if path.is_file())
     assert sum(path.stat().st_size for path in checkpoints) <= 40 * MB
+
+
+def test_models_lie_where_they_ship_and_nothing_else_is_large() -> None:
+    """What a tool writes into the working folder is easily committed with the rest, and stays in the history."""
+    folders = (
+        "benchmarks",
+        "cpp",
+        "deploy",
+        "docs",
+        "editverse_rt",
+        "examples",
+        "export",
+        "reference",
+        "tests",
+    )
+    homes = (ROOT / "reference" / "nano" / "checkpoint", ROOT / "editverse_rt" / "bundles" / "nano")
+    there = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    others = [path for path in there if path.is_file() and not any(map(path.is_relative_to, homes))]
+    assert len(others) > 500
+    stray = [path for path in others if path.suffix in (".onnx", ".data", ".weights", ".safetensors", ".pt")]
+    large = [path for path in others if path.stat().st_size > MB]
+    assert (stray, large) == ([], [])

@@ -194,6 +194,24 @@ def test_weights_beside_the_graph_are_not_read(name: str, nano: Bundle, tmp_path
     assert count_costs(tmp_path, {name: nano.spec.graphs[name]}) == {name: nano.spec.costs[name]}
 
 
+def test_a_graph_that_cannot_be_counted_leaves_no_file(
+    nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's inference writes the model and its weights into the working folder then."""
+    model = onnx.load(nano.graph_path("text_encoder"))
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Unknown", "of.nobody"
+    model.opset_import.append(onnx.helper.make_opsetid("of.nobody", 1))
+    graph = nano.spec.graphs["text_encoder"]
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "work").mkdir()
+    onnx.save_model(model, tmp_path / "bundle" / graph.file)
+    monkeypatch.chdir(tmp_path / "work")
+    with pytest.raises(Exception, match="Incomplete symbolic shape inference"):
+        count_costs(tmp_path / "bundle", {"text_encoder": graph})
+    assert Path.cwd() == tmp_path / "work"
+    assert not list((tmp_path / "work").iterdir())
+
+
 @pytest.mark.parametrize("lowering", ["inline", "plugin"])
 def test_every_lowering_is_counted(lowering: Any, nano: Bundle, tmp_path: Path) -> None:
     """The standard's Attention and the plugin's node, whose shapes the inference does not find by itself."""

@@ -221,9 +221,8 @@ def test_every_lowering_is_counted(lowering: Any, nano: Bundle, tmp_path: Path) 
     ir.save(export_graph(graph, family.rope, lowering), tmp_path / graph.spec.file)
     found = count_costs(tmp_path, {"transformer": graph.spec})["transformer"]["flops"]
     expected = dict(nano.spec.costs["transformer"]["flops"])
-    if (
-        lowering == "plugin"
-    ):  # its last block attends from all rows, where the others take those of the result alone
+    # The plugin's last block attends from all rows, where the other forms take those of the result alone.
+    if lowering == "plugin":
         blocks, width = nano.spec.model["transformer"]["num_blocks"], expected["L*L"]
         expected["L*L"] = width * blocks / (blocks - 1)
     for term in ("L*L", "L*Lg") if lowering == "inline" else ("L*L",):

@@ -16,6 +16,7 @@ from editverse_rt.planning.planner import Work, check_budget, estimate_work
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.prompt import INPUT_NAME, with_tags
+from editverse_rt.serve.problems import too_many_frames
 
 __all__ = ["Limits", "Prepared", "error_without_paths", "prepare_request"]
 
@@ -137,13 +138,7 @@ def _check_length(checked: CheckedRequest, limits: Limits) -> None:
     """Refuse a result of more frames than a worker keeps on its disk. Raises RequestError."""
     frames = _frames_of(checked)
     if frames > limits.max_frames:
-        raise RequestError(
-            f"the result has {frames} frames",
-            expected=f"{limits.max_frames} or fewer",
-            hint="set num_frames, or send the video in parts",
-            code="request.too_large",
-            field="num_frames",
-        )
+        raise too_many_frames(str(frames), limits.max_frames)
 
 
 def _frames_of(checked: CheckedRequest) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from editverse_rt.errors import RequestError
 from editverse_rt.media.frames import Frames
 from editverse_rt.media.lossless import read_lossless, write_lossless
 from editverse_rt.result import WindowRun
+from editverse_rt.serve.problems import too_many_frames
 
 __all__ = ["KeptClip", "KeptWindows"]
 
@@ -67,13 +67,7 @@ class KeptWindows:
             if self.source is not None and (edited.index == 0 or not str(main).startswith("image")):
                 self.source.add(edited.sources[0])
             if self.frames.num_frames > max_frames:
-                raise RequestError(
-                    f"the result has more than {max_frames} frames",
-                    expected=f"{max_frames} or fewer",
-                    hint="set num_frames, or send the video in parts",
-                    code="request.too_large",
-                    field="num_frames",
-                )
+                raise too_many_frames(f"more than {max_frames}", max_frames)
         windows = run.windows
         self.fps, self.times_s, self.sound = windows.fps, windows.times_s, windows.sound
         self.notices, self.timings = tuple(windows.notices), dict(run.timings)

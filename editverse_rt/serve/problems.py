@@ -24,6 +24,7 @@ __all__ = [
     "is_disk_full",
     "not_kept",
     "status_of",
+    "too_many_frames",
 ]
 
 
@@ -114,3 +115,14 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def too_many_frames(found: str, most: int) -> RequestError:
+    """The error of a result that is longer than a worker keeps. found: how many frames it has."""
+    return RequestError(
+        f"the result has {found} frames",
+        expected=f"{most} or fewer",
+        hint="set num_frames, or send the video in parts",
+        code="request.too_large",
+        field="num_frames",
+    )

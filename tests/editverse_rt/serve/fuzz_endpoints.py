@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fuzz_requests import HEADERS, Requests
-from live_server import LiveServer
+from live_server import LiveServer, find_stray_files
 
 __all__ = ["OPTIONS", "Fuzzer"]
 
@@ -164,13 +164,7 @@ class Fuzzer:
                     self.faults.append(f"jobs that do not end: {counts}")
                     break
                 time.sleep(0.2)
-            for parent in ("in", "out"):
-                for folder in (self._data / parent).iterdir():
-                    answer = client.get(f"/v1/jobs/{folder.name}")
-                    if answer.status_code != 200:
-                        self.faults.append(f"{parent}/{folder.name} has no job")
-                    elif parent == "out" and answer.json()["state"] != "completed":
-                        self.faults.append(f"{parent}/{folder.name} is left of {answer.json()['state']}")
+            self.faults += find_stray_files(client, self._data)
             restarts = re.findall(r"^editverse_worker_restarts_total{.*} .*$", metrics, re.MULTILINE)
             self.faults += [f"a worker has ended: {line}" for line in restarts]
         end = time.monotonic() + 35

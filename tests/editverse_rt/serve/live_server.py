@@ -16,9 +16,11 @@ from typing import Any
 
 import httpx
 
-__all__ = ["LiveServer", "make_png", "worker_pids"]
+__all__ = ["LiveServer", "find_stray_files", "make_png", "worker_pids"]
 
 PATIENCE_S = 120.0
+REMOVAL_S = 10.0
+"""A job is told to have ended just before the files of its unfinished run go."""
 
 
 class LiveServer:
@@ -105,6 +107,33 @@ def _is_worker(path: Path, server: int) -> bool:
         return parent == server and b"worker" in (path.parent / "cmdline").read_bytes()
     except (OSError, ValueError):  # it has ended meanwhile
         return False
+
+
+def find_stray_files(client: httpx.Client, data: Path) -> list[str]:
+    """What lies below a server's folder once its jobs have ended, and should not.
+
+    A folder of uploads has a job, and one of outputs has a job that has completed: it holds the result and, if the
+    request had one, the source.
+    """
+    end = time.monotonic() + REMOVAL_S
+    while (stray := _find_stray_files(client, data)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return stray
+
+
+def _find_stray_files(client: httpx.Client, data: Path) -> list[str]:
+    stray = []
+    for folder in [*(data / "in").iterdir(), *(data / "out").iterdir()]:
+        answer = client.get(f"/v1/jobs/{folder.name}")
+        state = answer.json()["state"] if answer.status_code == 200 else "no job"
+        is_output = folder.parent.name == "out"
+        if state == "no job" or (is_output and state != "completed"):
+            stray.append(f"{folder} is left of {state}")
+        elif is_output:
+            names = sorted(path.name.split("-")[0] for path in folder.iterdir())
+            if names not in (["result"], ["result", "source"]):
+                stray.append(f"{folder} has {names}")
+    return stray
 
 
 def make_png(folder: Path, width: int = 64, height: int = 64) -> bytes:

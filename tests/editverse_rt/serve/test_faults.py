@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer, worker_pids
+from live_server import LiveServer, find_stray_files, worker_pids
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="/proc and /dev/full are Linux's"
@@ -63,9 +63,8 @@ def check_nothing_is_left(server: LiveServer, client: httpx.Client) -> None:
     """No job is under way, no output of one that has not completed is there, and a job still works."""
     shown = client.get("/v1/jobs", params={"limit": 100}).json()["data"]
     assert all(job["state"] not in ("queued", "in_progress") for job in shown), shown
-    completed = {job["id"] for job in shown if job["state"] == "completed"}
     data = next(Path(word) for word in server.process.args if str(word).endswith("data") and "/" in str(word))
-    assert {folder.name for folder in (data / "out").iterdir()} <= completed
+    assert find_stray_files(client, data) == []
     assert wait(client, submit(client, "A red circle").json()["id"])["state"] == "completed"
 
 

@@ -362,7 +362,7 @@ class Dispatcher:
         await asyncio.sleep(_WATCH_S)
         for run in list(self.live.values()):
             seconds = self.expected_seconds(run.job.model, run.job.estimate)
-            steps = run.num_windows * max(1, run.num_steps)
+            steps = run.job.num_windows * max(1, run.num_steps)
             step_s = None if seconds is None else seconds / steps
             if not run.is_ending and run.is_silent(step_s, self._silence_s):
                 run.is_blamed = True

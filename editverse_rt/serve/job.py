@@ -70,3 +70,8 @@ class Job:
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_windows(self) -> int:
+        """In how many windows a long video is done."""
+        return int(self.estimate["num_windows"])

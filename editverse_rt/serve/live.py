@@ -40,11 +40,6 @@ class LiveRun:
     def num_steps(self) -> int:
         return int(self.job.estimate["num_inference_steps"])
 
-    @property
-    def num_windows(self) -> int:
-        """In how many windows a long video is done."""
-        return int(self.job.estimate.get("num_windows", 1))
-
     def hear(self, phase: str, step: int, window: int = 0) -> None:
         """Take what the process tells."""
         now = time.monotonic()
@@ -65,7 +60,7 @@ class LiveRun:
         """
         step_s = self.step_s or expected_step_s
         if step_s is None:
-            steps = self.num_windows * max(1, self.num_steps)
+            steps = self.job.num_windows * max(1, self.num_steps)
             step_s = sum(self.job.estimate["flops"].values()) / steps / UNKNOWN_FLOPS_PER_S
         limit_s = max(least_s, min(SILENT_STEPS * step_s, self.job.deadline_s))
         return time.monotonic() - self.heard_s > limit_s
@@ -80,8 +75,8 @@ class LiveRun:
         if self.phase == "denoise":
             done += flops["denoise"] * self.step / max(1, self.num_steps)
         # The estimate is of all windows; this window's share is added to those that are done.
-        window = min(self.window, self.num_windows - 1)
-        return float(done + window * sum(flops.values())) / self.num_windows
+        window = min(self.window, self.job.num_windows - 1)
+        return float(done + window * sum(flops.values())) / self.job.num_windows
 
     @property
     def progress(self) -> float:
@@ -94,7 +89,7 @@ class LiveRun:
         total = float(sum(self.job.estimate["flops"].values()))
         left = total - self.done_flops
         if self.step_s is not None and self.num_steps:
-            own = self.job.estimate["flops"]["denoise"] / self.num_windows / self.num_steps / self.step_s
+            own = self.job.estimate["flops"]["denoise"] / self.job.num_windows / self.num_steps / self.step_s
             return left / own if own else None
         return speeds.seconds(self.worker.name, self.job.model, left)
 

@@ -39,7 +39,6 @@ def _native(dispatcher: Dispatcher, job: Job, queued: list[Job], eta_s: float | 
     run = dispatcher.live.get(job.id) if job.state == "in_progress" else None
     progress = 1.0 if job.state == "completed" else 0.0 if run is None else run.progress
     ahead = [i for i, other in enumerate(queued) if other.id == job.id]
-    num_windows = int(job.estimate.get("num_windows", 1))
     return {
         "object": "job",
         "id": job.id,
@@ -50,8 +49,8 @@ def _native(dispatcher: Dispatcher, job: Job, queued: list[Job], eta_s: float | 
         if run is not None
         else (job.estimate["num_inference_steps"] if progress == 1 else 0),
         "num_steps": job.estimate["num_inference_steps"],
-        "window": run.window if run is not None else (num_windows - 1 if progress == 1 else 0),
-        "num_windows": num_windows,
+        "window": run.window if run is not None else (job.num_windows - 1 if progress == 1 else 0),
+        "num_windows": job.num_windows,
         "progress": round(progress, 4),
         "queue_position": ahead[0] if ahead else None,
         "eta_s": None if eta_s is None else round(eta_s, 2),

@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from processes import find_processes
 from ray.cluster_utils import Cluster
 
 from editverse_rt.batch.folder import BatchFolder
@@ -30,16 +30,6 @@ from editverse_rt.pipeline import Pipeline
 
 PATIENCE_S = 240.0
 OPTIONS = ClusterOptions(open_options={"num_threads": 1})
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
 
 
 @pytest.fixture
@@ -169,18 +159,6 @@ def test_a_result_that_an_actor_cannot_write_ends_the_batch(
     assert not results_in(tmp_path / "out")
 
 
-def processes(word: bytes) -> list[int]:
-    """Processes whose command line holds a word."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:  # noqa: PERF203
-            continue
-    return found
-
-
 def wait_until(condition: Any, text: str) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
@@ -220,18 +198,18 @@ def test_after_a_kill_of_the_driver_every_row_is_made_once(
     rows, expected = slow_rows
     out = tmp_path / "out"
     address = [] if how == "on this machine" else [request.getfixturevalue("cluster").address]
-    raylets = set(processes(b"raylet"))
+    raylets = set(find_processes(b"raylet"))
     driver = start_driver(rows, out, address)
     wait_until(lambda: driver.poll() is not None or len(results_in(out)) >= 2, "no result has come")
     assert driver.poll() is None
-    assert processes(b"ray::RowRunner")
+    assert find_processes(b"ray::RowRunner")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     if how != "at once":
         # Ray ends the actors of a driver that is gone, and none of them writes after that.
-        wait_until(lambda: not processes(b"ray::RowRunner"), "an actor has outlived its driver")
+        wait_until(lambda: not find_processes(b"ray::RowRunner"), "an actor has outlived its driver")
         wait_until(
-            lambda: set(processes(b"raylet")) <= raylets, "Ray has outlived the driver that started it"
+            lambda: set(find_processes(b"raylet")) <= raylets, "Ray has outlived the driver that started it"
         )
         before = {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))}
         time.sleep(3)
@@ -249,5 +227,5 @@ def test_after_a_kill_of_the_driver_every_row_is_made_once(
         assert {name: (out / name).stat().st_mtime_ns for name in found} == times
     listed = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
     assert [row["id"] for row in listed] == [f"row{seed}" for seed in range(8)]
-    wait_until(lambda: not processes(b"ray::RowRunner"), "an actor has outlived its driver")
+    wait_until(lambda: not find_processes(b"ray::RowRunner"), "an actor has outlived its driver")
     assert sorted(path.name for path in out.iterdir()) == sorted([*expected, ".lock", "results.jsonl"])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from editverse_rt import media
@@ -25,16 +23,6 @@ FOLDER = BENCHMARKS["folder"]
 TGVE = replace(BENCHMARKS["tgve"], size=None)
 STEPS = EditingOptions(num_inference_steps=2)
 PROMPT = "Make it grayscale"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ray.cluster_utils import Cluster
 sys.path.insert(0, str(Path(__file__).parents[1] / "editverse_rt" / "serve"))
 
 from live_server import LiveServer
+from processes import find_processes
 
 from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.pipeline import Pipeline
@@ -30,14 +30,6 @@ from editverse_rt.pipeline import Pipeline
 REQUEST = {"prompt": "A red circle", "num_frames": 1, "seed": 3, "num_inference_steps": 400}
 PATIENCE_S = 240.0
 FAULTY = (str(Path(__file__).parents[1] / "editverse_rt" / "serve" / "faulty_server.py"),)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    yield nodes
-    nodes.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -84,26 +76,14 @@ def wait_for_two(client: httpx.Client) -> list[str]:
         time.sleep(0.05)
 
 
-def processes(word: bytes) -> list[int]:
-    """Processes whose command line holds a word."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:  # noqa: PERF203
-            continue
-    return found
-
-
 def test_each_node_has_a_worker_and_results_are_those_without_ray(
-    cluster: Cluster, tmp_path: Path, sha256: str
+    nodes: Cluster, tmp_path: Path, sha256: str
 ) -> None:
-    with start(cluster, tmp_path / "data") as server, server.client() as client:
+    with start(nodes, tmp_path / "data") as server, server.client() as client:
         jobs = [submit(client) for _ in range(4)]
         wait_for_two(client)
         assert client.get("/v1/models").json()["data"][0]["devices"] == ["ray0", "ray1"]
-        assert len(processes(b"serve.worker")) == 2
+        assert len(find_processes(b"serve.worker")) == 2
         for job in jobs:
             shown = wait(client, job)
             assert (shown["state"], shown["attempts"], shown["result"]["sha256"]) == ("completed", 1, sha256)
@@ -116,17 +96,17 @@ def test_each_node_has_a_worker_and_results_are_those_without_ray(
         assert events.startswith("event: job\n")
         assert server.stop() == 0
     end = time.monotonic() + 30
-    while processes(b"serve.worker"):
+    while find_processes(b"serve.worker"):
         assert time.monotonic() < end, "a worker has outlived its server"
         time.sleep(0.1)
 
 
 def test_a_worker_that_hangs_while_it_opens_its_bundles_is_started_again(
-    cluster: Cluster, tmp_path: Path, sha256: str
+    nodes: Cluster, tmp_path: Path, sha256: str
 ) -> None:
     shutil.copytree(load_bundle("nano").root, tmp_path / "nano")
     (tmp_path / "nano/hang-once").touch()
-    options = ["--ray", cluster.address, "--ray-workers", "1", "--worker-open-s", "10"]
+    options = ["--ray", nodes.address, "--ray-workers", "1", "--worker-open-s", "10"]
     words = [*options, "--bundle", str(tmp_path / "nano")]
     with LiveServer(tmp_path / "data", *words, program=FAULTY) as server, server.client() as client:
         texts = [line["text"] for line in server.lines if line["event"] == "worker_error"]
@@ -139,26 +119,26 @@ def test_a_worker_that_hangs_while_it_opens_its_bundles_is_started_again(
 
 @pytest.mark.parametrize("victim", ["worker", "actor", "node", "server"])
 def test_nothing_is_lost_to_a_kill_and_nothing_is_done_twice(
-    cluster: Cluster, tmp_path: Path, sha256: str, victim: str
+    nodes: Cluster, tmp_path: Path, sha256: str, victim: str
 ) -> None:
-    server = start(cluster, tmp_path / "data")
+    server = start(nodes, tmp_path / "data")
     try:
         with server.client() as client:
             jobs = [submit(client) for _ in range(5)]
             wait_for_two(client)
             if victim in ("worker", "actor"):
                 word = b"serve.worker" if victim == "worker" else b"ray::WorkerHost"
-                pids = processes(word)
+                pids = find_processes(word)
                 assert len(pids) == 2
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)
             elif victim == "node":
                 # Its raylet and all that it has started, without a farewell.
-                cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-                cluster.add_node(num_cpus=1)
+                nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+                nodes.add_node(num_cpus=1)
             else:
                 server.kill()
-                server = start(cluster, tmp_path / "data")
+                server = start(nodes, tmp_path / "data")
         with server.client() as client:
             for job in jobs:
                 shown = wait(client, job)

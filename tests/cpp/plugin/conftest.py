@@ -48,3 +48,9 @@ def plugin_build() -> Path:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return build
+
+
+@pytest.fixture(scope="session")
+def plugin_library(plugin_build: Path) -> Path:
+    (library,) = plugin_build.rglob("libeditverse_plugin.so")
+    return library

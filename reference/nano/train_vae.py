@@ -6,8 +6,8 @@ RUN/vae.pt holds weights, optimiser and clock; a second call goes on from there.
 line every 100 steps; the diffusers folder RUN/vae is written at the end and at every checkpoint.
 
 With `--photographs FOLDER` (`photographs.py`), a share of the clips is made of photographs, and held-out ones are
-measured beside the world. `--begin-with VAE` starts from trained weights of the same shape. A run keeps the shape,
-`--base-dim`, `--z-dim` and `--res-blocks`, that it began with.
+measured beside the world. `--begin-with VAE` starts from trained weights of the same shape, or with fewer latent
+channels. A run keeps the shape, `--base-dim`, `--z-dim` and `--res-blocks`, that it began with.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from reference.nano import styles
 from reference.nano.curate import SIZES
+from reference.nano.grow_vae import grow_latents
 from reference.nano.optim import Averaged, Muon
 from reference.nano.photographs import ClipSource, Photographs, measure_photographs, mix, open_photographs
 from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
@@ -237,7 +238,7 @@ class Run:
         self.kept_apart: Photographs | None = None
         self.vae = make_vae(self.shape)
         if state is None and args.begin_with is not None:
-            self.vae.load_state_dict(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict())
+            grow_latents(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict(), self.vae)
         matrices = [
             p for p in self.vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]
         ]

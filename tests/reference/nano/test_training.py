@@ -20,6 +20,7 @@ from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.facts import NAMES
 from reference.nano.grow import grow
+from reference.nano.grow_vae import grow_latents
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
 from reference.nano.publish import STREAM_PEAK, calm_stream, calm_text_encoder, round_to_half
 from reference.nano.train import (
@@ -30,7 +31,7 @@ from reference.nano.train import (
     make_optimizers,
     save_state,
 )
-from reference.nano.train_vae import VAE_CONFIG, Batches, latent_sensitivity, level_latents
+from reference.nano.train_vae import VAE_CONFIG, Batches, latent_sensitivity, level_latents, make_vae
 from reference.nano.workers import average_gradients
 from reference.text_encoder import make_nano_text_encoder
 from reference.vae import encode_clip
@@ -287,6 +288,30 @@ def test_levelled_latents_decode_to_the_same_and_every_direction_costs_the_same(
         after = vae.decode(vae.encode(clip).latent_dist.mean).sample
     torch.testing.assert_close(after, before, atol=2e-3, rtol=0)
     assert torch.linalg.cond(latent_sensitivity(vae, step=0.02)) < 0.2 * uneven
+
+
+def test_a_vae_with_more_latent_channels_shows_what_it_did():
+    torch.manual_seed(0)
+    old, new = make_vae({"z_dim": 6}).eval(), make_vae({"z_dim": 9}).eval()
+    grow_latents(old.state_dict(), new)
+    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
+    with torch.no_grad():
+        before, after = old.encode(video).latent_dist, new.encode(video).latent_dist
+        torch.testing.assert_close(after.mean[:, :6], before.mean)
+        torch.testing.assert_close(after.logvar[:, :6], before.logvar)
+        assert (after.mean[:, 6:].std((0, 2, 3, 4)) > 1e-4).all()
+        torch.testing.assert_close(new.decode(after.mean).sample, old.decode(before.mean).sample)
+    new.decode(after.mean.detach()).sample.square().mean().backward()
+    assert (new.decoder.conv_in.weight.grad[:, 6:].abs().amax((0, 2, 3, 4)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [({"z_dim": 4}, "6 latent channels; expected 4 at most"), ({"z_dim": 6, "base_dim": 16}, "expected")],
+)
+def test_other_shapes_to_begin_with_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        grow_latents(make_vae({"z_dim": 6}).state_dict(), make_vae(shape))
 
 
 def test_flipped_and_recoloured_batches_keep_their_values():

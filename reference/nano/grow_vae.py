@@ -1,0 +1,45 @@
+"""Take a trained VAE over into one with more latent channels, so that training goes on with a wider one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+
+@torch.no_grad()
+def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
+    """Give a VAE the weights of one with as many latent channels or fewer; the new channels change no picture at first.
+
+    The encoder writes them as it was initialised to, and the decoder's first layer does not read them. ValueError
+    where other shapes differ.
+    """
+    z_dim = len(old["post_quant_conv.bias"])
+    more = len(vae.post_quant_conv.bias) - z_dim
+    if more < 0:
+        raise ValueError(
+            f"the VAE to begin with has {z_dim} latent channels; expected {z_dim + more} at most"
+        )
+    own = torch.arange(z_dim)
+    moments = torch.cat((own, own + z_dim + more))  # means, then the logarithms of variances
+    wide = {name: value.clone() for name, value in vae.state_dict().items()}
+    for name, value in old.items():
+        around = wide[name]
+        if name.startswith("encoder.conv_out."):
+            around[moments] = value
+        elif name.startswith(("quant_conv.", "post_quant_conv.")):
+            rows = moments if name.startswith("quant_conv.") else own
+            if around.ndim > 1:
+                around.copy_(torch.eye(len(around)).view_as(around))
+                around[rows.unsqueeze(1), rows] = value
+            else:
+                around.zero_()[rows] = value
+        elif name == "decoder.conv_in.weight":
+            around.zero_()[:, :z_dim] = value
+        elif around.shape == value.shape:
+            around.copy_(value)
+        else:
+            raise ValueError(f"{name} is {tuple(value.shape)}; expected {tuple(around.shape)}")
+    vae.load_state_dict(wide)

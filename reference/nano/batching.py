@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,8 +113,11 @@ class Batch:
     """Which sequence each row of `noisy` belongs to."""
     layout: Tensor
     positions: Tensor
-    is_clean: Tensor
     is_noisy: Tensor
+    """bool [B, L]."""
+    clean_at: Tensor
+    """int64 [sum Lc]: where the clean rows stand in the sequences laid end to end; `noisy_at` [sum Lg] likewise."""
+    noisy_at: Tensor
     key_mask: Tensor
     clean_facts: Tensor
     """float32 [sum Lc, NUM_FACTS], NaN where unknown; `noisy_facts` likewise, where the text is there."""
@@ -126,6 +130,14 @@ class Batch:
     has_text: Tensor
     """bool [B]."""
     samples: list[Packed]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device; the samples stay where they are."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
@@ -160,6 +172,7 @@ def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
     owner = torch.repeat_interleave(torch.arange(count), torch.tensor([len(p.noisy) for p in packed]))
     noisy_facts[torch.from_numpy(drop_text)[owner], : len(NAMES)] = float("nan")
     difference = torch.cat([p.difference for p in packed])
+    is_noisy = (layout >= num_text + len(clean)) & (layout < markers)
     return Batch(
         ids=ids,
         ids_mask=ids_mask,
@@ -168,8 +181,9 @@ def collate(packed: list[Packed], drop_text: np.ndarray) -> Batch:
         noisy_owner=owner,
         layout=layout,
         positions=positions,
-        is_clean=(layout >= num_text) & (layout < num_text + len(clean)),
-        is_noisy=(layout >= num_text + len(clean)) & (layout < markers),
+        is_noisy=is_noisy,
+        clean_at=((layout >= num_text) & (layout < num_text + len(clean))).flatten().nonzero().squeeze(1),
+        noisy_at=is_noisy.flatten().nonzero().squeeze(1),
         key_mask=layout < markers + 2,
         clean_facts=torch.cat([p.facts[: len(p.clean)] for p in packed]).float(),
         noisy_facts=noisy_facts,

@@ -2,7 +2,7 @@
 
     python -m reference.nano.dataset RUN --samples 60000
 
-A shard RUN/data/NNNNN.pt is a list of `CachedSample`; RUN/retention_PART.json counts what curation
+A shard RUN/data/NNNNN.pt is a list of `CachedSample`; RUN/retention_WORKER.json counts what curation
 left out. The first latent frame of a clip is its first frame's latent (the VAE is causal), so an image is
 a clip of one frame.
 """
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 from reference.nano.curate import draw_curated, random_canvas, random_task
 from reference.nano.facts import sample_facts
@@ -73,7 +74,7 @@ def split_prompt(prompt: str, tokenizer: Tokenizer) -> list[list[int] | str]:
 
 @torch.no_grad()
 def encode_clips(vae: AutoencoderKLWan, clips: list[Frames]) -> list[Tensor]:
-    """Normalised latent patches float32 [t, h, w, P] of clips; equal shapes share calls."""
+    """Normalised latent patches float32 [t, h, w, P] of clips, on the CPU; equal shapes share calls."""
     mean, std = latent_statistics(vae)
     encoded: list[Tensor | None] = [None] * len(clips)
     shapes: dict[tuple[int, ...], list[int]] = {}
@@ -84,7 +85,7 @@ def encode_clips(vae: AutoencoderKLWan, clips: list[Frames]) -> list[Tensor]:
         for start in range(0, len(members), at_once):
             chosen = members[start : start + at_once]
             video = torch.from_numpy(np.stack([clips[i] for i in chosen])).permute(0, 4, 1, 2, 3)
-            latents = vae.encode(video.float() / 127.5 - 1).latent_dist.mean
+            latents = vae.encode(video.to(vae.device).float() / 127.5 - 1).latent_dist.mean.cpu()
             for index, one in zip(chosen, ((latents - mean) / std).split(1), strict=True):
                 encoded[index] = patches_from_latents(one, PATCH_SIZE)
     return [one for one in encoded if one is not None]
@@ -118,9 +119,18 @@ def main() -> None:
         default=0.7,
         help="of the samples, which may have them (default: 0.7)",
     )
-    parser.add_argument("--part", type=int, default=0, help="which of several processes this is")
-    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes, each with a share of the shards (default: 1)"
+    )
     args = parser.parse_args()
+    if args.workers == 1:
+        write_shards(0, args)
+    else:
+        start_processes(write_shards, (args,), nprocs=args.workers, start_method="spawn")
+
+
+def write_shards(rank: int, args: argparse.Namespace) -> None:
+    """One worker: its share of the shards that are not there yet."""
     torch.set_num_threads(1)
     use_image_convolutions()
     vae = AutoencoderKLWan.from_pretrained(args.run / "vae").eval()
@@ -130,7 +140,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     rejected: dict[str, int] = {}
     kept = 0
-    for shard in range(args.part, args.samples // SHARD, args.parts):
+    for shard in range(rank, args.samples // SHARD, args.workers):
         path = folder / f"{shard:05d}.pt"
         if path.exists():
             continue
@@ -147,7 +157,7 @@ def main() -> None:
         kept += SHARD
         rate = kept / (kept + sum(rejected.values()))
         summary = {"kept": kept, "rejected": rejected, "retention": round(rate, 3)}
-        (args.run / f"retention_{args.part}.json").write_text(json.dumps(summary))
+        (args.run / f"retention_{rank}.json").write_text(json.dumps(summary))
         print(shard, summary, flush=True)
 
 

@@ -22,11 +22,11 @@ BLOCK_ROWS = 64
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """Push all singular values of each of [..., rows, columns], rows <= columns, towards 1.
 
-    In bfloat16 where the CPU is faster in it: the singular values are only meant to be near 1.
+    In bfloat16 where the device is faster in it: the singular values are only meant to be near 1.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    if has_fast_bfloat16():
+    if has_fast_bfloat16(matrices.device):
         x = x.bfloat16()
     for _ in range(steps):
         gram = x @ x.mT

@@ -290,7 +290,7 @@ def measure_photographs(vae: AutoencoderKLWan, photographs: Photographs) -> dict
         decibels = []
         for _ in range(count):
             clip = photographs.draw_plain(rng, Canvas(frames, 64, 64))
-            video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+            video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].to(vae.device).float() / 127.5 - 1
             out = vae.decode(vae.encode(video).latent_dist.mean).sample.clamp(-1, 1)
             decibels.append(float(10 * torch.log10(4 / (out - video).square().mean().clamp(min=1e-9))))
         found[f"photo_{frames}"] = round(float(np.mean(decibels)), 3)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -36,7 +35,13 @@ from reference.nano.optim import Averaged, Muon
 from reference.nano.tasks import EDIT_TASKS, Sample
 from reference.nano.train import Nano, make_nano, sample
 from reference.nano.train_vae import use_image_convolutions
-from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
+from reference.nano.workers import (
+    add_worker_options,
+    average_gradients,
+    in_bfloat16,
+    join_workers,
+    start_workers,
+)
 from reference.nano.world import Canvas
 from reference.text_encoder import Tokenizer
 from reference.vae import latent_statistics, latents_from_patches
@@ -69,6 +74,10 @@ class Written:
     video: Tensor
     weight: Tensor
 
+    def to(self, device: torch.device) -> Written:
+        """The same on a device."""
+        return Written(*(part.to(device) for part in (self.own, self.sampled, self.video, self.weight)))
+
 
 def weigh_pixels(sample: Sample) -> NDArray[np.float32]:
     """What each pixel [1, T, H, W] of a right answer counts: those that the edit keeps, more if few."""
@@ -85,15 +94,16 @@ def weigh_pixels(sample: Sample) -> NDArray[np.float32]:
 def write(
     nano: Nano, vae: AutoencoderKLWan, tokenizer: Tokenizer, rng: np.random.Generator, frames: int, count: int
 ) -> Written:
-    """Draw requests and let the transformer sample their answers, without guidance."""
+    """Draw requests and let the transformer sample their answers, without guidance, on its own device."""
+    device = nano.transformer.patch_in.weight.device
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     tasks = [task for task in EDIT_TASKS if frames > 1 or task not in VIDEO_ONLY]
     samples = [draw_curated(rng, str(rng.choice(tasks)), Canvas(frames, height, width)) for _ in range(count)]
     cached = cache_samples(vae, tokenizer, samples)
-    batch = collate([pack(one) for one in cached], np.zeros(count, bool))
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+    batch = collate([pack(one) for one in cached], np.zeros(count, bool)).to(device)
+    with in_bfloat16(device):
         rows = sample(nano, batch, int(rng.choice(SAMPLING_STEPS)), seed=int(rng.integers(2**31)))
-    mean, std = latent_statistics(vae)
+    mean, std = (value.to(device) for value in latent_statistics(vae))
 
     def latents(rows: Tensor) -> Tensor:
         clips = rows.float().view(count, *cached[0].target.shape)
@@ -101,7 +111,7 @@ def write(
 
     video = torch.from_numpy(np.stack([s.target for s in samples])).permute(0, 4, 1, 2, 3).float()
     weight = torch.from_numpy(np.stack([weigh_pixels(s) for s in samples]))
-    return Written(latents(batch.noisy), latents(rows), video / 127.5 - 1, weight)
+    return Written(latents(batch.noisy), latents(rows), video / 127.5 - 1, weight).to(device)
 
 
 def psnr_db(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> float:
@@ -129,11 +139,11 @@ def load_averaged(run: Path) -> Nano:
 
 def refine(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock and the log."""
-    join_workers(rank, args)
+    device = join_workers(rank, args)
     torch.manual_seed(rank)
     use_image_convolutions()
-    nano, tokenizer = load_averaged(args.run), Tokenizer(args.run / "tokenizer.model")
-    vae = AutoencoderKLWan.from_pretrained(args.run / "vae")
+    nano, tokenizer = load_averaged(args.run).to(device), Tokenizer(args.run / "tokenizer.model")
+    vae = AutoencoderKLWan.from_pretrained(args.run / "vae").to(device)
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
     matrices = [p for p in decoder.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]]
     chosen = {id(p) for p in matrices}
@@ -157,8 +167,8 @@ def refine(rank: int, args: argparse.Namespace) -> None:
         if is_new:
             shown[shape] = [*shown[shape][-room + 1 :], write(nano, vae, tokenizer, rng, *shape)]
         clips = shown[shape][-1 if is_new else int(rng.integers(len(shown[shape])))]
-        is_own = torch.rand(shape[1], 1, 1, 1, 1) < OWN_SHARE
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+        is_own = torch.rand(shape[1], 1, 1, 1, 1, device=device) < OWN_SHARE
+        with in_bfloat16(device):
             out = vae.decode(torch.where(is_own, clips.own, clips.sampled)).sample
         error = ((out.float() - clips.video).square() * clips.weight).mean((1, 2, 3, 4))
         loss = (error + 1e-5).sqrt().mean()
@@ -193,7 +203,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=12.0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    add_worker_options(parser)
     parser.add_argument("--lr", type=float, default=0.004)
     start_workers(refine, parser.parse_args())
 

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from reference.families.editverse import CONFIGS, Block, EditVerseTransformer, TransformerConfig
 from reference.nano.batching import NUM_FACTS, Batch, Packed, ShardPool, collate, pack
@@ -36,7 +37,14 @@ from reference.nano.dataset import cache_samples
 from reference.nano.optim import Averaged, Muon
 from reference.nano.tasks import TASKS, Sample
 from reference.nano.train_vae import LATENT_SCALE
-from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
+from reference.nano.workers import (
+    CPU,
+    add_worker_options,
+    average_gradients,
+    in_bfloat16,
+    join_workers,
+    start_workers,
+)
 from reference.text_encoder import Tokenizer, make_nano_text_encoder
 
 MIN_TIME_LEFT = 0.2
@@ -58,6 +66,8 @@ DECIDED = 0.3
 """Errors at earlier timesteps than this say how well a task is learnt."""
 LOG_EVERY = 100
 VALIDATION_SEED = 2
+TOKENS = {"cpu": 1536, "cuda": 12_288}
+"""Padded tokens of a step: on a CPU small steps learn most from a sample; a GPU wants more at once."""
 
 
 class FactHeads(nn.Module):
@@ -119,7 +129,7 @@ class Nano(nn.Module):
                 net.text_in(text),
                 net.patch_in(torch.cat((batch.clean, x_t))),
                 net.vision_markers,
-                torch.zeros(1, net.config.width),
+                x_t.new_zeros(1, net.config.width),
             )
         )
         x = table[batch.layout]
@@ -127,10 +137,10 @@ class Nano(nn.Module):
         hidden = []
         for block in net.blocks:
             x = block(x, modulation, mask, batch.positions, batch.key_mask)
-            hidden.append(x)
+            hidden.append(x.flatten(0, 1))
         clean_tap, noisy_tap = self.fact_heads.taps
-        out = net.head(x[batch.is_noisy]).float()
-        return out, hidden[clean_tap][batch.is_clean], hidden[noisy_tap][batch.is_noisy]
+        out = net.head(hidden[-1][batch.noisy_at]).float()
+        return out, hidden[clean_tap][batch.clean_at], hidden[noisy_tap][batch.noisy_at]
 
 
 def make_nano(state: dict[str, Any] | None) -> Nano:
@@ -138,17 +148,20 @@ def make_nano(state: dict[str, Any] | None) -> Nano:
     return Nano(TransformerConfig.from_dict(state["config"])) if state else Nano()
 
 
-def draw_timesteps(count: int) -> Tensor:
+def draw_timesteps(count: int, device: torch.device = CPU) -> Tensor:
     """Mostly near the noise, where the edit is decided; one in three anywhere."""
-    near_noise = torch.sigmoid(1.2 * torch.randn(count) - 1.2)
-    return torch.where(torch.rand(count) < 1 / 3, torch.rand(count), near_noise)
+    near_noise = torch.sigmoid(1.2 * torch.randn(count, device=device) - 1.2)
+    is_anywhere = torch.rand(count, device=device) < 1 / 3
+    return torch.where(is_anywhere, torch.rand(count, device=device), near_noise)
 
 
 @dataclass(frozen=True)
 class Losses:
+    """Of a batch of B. total: what is minimised; pixels, facts: its parts; all three []."""
+
     total: Tensor
-    pixels: float
-    facts: float
+    pixels: Tensor
+    facts: Tensor
     timestep: Tensor
     error_left: Tensor
     """[B]: where the edit changes something, the error as a share of what doing nothing leaves."""
@@ -156,36 +169,37 @@ class Losses:
 
 def compute_losses(model: Nano, batch: Batch) -> Losses:
     """Flow matching (section 3.3) on the target segment, the edited part of it above all, and the facts."""
-    timestep = draw_timesteps(len(batch.samples))
+    device = batch.noisy.device
+    timestep = draw_timesteps(len(batch.samples), device)
     t = timestep[batch.noisy_owner, None]
     x_t = t * batch.noisy + (1 - t) * torch.randn_like(batch.noisy)
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+    with in_bfloat16(device):
         out, clean_tap, noisy_tap = model.outputs(batch, model.encode_text(batch), x_t, timestep)
         facts = model.fact_heads.loss(batch, clean_tap, noisy_tap)
     error = (out - batch.noisy).square().mean(-1)
 
     def by_sample(values: Tensor) -> Tensor:
-        return torch.zeros(len(batch.samples)).index_add(0, batch.noisy_owner, values)
+        return values.new_zeros(len(batch.samples)).index_add(0, batch.noisy_owner, values)
 
-    of_object = torch.tensor([OBJECT_WEIGHT_OF.get(p.task, OBJECT_WEIGHT) for p in batch.samples])
+    of_object = torch.tensor(
+        [OBJECT_WEIGHT_OF.get(p.task, OBJECT_WEIGHT) for p in batch.samples], device=device
+    )
     weight = (1 + CHANGE_WEIGHT * batch.change) * (1 + of_object[batch.noisy_owner] * batch.has_object)
     weighted = by_sample(weight * error) / by_sample(weight)
     pixels = (weighted / (1 - timestep).clamp(min=MIN_TIME_LEFT)).mean() / LATENT_SCALE**2
     detached = error.detach()
     left = by_sample(batch.change * detached) / by_sample(batch.change * batch.difference).clamp(min=1e-6)
-    return Losses(
-        pixels + FACTS_WEIGHT * facts, float(pixels.detach()), float(facts.detach()), timestep, left
-    )
+    return Losses(pixels + FACTS_WEIGHT * facts, pixels.detach(), facts.detach(), timestep, left)
 
 
 @torch.no_grad()
 def sample(model: Nano, batch: Batch, steps: int, seed: int = 0) -> Tensor:
     """Euler without guidance, for training's own use only: the target rows [sum Lg, P]."""
-    x = torch.randn(batch.noisy.shape, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(batch.noisy.shape, generator=torch.Generator().manual_seed(seed)).to(batch.noisy.device)
     text = model.encode_text(batch)
     for step in range(steps):
         t = step / steps
-        out, _, _ = model.outputs(batch, text, x, torch.full((len(batch.samples),), t))
+        out, _, _ = model.outputs(batch, text, x, x.new_full((len(batch.samples),), t))
         x = x + (out - x) / (1 - t) / steps
     return x
 
@@ -211,7 +225,7 @@ def evaluate(model: Nano, packed: list[Packed]) -> dict[str, float]:
     ordered = sorted(packed, key=lambda p: p.length)
     for start in range(0, len(ordered), 12):
         group = ordered[start : start + 12]
-        batch = collate(group, np.zeros(len(group), bool))
+        batch = collate(group, np.zeros(len(group), bool)).to(model.transformer.patch_in.weight.device)
         error = (sample(model, batch, 8) - batch.noisy).square().mean(-1)
         for row, p in enumerate(group):
             rows = batch.noisy_owner == row
@@ -231,14 +245,15 @@ def save_state(
     average: Averaged,
     progress: dict[str, Any],
 ) -> None:
-    """Write all that a later call needs to go on."""
-    state = {
+    """Write all that a later call needs to go on, on whatever device."""
+    state: dict[str, Any] = {
         "config": model.transformer.config.to_dict(),
         "model": model.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
     }
     partial = path.with_suffix(".tmp")
-    torch.save(state | {"average": average.values, "progress": progress}, partial)
+    state |= {"average": average.values, "progress": progress}
+    torch.save(tree_map_only(Tensor, Tensor.cpu, state), partial)
     os.replace(partial, path)
 
 
@@ -259,11 +274,11 @@ def make_optimizers(
 class Run:
     """What one worker trains, what trains it, and how far the run is; taken up from RUN/state.pt if there is one."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+        self.args, self.device = args, device
         self.path: Path = args.run / "state.pt"
-        state = torch.load(self.path) if self.path.exists() else None
-        self.model = make_nano(state)
+        state = torch.load(self.path, map_location=device) if self.path.exists() else None
+        self.model = make_nano(state).to(device)
         self.optimizers = make_optimizers(self.model, args.lr, args.adam_lr)
         self.average = Averaged(self.model, 0.999)
         self.progress = dict(NOT_STARTED)
@@ -272,7 +287,7 @@ class Run:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.average.values, self.progress = state["average"], state["progress"]
-        self.shadow = make_nano(state)
+        self.shadow = make_nano(state).to(device)
         for block in self.model.transformer.blocks:
             block.compile(dynamic=True)
 
@@ -283,14 +298,14 @@ class Run:
 
     def add_gradients(self, packed: list[Packed], pool: ShardPool, rng: np.random.Generator) -> Losses:
         """Forward and backward on one batch; `pool` is told how well the tasks in it are learnt."""
-        batch = collate(packed, rng.random(len(packed)) < TEXT_DROPOUT)
+        batch = collate(packed, rng.random(len(packed)) < TEXT_DROPOUT).to(self.device)
         losses = compute_losses(self.model, batch)
         losses.total.backward()
         for p, t, has_text, left in zip(
-            packed, losses.timestep, batch.has_text, losses.error_left, strict=True
+            packed, losses.timestep.tolist(), batch.has_text.tolist(), losses.error_left.tolist(), strict=True
         ):
             if has_text and t < DECIDED:
-                pool.note_error(p.task, float(left))
+                pool.note_error(p.task, left)
         return losses
 
     def step(self) -> int:
@@ -335,9 +350,9 @@ class Run:
 
 def train(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock, the log and the state."""
-    join_workers(rank, args)
+    device = join_workers(rank, args)
     torch.manual_seed(0)
-    run = Run(args)
+    run = Run(args, device)
     pool = ShardPool(args.run / "data", rank, args.workers)
     validation = validation_set(args.run) if rank == 0 else []
     torch.manual_seed(run.progress["step"] * args.workers + rank)
@@ -350,7 +365,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         packed = next(batches)
         losses = run.add_gradients(packed, pool, rng)
         spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = torch.tensor([losses.pixels, losses.facts, len(packed), spent])
+        facts = torch.tensor([float(losses.pixels), float(losses.facts), len(packed), spent])
         facts = average_gradients(run.model.parameters(), facts)
         seen.append(facts[:2] / args.workers)
         run.progress["spent"] = float(facts[3])
@@ -371,12 +386,16 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=90.0, help="total training time, over all calls")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--tokens", type=int, default=1536, help="padded tokens a step and worker")
+    add_worker_options(parser)
+    parser.add_argument(
+        "--tokens", type=int, help="padded tokens a step and worker (default: 1536; 12288 on a GPU)"
+    )
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=1.5e-3)
     parser.add_argument("--evaluate", type=int, default=1000)
-    start_workers(train, parser.parse_args())
+    args = parser.parse_args()
+    args.tokens = args.tokens or TOKENS[args.device]
+    start_workers(train, args)
 
 
 if __name__ == "__main__":

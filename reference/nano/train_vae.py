@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -37,7 +36,13 @@ from reference.nano.curate import SIZES
 from reference.nano.grow_vae import grow_latents
 from reference.nano.optim import Averaged, Muon
 from reference.nano.photographs import ClipSource, Photographs, measure_photographs, mix, open_photographs
-from reference.nano.workers import average_gradients, has_fast_bfloat16, join_workers, start_workers
+from reference.nano.workers import (
+    add_worker_options,
+    average_gradients,
+    in_bfloat16,
+    join_workers,
+    start_workers,
+)
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
 
 VAE_CONFIG: dict[str, object] = {
@@ -162,7 +167,7 @@ def evaluate(vae: AutoencoderKLWan) -> dict[str, float]:
     """PSNR in dB on clips of held-out seeds, for images and for clips."""
     result = {}
     for frames, count in ((1, 24), (9, 6)):
-        video = batch(np.random.default_rng([99, frames]), frames, count)
+        video = batch(np.random.default_rng([99, frames]), frames, count).to(vae.device)
         with torch.no_grad():
             out = vae.decode(vae.encode(video).latent_dist.mean).sample.clamp(-1, 1)
         error = (out - video).square().mean((1, 2, 3, 4))
@@ -228,10 +233,10 @@ def make_vae(shape: Mapping[str, object] | None = None) -> AutoencoderKLWan:
 class Run:
     """What one worker trains, what trains it, and how far the run is; taken up from RUN/vae.pt if there is one."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+        self.args, self.device = args, device
         self.path: Path = args.run / "vae.pt"
-        state = torch.load(self.path) if self.path.exists() else None
+        state = torch.load(self.path, map_location=device) if self.path.exists() else None
         asked = {"base_dim": args.base_dim, "z_dim": args.z_dim, "num_res_blocks": args.res_blocks}
         own = {name: value for name, value in asked.items() if value is not None}
         self.shape: dict[str, object] = own if state is None else state.get("shape", {})
@@ -239,6 +244,7 @@ class Run:
         self.vae = make_vae(self.shape)
         if state is None and args.begin_with is not None:
             grow_latents(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict(), self.vae)
+        self.vae.to(device)
         matrices = [
             p for p in self.vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]
         ]
@@ -285,9 +291,8 @@ class Run:
         """Forward and backward on one batch of this step's shape; the loss."""
         shapes = VIDEO_BATCHES if self.has_clips else IMAGE_BATCHES
         video = batches.draw(*shapes[self.num_steps % len(shapes)])
-        video = video.contiguous(memory_format=torch.channels_last_3d)
-        is_coarse = has_fast_bfloat16() and not (self.has_clips and self.share > FINE)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_coarse):
+        video = video.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        with in_bfloat16(self.device, enabled=not (self.has_clips and self.share > FINE)):
             latents = self.vae.encode(video).latent_dist.mean
             noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
             out = self.vae.decode(noisy).sample
@@ -318,7 +323,7 @@ class Run:
             "loss": float(np.mean(losses)),
         }
         if self.num_steps % self.args.evaluate == 0:
-            shadow = make_vae(self.shape)
+            shadow = make_vae(self.shape).to(self.device)
             self.average.copy_to(shadow)
             line |= self.evaluate(shadow)
             self.save()
@@ -329,10 +334,10 @@ class Run:
 
 def train(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock, the log and the state."""
-    join_workers(rank, args)
+    device = join_workers(rank, args)
     torch.manual_seed(0)
     use_image_convolutions()
-    run = Run(args)
+    run = Run(args, device)
     draw: ClipSource = random_clip
     if args.photographs is not None:
         shown = open_photographs(args.photographs, held_out=False)
@@ -354,6 +359,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
             losses.clear()
     if rank == 0:
         run.average.copy_to(run.vae)
+        run.vae.cpu()
         level_latents(run.vae)
         measure_latents(run.vae)
         print(run.evaluate(run.vae))
@@ -367,7 +373,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--image-minutes", type=float, default=5.0, help="on images alone, over all calls")
     parser.add_argument("--video-minutes", type=float, default=14.0, help="then on images and clips")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    add_worker_options(parser)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--evaluate", type=int, default=500, help="and save, every so many steps")
     parser.add_argument("--photographs", type=Path, metavar="FOLDER")

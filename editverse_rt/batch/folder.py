@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from editverse_rt.pipeline import Result
 __all__ = ["BatchFolder", "keep_result", "partial_path", "save_result"]
 
 _PARTIAL = ".partial"
+_WINDOWS = ".windows"
 
 
 def save_result(folder: Path, row: BatchRow, result: Result) -> Path:
@@ -29,13 +31,16 @@ def save_result(folder: Path, row: BatchRow, result: Result) -> Path:
 
 def partial_path(folder: Path, row: BatchRow, *, is_picture: bool = False) -> Path:
     """Where a row's result is written before it has its name. Raises MediaError where nothing can be written."""
-    place = folder / _PARTIAL
-    try:
-        place.mkdir(exist_ok=True)
-    except OSError as error:
-        raise MediaError(f"{place}: cannot be made ({error.strerror})", code="media.unwritable") from error
     # A name of its own: a process of a run that was killed may still be at work on the same row.
-    return place / f"{secrets.token_hex(4)}-{row.stem}{BatchFolder.SUFFIXES[is_picture]}"
+    return _make(folder / _PARTIAL) / f"{secrets.token_hex(4)}-{row.stem}{BatchFolder.SUFFIXES[is_picture]}"
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{folder}: cannot be made ({error.strerror})", code="media.unwritable") from error
+    return folder
 
 
 def keep_result(folder: Path, row: BatchRow, partial: Path) -> Path:
@@ -64,7 +69,7 @@ class BatchFolder:
         batch writes to it.
         """
         self.path = path
-        self._partial = path / _PARTIAL
+        self._partial, self._windows = path / _PARTIAL, path / _WINDOWS
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(path / ".lock")
@@ -87,7 +92,18 @@ class BatchFolder:
 
     def __exit__(self, *exception: object) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
+        with suppress(OSError):  # it holds windows, or was never there
+            self._windows.rmdir()
         self._lock.close()
+
+    def windows_path(self, row: BatchRow) -> Path:
+        """Where a long result of this process is put together: the same in each run, so that its windows are kept
+        beside it until it is whole. Raises MediaError where nothing can be written."""
+        return _make(self._windows) / (row.stem + self.SUFFIXES[False])
+
+    def drop_windows(self) -> None:
+        """Remove what is kept of rows that will not go on, such as those whose input was changed."""
+        shutil.rmtree(self._windows, ignore_errors=True)
 
     def find(self, row: BatchRow) -> Path | None:
         """The row's result, None if it is not there."""

@@ -9,12 +9,13 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from editverse_rt.batch.folder import BatchFolder, keep_result, partial_path, save_result
+from editverse_rt.batch.folder import BatchFolder, keep_result, save_result
 from editverse_rt.batch.rows import BatchRow, Failure, KeyMaker
 from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
 from editverse_rt.file_run import FileRun
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request_queue import RequestQueue
+from editverse_rt.window_parts import parts_folder
 
 __all__ = [
     "BatchLog",
@@ -160,6 +161,8 @@ class BatchLog:
             self._write()
         report = self.report
         report.num_left = self._total - report.num_done - len(report.failures)
+        if report.is_complete:
+            self._folder.drop_windows()
 
     def succeed(self) -> None:
         self.report.num_done += 1
@@ -198,7 +201,8 @@ def is_long(pipeline: Pipeline, row: BatchRow) -> bool:
 def _submit(folder: BatchFolder, row: BatchRow, pipeline: Pipeline, queue: RequestQueue) -> RowHandle:
     """Let a row wait for its turn. Raises EditVerseError."""
     if is_long(pipeline, row):
-        return queue.submit_to_file(row.request, partial_path(folder.path, row))
+        path = folder.windows_path(row)
+        return queue.submit_to_file(row.request, path, resume=parts_folder(path).exists())
     return queue.submit(row.request)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
     """Give a VAE the weights of one with as many latent channels or fewer; the new channels change no picture at first.
 
-    The encoder writes them as it was initialised to, and the decoder's first layer does not read them. ValueError
-    where other shapes differ.
+    The encoder writes them as loud as the old ones, and the decoder's first layer does not read them yet. (Trained
+    convolutions around levelled latents are hundreds of times their initial size: channels that begin at that size
+    stay unused.) ValueError where other shapes differ.
     """
     z_dim = len(old["post_quant_conv.bias"])
     more = len(vae.post_quant_conv.bias) - z_dim
@@ -27,12 +28,16 @@ def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
     wide = {name: value.clone() for name, value in vae.state_dict().items()}
     for name, value in old.items():
         around = wide[name]
-        if name.startswith("encoder.conv_out."):
+        if name == "encoder.conv_out.weight":
+            around.mul_(_row_size(value) / _row_size(around))
             around[moments] = value
+        elif name == "encoder.conv_out.bias":
+            around.zero_()[moments] = value
         elif name.startswith(("quant_conv.", "post_quant_conv.")):
             rows = moments if name.startswith("quant_conv.") else own
             if around.ndim > 1:
-                around.copy_(torch.eye(len(around)).view_as(around))
+                gain = _row_size(value[:z_dim, :z_dim])
+                around.copy_(gain * torch.eye(len(around)).view_as(around))
                 around[rows.unsqueeze(1), rows] = value
             else:
                 around.zero_()[rows] = value
@@ -43,3 +48,8 @@ def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
         else:
             raise ValueError(f"{name} is {tuple(value.shape)}; expected {tuple(around.shape)}")
     vae.load_state_dict(wide)
+
+
+def _row_size(weight: Tensor) -> float:
+    """The mean length of a weight's rows [out, ...]."""
+    return float(weight.flatten(1).norm(dim=1).mean())

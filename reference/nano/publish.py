@@ -48,9 +48,18 @@ NUM_PROMPTS = 300
 
 @torch.no_grad()
 def round_to_half(module: nn.Module) -> None:
-    """Round the weights to values that float16 holds: the export then stores them in half the bytes."""
-    for parameter in module.parameters():
-        parameter.copy_(parameter.half().float())
+    """Round the weights to values that float16 holds: the export then stores them in half the bytes.
+
+    Raises ValueError for a weight that is too large.
+    """
+    for name, parameter in module.named_parameters():
+        rounded = parameter.half().float()
+        if not rounded.isfinite().all():
+            largest = float(parameter.abs().max())
+            raise ValueError(
+                f"{name} reaches {largest:g}; float16 holds {torch.finfo(torch.float16).max:g} at most"
+            )
+        parameter.copy_(rounded)
 
 
 @torch.no_grad()

@@ -183,6 +183,14 @@ def test_published_weights_are_what_float16_holds():
     assert not torch.equal(module.weight, before)
 
 
+def test_a_weight_that_float16_does_not_hold_is_refused():
+    module = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        module.bias[1] = -1e5
+    with pytest.raises(ValueError, match="bias reaches 100000; float16 holds 65504 at most"):
+        round_to_half(module)
+
+
 @torch.no_grad()
 def test_a_calmed_text_encoder_fits_float16_and_says_the_same():
     torch.manual_seed(0)
@@ -293,13 +301,24 @@ def test_levelled_latents_decode_to_the_same_and_every_direction_costs_the_same(
 def test_a_vae_with_more_latent_channels_shows_what_it_did():
     torch.manual_seed(0)
     old, new = make_vae({"z_dim": 6}).eval(), make_vae({"z_dim": 9}).eval()
+    with torch.no_grad():  # as levelling leaves them
+        for layer, gain in (
+            (old.encoder.conv_out, 30),
+            (old.quant_conv, 1 / 300),
+            (old.post_quant_conv, 300),
+        ):
+            layer.weight.mul_(gain)
+            layer.bias.mul_(gain)
     grow_latents(old.state_dict(), new)
     video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
     with torch.no_grad():
         before, after = old.encode(video).latent_dist, new.encode(video).latent_dist
         torch.testing.assert_close(after.mean[:, :6], before.mean)
         torch.testing.assert_close(after.logvar[:, :6], before.logvar)
-        assert (after.mean[:, 6:].std((0, 2, 3, 4)) > 1e-4).all()
+        loudness = after.mean.std((0, 2, 3, 4))
+        assert (loudness[6:] > 0.1 * loudness[:6].mean()).all()
+        read = new.post_quant_conv(after.mean).std((0, 2, 3, 4))
+        assert (read[6:] > 0.05 * read[:6].mean()).all()
         torch.testing.assert_close(new.decode(after.mean).sample, old.decode(before.mean).sample)
     new.decode(after.mean.detach()).sample.square().mean().backward()
     assert (new.decoder.conv_in.weight.grad[:, 6:].abs().amax((0, 2, 3, 4)) > 0).all()

@@ -11,11 +11,12 @@ from torch import Tensor
 
 @torch.no_grad()
 def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
-    """Give a VAE the weights of one with as many latent channels or fewer; the new channels change no picture at first.
+    """Give a VAE the weights of one with as many latent channels or fewer; no picture changes at first.
 
-    The encoder writes them as loud as the old ones, and the decoder's first layer does not read them yet. (Trained
-    convolutions around levelled latents are hundreds of times their initial size: channels that begin at that size
-    stay unused.) ValueError where other shapes differ.
+    New channels are written by the encoder as loud as the old ones, and not read by the decoder's first layer yet:
+    quiet ones stay unused. The 1x1 convolutions around the latents, hundreds of times smaller and larger than others
+    after levelling, come back to the size at which the optimiser's steps fit them. ValueError where other shapes
+    differ.
     """
     z_dim = len(old["post_quant_conv.bias"])
     more = len(vae.post_quant_conv.bias) - z_dim
@@ -36,8 +37,7 @@ def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
         elif name.startswith(("quant_conv.", "post_quant_conv.")):
             rows = moments if name.startswith("quant_conv.") else own
             if around.ndim > 1:
-                gain = _row_size(value[:z_dim, :z_dim])
-                around.copy_(gain * torch.eye(len(around)).view_as(around))
+                around.copy_(_row_size(value[:z_dim]) * torch.eye(len(around)).view_as(around))
                 around[rows.unsqueeze(1), rows] = value
             else:
                 around.zero_()[rows] = value
@@ -47,6 +47,10 @@ def grow_latents(old: Mapping[str, Tensor], vae: AutoencoderKLWan) -> None:
             around.copy_(value)
         else:
             raise ValueError(f"{name} is {tuple(value.shape)}; expected {tuple(around.shape)}")
+    loudness = _row_size(old["quant_conv.weight"][:z_dim])
+    for part in ("quant_conv.weight", "quant_conv.bias"):
+        wide[part][: z_dim + more] /= loudness
+    wide["post_quant_conv.weight"] *= loudness
     vae.load_state_dict(wide)
 
 

@@ -203,7 +203,12 @@ def test_a_report_and_the_death_of_its_process_end_a_run_once(tmp_path: Path, is
             dispatcher = Once(store, [WorkerOptions(("nano",))], Log(None), Meters())
             dispatcher.ends = []
             worker = dispatcher.workers[0]
-            estimate = {"num_inference_steps": 2, "num_windows": 1, "flops": {"denoise": 1}, "schedule": "fast"}
+            estimate = {
+                "num_inference_steps": 2,
+                "num_windows": 1,
+                "flops": {"denoise": 1},
+                "schedule": "fast",
+            }
             job = Job("job_a", "local", "native", "nano", "png", {}, {}, estimate, 60.0, time.time())
             store.add(job)
             begun = store.begin(job.id)

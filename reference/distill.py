@@ -42,7 +42,7 @@ from reference.families.editverse import EditVerseTransformer
 from reference.families.editverse_checkpoint import check_steps
 from reference.nano.optim import Averaged
 from reference.nano.requests import draw_requests
-from reference.nano.workers import has_fast_bfloat16
+from reference.nano.workers import in_bfloat16
 from reference.noise import draw_noise
 from reference.sampler import LaidOut, lay_out
 from reference.solvers import Schedule
@@ -279,9 +279,7 @@ def distil(
         rng = np.random.default_rng([steps, done])
         chosen = [pairs[int(index)] for index in rng.integers(len(pairs), size=batch)]
         given = [target_of(pair, steps, int(rng.integers(steps))) for pair in chosen]
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=device.type == "cuda" or has_fast_bfloat16()
-        ):
+        with in_bfloat16(device):
             seen = predict_samples(
                 net, chosen, [x for x, _, _ in given], torch.tensor([t for _, _, t in given])
             )

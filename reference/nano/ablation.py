@@ -30,9 +30,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 from reference.checkpoint import load_checkpoint
-from reference.families.editverse import CONFIGS, TransformerConfig
+from reference.families.editverse import TransformerConfig
 from reference.nano.ablation_statistics import Outcome, format_verdict
 from reference.nano.batching import Packed, collate, pack
 from reference.nano.curate import VIDEO_ONLY, draw_curated, random_canvas
@@ -40,7 +41,7 @@ from reference.nano.dataset import PATCH_SIZE, cache_samples
 from reference.nano.heldout import score_edit
 from reference.nano.optim import Averaged
 from reference.nano.tasks import EDIT_TASKS, Sample
-from reference.nano.train import TEXT_DROPOUT, Nano, compute_losses, make_optimizers, sample
+from reference.nano.train import TEXT_DROPOUT, Nano, compute_losses, config_for, make_optimizers, sample
 from reference.nano.train_vae import use_image_convolutions
 from reference.nano.world import Canvas, Frames, render
 from reference.text_encoder import Tokenizer
@@ -254,7 +255,7 @@ def train_arm(
     budget: Budget,
     samples: dict[str, list[Packed]],
     *,
-    config: TransformerConfig = CONFIGS["nano"],
+    config: TransformerConfig,
     stop_after: int | None = None,
 ) -> bool:
     """Train one arm of one seed to its end and write RUN/result.json; go on from RUN/state.pt.
@@ -326,18 +327,20 @@ def train_arm(
     return True
 
 
-def run_study(folder: Path, study: Path, budget: Budget) -> None:
-    """Every arm of every seed, one after the other."""
+def run_study(rank: int, workers: int, folder: Path, study: Path, budget: Budget) -> None:
+    """One worker: each of its arms of every seed, one after the other, on one thread."""
+    torch.set_num_threads(1)
+    torch.backends.cuda.enable_flash_sdp(False)
     samples = {
         "clips": read_packed(folder, "clips", budget.distinct_clips),
         "images": read_packed(folder, "images", budget.distinct_images),
     }
-    for seed in budget.seeds:
-        for arm in ARMS:
-            run = study / f"seed-{seed}-{arm}"
-            if not (run / "result.json").exists():
-                train_arm(folder, run, arm, seed, budget, samples)
-                print(f"{run.name}: done", flush=True)
+    runs = [(seed, arm) for seed in budget.seeds for arm in ARMS]
+    for seed, arm in runs[rank::workers]:
+        run = study / f"seed-{seed}-{arm}"
+        if not (run / "result.json").exists():
+            train_arm(folder, run, arm, seed, budget, samples, config=config_for(folder / "vae"))
+            print(f"{run.name}: done", flush=True)
 
 
 def read_outcomes(study: Path) -> list[Outcome]:
@@ -365,14 +368,15 @@ def main() -> None:
     for command in (data, run, report):
         command.add_argument("folder", type=Path, metavar="DIR")
         command.add_argument("--pilot", action="store_true", help="the smaller study")
+    run.add_argument("--workers", type=int, default=1, help="processes that share the runs (default: 1)")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.backends.cuda.enable_flash_sdp(False)
     budget, study = (PILOT, args.folder / "pilot") if args.pilot else (FULL, args.folder / "full")
     if args.command == "data":
+        torch.set_num_threads(1)
         write_data(args.checkpoint, args.folder, budget)
     elif args.command == "run":
-        run_study(args.folder, study, budget)
+        rest = (args.workers, args.folder, study, budget)
+        start_processes(run_study, rest, nprocs=args.workers, start_method="spawn")
     else:
         print(format_verdict(read_outcomes(study)))
 

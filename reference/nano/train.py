@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_map_only
 from reference.families.editverse import CONFIGS, Block, EditVerseTransformer, TransformerConfig
 from reference.nano.batching import NUM_FACTS, Batch, Packed, ShardPool, collate, pack
 from reference.nano.curate import draw_curated, random_canvas
-from reference.nano.dataset import cache_samples
+from reference.nano.dataset import PATCH_SIZE, cache_samples
 from reference.nano.optim import Averaged, Muon
 from reference.nano.tasks import TASKS, Sample
 from reference.nano.train_vae import LATENT_SCALE
@@ -143,9 +143,15 @@ class Nano(nn.Module):
         return out, hidden[clean_tap][batch.clean_at], hidden[noisy_tap][batch.noisy_at]
 
 
-def make_nano(state: dict[str, Any] | None) -> Nano:
-    """A model of the sizes of a run's state, whose weights are yet to be loaded; of today's, without one."""
-    return Nano(TransformerConfig.from_dict(state["config"])) if state else Nano()
+def make_nano(state: dict[str, Any]) -> Nano:
+    """A model of the sizes of a run's state, whose weights are yet to be loaded."""
+    return Nano(TransformerConfig.from_dict(state["config"]))
+
+
+def config_for(vae: Path) -> TransformerConfig:
+    """Today's sizes, for the latents of the VAE in a folder of diffusers."""
+    z_dim = int(AutoencoderKLWan.load_config(vae)["z_dim"])
+    return replace(CONFIGS["nano"], patch_dim=z_dim * PATCH_SIZE**2)
 
 
 def draw_timesteps(count: int, device: torch.device = CPU) -> Tensor:
@@ -278,7 +284,7 @@ class Run:
         self.args, self.device = args, device
         self.path: Path = args.run / "state.pt"
         state = torch.load(self.path, map_location=device) if self.path.exists() else None
-        self.model = make_nano(state).to(device)
+        self.model = (make_nano(state) if state else Nano(config_for(args.run / "vae"))).to(device)
         self.optimizers = make_optimizers(self.model, args.lr, args.adam_lr)
         self.average = Averaged(self.model, 0.999)
         self.progress = dict(NOT_STARTED)
@@ -287,7 +293,7 @@ class Run:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.average.values, self.progress = state["average"], state["progress"]
-        self.shadow = make_nano(state).to(device)
+        self.shadow = Nano(self.model.transformer.config).to(device)
         for block in self.model.transformer.blocks:
             block.compile(dynamic=True)
 

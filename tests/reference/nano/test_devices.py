@@ -43,7 +43,7 @@ class OneDevice(TorchDispatchMode):
 @pytest.fixture
 def batch():
     def patches():
-        return torch.randn(2, 2, 3, 192).half()
+        return torch.randn(2, 2, 3, CONFIGS["nano"].patch_dim).half()
 
     facts = {"target": torch.zeros(2, 2, 3, len(NAMES)).half()}
     segments = [[5, 6], "video1", [1]]

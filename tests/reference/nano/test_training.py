@@ -27,6 +27,7 @@ from reference.nano.train import (
     NOT_STARTED,
     Nano,
     compute_losses,
+    config_for,
     make_nano,
     make_optimizers,
     save_state,
@@ -137,7 +138,11 @@ def test_a_run_keeps_the_sizes_that_it_began_with(tmp_path):
     again = make_nano(state)
     assert again.transformer.config == small
     again.load_state_dict(state["model"])
-    assert make_nano(None).transformer.config == CONFIGS["nano"]
+
+
+def test_a_new_run_is_made_for_the_latents_of_its_vae(tmp_path):
+    make_vae({"base_dim": 4, "z_dim": 6}).save_pretrained(tmp_path)
+    assert config_for(tmp_path) == replace(CONFIGS["nano"], patch_dim=24)
 
 
 def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples):

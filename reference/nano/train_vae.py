@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reference.nano import styles
+from reference.nano.carry_over import carry_over
 from reference.nano.curate import SIZES
-from reference.nano.grow_vae import grow_latents
 from reference.nano.optim import Averaged, Muon
 from reference.nano.photographs import ClipSource, Photographs, measure_photographs, mix, open_photographs
 from reference.nano.workers import (
@@ -237,13 +237,18 @@ class Run:
         self.args, self.device = args, device
         self.path: Path = args.run / "vae.pt"
         state = torch.load(self.path, map_location=device) if self.path.exists() else None
-        asked = {"base_dim": args.base_dim, "z_dim": args.z_dim, "num_res_blocks": args.res_blocks}
+        asked = {
+            "base_dim": args.base_dim,
+            "dim_mult": args.dim_mult,
+            "z_dim": args.z_dim,
+            "num_res_blocks": args.res_blocks,
+        }
         own = {name: value for name, value in asked.items() if value is not None}
         self.shape: dict[str, object] = own if state is None else state.get("shape", {})
         self.kept_apart: Photographs | None = None
         self.vae = make_vae(self.shape)
         if state is None and args.begin_with is not None:
-            grow_latents(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict(), self.vae)
+            carry_over(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict(), self.vae)
         self.vae.to(device)
         matrices = [
             p for p in self.vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]
@@ -380,6 +385,7 @@ def main() -> None:
     parser.add_argument("--photograph-share", type=float, default=0.5, help="of the clips (default: 0.5)")
     parser.add_argument("--begin-with", type=Path, metavar="VAE", help="a folder of diffusers")
     parser.add_argument("--base-dim", type=int)
+    parser.add_argument("--dim-mult", type=int, nargs=3, help="widths of the three levels, in base widths")
     parser.add_argument("--z-dim", type=int)
     parser.add_argument("--res-blocks", type=int)
     args = parser.parse_args()

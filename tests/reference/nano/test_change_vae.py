@@ -7,8 +7,8 @@ import torch
 
 from reference.families.editverse import CONFIGS
 from reference.nano import change_vae
+from reference.nano.carry_over import carry_over
 from reference.nano.change_vae import fit_latents
-from reference.nano.grow_vae import grow_latents
 from reference.nano.optim import Averaged
 from reference.nano.train import NOT_STARTED, Nano, make_nano, make_optimizers, save_state
 from reference.nano.train_vae import make_vae
@@ -83,7 +83,7 @@ def test_the_network_says_the_same_in_the_new_latents(tmp_path, old, turned):
 def test_more_channels_are_read_and_written(tmp_path, old):
     lay_out(tmp_path, old)
     wide = make_vae({"z_dim": Z + 2, "latents_mean": [0.1] * (Z + 2), "latents_std": [0.5] * (Z + 2)}).eval()
-    grow_latents(old.state_dict(), wide)
+    carry_over(old.state_dict(), wide)
     wide.save_pretrained(tmp_path / "new")
     change_vae.change_vae(tmp_path, tmp_path / "new")
     state = torch.load(tmp_path / "state.pt")

@@ -20,7 +20,6 @@ from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.facts import NAMES
 from reference.nano.grow import grow
-from reference.nano.grow_vae import grow_latents
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
 from reference.nano.publish import STREAM_PEAK, calm_stream, calm_text_encoder, round_to_half
 from reference.nano.train import (
@@ -301,46 +300,6 @@ def test_levelled_latents_decode_to_the_same_and_every_direction_costs_the_same(
         after = vae.decode(vae.encode(clip).latent_dist.mean).sample
     torch.testing.assert_close(after, before, atol=2e-3, rtol=0)
     assert torch.linalg.cond(latent_sensitivity(vae, step=0.02)) < 0.2 * uneven
-
-
-def test_a_vae_with_more_latent_channels_shows_what_it_did():
-    torch.manual_seed(0)
-    old, new = make_vae({"z_dim": 6}).eval(), make_vae({"z_dim": 9}).eval()
-    with torch.no_grad():  # as levelling leaves them
-        for layer, gain in (
-            (old.encoder.conv_out, 30),
-            (old.quant_conv, 1 / 300),
-            (old.post_quant_conv, 300),
-        ):
-            layer.weight.mul_(gain)
-            layer.bias.mul_(gain)
-    grow_latents(old.state_dict(), new)
-    video = torch.rand(1, 3, 5, 16, 24) * 2 - 1
-    with torch.no_grad():
-        before, after = old.encode(video).latent_dist, new.encode(video).latent_dist
-        shown = old.post_quant_conv(before.mean)
-        torch.testing.assert_close(new.post_quant_conv(after.mean)[:, :6], shown, atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(after.logvar[:, :6], before.logvar)
-        loudness = after.mean.std((0, 2, 3, 4))
-        assert (loudness[6:] > 0.1 * loudness[:6].mean()).all()
-        read = new.post_quant_conv(after.mean).std((0, 2, 3, 4))
-        assert (read[6:] > 0.05 * read[:6].mean()).all()
-        torch.testing.assert_close(
-            new.decode(after.mean).sample, old.decode(before.mean).sample, atol=1e-4, rtol=1e-3
-        )
-    assert float(new.quant_conv.weight[:9].flatten(1).norm(dim=1).mean()) == pytest.approx(1, rel=0.2)
-    assert 0.1 < new.post_quant_conv.weight.flatten(1).norm(dim=1).mean() < 10
-    new.decode(after.mean.detach()).sample.square().mean().backward()
-    assert (new.decoder.conv_in.weight.grad[:, 6:].abs().amax((0, 2, 3, 4)) > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [({"z_dim": 4}, "6 latent channels; expected 4 at most"), ({"z_dim": 6, "base_dim": 16}, "expected")],
-)
-def test_other_shapes_to_begin_with_are_refused(shape, message):
-    with pytest.raises(ValueError, match=message):
-        grow_latents(make_vae({"z_dim": 6}).state_dict(), make_vae(shape))
 
 
 def test_flipped_and_recoloured_batches_keep_their_values():

@@ -48,7 +48,7 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
              str(work / "edits.png")),
             f"the quality report in {BUNDLE}/bundle.json, and a picture of all edits in WORK",
         ),
-        Step("frontier", ("-m", "benchmarks.frontier", BUNDLE, "--out", FRONTIER), FRONTIER),
+        Step("frontier", ("-m", "benchmarks.frontier", BUNDLE, "--workers", "2", "--out", FRONTIER), FRONTIER),
         Step("schedules", ("-m", "export.name_schedules", BUNDLE, FRONTIER), "the bundle's named schedules"),
         Step("held-out edits", ("-m", "export.write_heldout", BUNDLE), f"{BUNDLE}/heldout.npz"),
         Step("many-valued test", ("-m", "benchmarks.variety", CHECKPOINT, "--out", VARIETY), VARIETY),

@@ -4,6 +4,7 @@
 
 #include <exception>
 #include <functional>
+#include <iomanip>
 #include <locale>
 #include <sstream>
 #include <string>
@@ -18,6 +19,14 @@ std::string join_text(const Parts&... parts) {
   std::ostringstream text;
   text.imbue(std::locale::classic());  // an application may have set another one globally
   (text << ... << parts);
+  return text.str();
+}
+
+/// A number with two places, as Python's .2f shows it.
+inline std::string two_places(double value) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text << std::fixed << std::setprecision(2) << value;
   return text.str();
 }
 

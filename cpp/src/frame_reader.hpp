@@ -47,7 +47,7 @@ class FrameReader {
 
   /// When each frame that was taken appears in the source.
   const std::vector<double>& times_s() const { return times_s_; }
-  /// When the last frame that was taken ends.
+  /// When the last frame that was taken ends; where the source is over and none was, when it ended.
   double end_s() const { return end_s_; }
   /// Frames a second: what was asked for, else the average of what was taken.
   double fps() const { return fps_ ? *fps_ : average_fps(times_s_, source_fps_); }
@@ -97,7 +97,10 @@ class FrameReader {
       shown_ = std::exchange(next_, std::nullopt);
       picture_ = Tensor{};
       was_taken_ = false;
-      if (!shown_) return false;
+      if (!shown_) {
+        if (times_s_.empty()) end_s_ = until_s_;
+        return false;
+      }
       next_ = move_on();
       until_s_ = next_ ? next_->time_s : shown_->end_s;
     }

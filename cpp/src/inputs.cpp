@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iomanip>
 #include <tuple>
 
 #include "error.hpp"
@@ -71,13 +70,6 @@ MediaInfo describe_source(const Source& source, const InputFile* file, double fp
   return info;
 }
 
-std::string show_seconds(double seconds) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  text << std::fixed << std::setprecision(2) << seconds;
-  return text.str();
-}
-
 std::string length_rule(const Geometry& geometry) {
   return join_text("clips have 1 + ", geometry.temporal_ratio, " k frames, up to ", geometry.max_frames);
 }
@@ -85,7 +77,7 @@ std::string length_rule(const Geometry& geometry) {
 std::string describe_cut(const ExaminedInputs& examined, const std::string& name, std::int64_t kept, double fps) {
   const Request& request = *examined.request;
   const std::int64_t total = examined.media.at(name).num_frames.value_or(0);
-  const std::string seconds = show_seconds(static_cast<double>(kept) / fps);
+  const std::string seconds = two_places(static_cast<double>(kept) / fps);
   std::string took;
   if (request.start_s == 0 && (!request.fps || !examined.sources.at(name)->is_path())) {
     took = join_text("took frames 0-", kept - 1, " (", seconds, " s)");
@@ -118,7 +110,7 @@ std::int64_t count_frames(const std::string& name, std::int64_t num_frames, doub
   for (std::int64_t i = 0; i < num_frames && count < at_most; ++i) {
     count += sampler.count_slots(static_cast<double>(i + 1) / fps, 1);
   }
-  if (count == 0) throw no_frame_error(name, start_s);
+  if (count == 0) throw start_error(name, start_s, static_cast<double>(num_frames) / fps);
   return count;
 }
 
@@ -155,9 +147,9 @@ bool is_whole(const Request& request, bool has_video, const Geometry& geometry) 
 
 }  // namespace
 
-Error no_frame_error(const std::string& name, double start_s) {
+Error start_error(const std::string& name, double start_s, double end_s) {
   return Error(EV_ERROR_MEDIA, "media.start")
-      .found(name, ": found no frame from ", start_s, " s on")
+      .found(name, ": found a start of ", start_s, " s; the video ends at ", two_places(end_s), " s")
       .hint("start earlier");
 }
 

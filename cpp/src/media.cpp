@@ -3,8 +3,6 @@
 #include "media.hpp"
 
 #include <algorithm>
-#include <iomanip>
-#include <sstream>
 
 #include "error.hpp"
 #include "media_picture.hpp"
@@ -13,13 +11,6 @@
 namespace ev {
 
 namespace {
-
-std::string two_places(double value) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  text << std::fixed << std::setprecision(2) << value;
-  return text.str();
-}
 
 [[noreturn]] void fail_without_frame(const VideoSource& source) {
   throw Error(EV_ERROR_MEDIA, "media.undecodable")

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <iomanip>
 
 #include "error.hpp"
 #include "media.hpp"
@@ -10,13 +9,6 @@
 namespace ev {
 
 namespace {
-
-std::string show_seconds(double seconds) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  text << std::fixed << std::setprecision(2) << seconds;
-  return text.str();
-}
 
 void check_rate(double fps) {
   if (fps >= 0.001 && fps <= 1000) return;
@@ -83,7 +75,7 @@ Clip take_memory_frames(const Source& source, double source_fps, double start_s,
     const double end_s = static_cast<double>(source.num_frames) / source_fps;
     throw Error(EV_ERROR_MEDIA, "media.start")
         .found(source.name, ": found a start of ", start_s, " s")
-        .hint("the frames end at ", show_seconds(end_s), " s");
+        .hint("the frames end at ", two_places(end_s), " s");
   }
   const std::int64_t count = std::min(num_frames, source.num_frames - begin);
   Clip clip;

@@ -96,6 +96,9 @@ class Videos {
     drop_front(differences_, num_frames);
   }
 
+  /// When the last frame of the main video that was taken ends; where none was, when it ended.
+  double end_s() const { return videos_.front().reader->end_s(); }
+
   std::int64_t num_pending() const { return static_cast<std::int64_t>(videos_.front().pending.size()); }
 
   /// What the whole of the videos says, after their last frame.
@@ -276,7 +279,7 @@ class WindowsOfVideos final : public LongWindows {
       if (videos_->num_pending() == 0) break;
     }
     end();
-    if (index() == 0) throw no_frame_error(examined().names.front(), examined().request->start_s);
+    if (index() == 0) throw start_error(examined().names.front(), examined().request->start_s, videos_->end_s());
     videos_->finish(examined(), whole_);
     videos_.reset();
     return std::nullopt;

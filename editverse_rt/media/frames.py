@@ -211,7 +211,12 @@ class FrameTaker(Generic[T]):
 
     @property
     def end_s(self) -> float:
-        """When the last frame that was taken ends: where the next begins, or after its own duration."""
+        """When the last frame that was taken ends: where the next begins, or after its own duration.
+
+        Where the source is over and none was taken, when it ended.
+        """
+        if not self.times_s:
+            return self._recent[-1][1] if self._recent else 0.0
         later = [(begin, end) for begin, end in self._recent if begin >= self.times_s[-1]]
         return later[1][0] if len(later) > 1 else later[0][1]
 

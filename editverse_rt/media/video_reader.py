@@ -56,7 +56,7 @@ class VideoReader:
 
     @property
     def end_s(self) -> float:
-        """When the last frame that was taken ends."""
+        """When the last frame that was taken ends; where the source is over and none was, when it ended."""
         return self._taker.end_s
 
     @property

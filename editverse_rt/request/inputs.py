@@ -26,10 +26,10 @@ __all__ = [
     "ExaminedInputs",
     "Footage",
     "examine_inputs",
-    "no_frame_error",
     "read_inputs",
     "read_picture",
     "read_sound",
+    "start_error",
 ]
 
 LARGEST_NUM_FRAMES = 16_777_216
@@ -258,10 +258,10 @@ def read_sound(file: MediaFile, name: str, notices: list[str]) -> Sound | None:
         return None
 
 
-def no_frame_error(examined: ExaminedInputs, name: str) -> MediaError:
-    """The error of a video of which no frame was left."""
+def start_error(examined: ExaminedInputs, name: str, end_s: float) -> MediaError:
+    """The error of a video that ends before the request begins."""
     return MediaError(
-        f"{name}: found no frame from {examined.request.start_s:g} s on",
+        f"{name}: found a start of {examined.request.start_s:g} s; the video ends at {end_s:.2f} s",
         hint="start earlier",
         code="media.start",
     )

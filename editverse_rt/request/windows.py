@@ -22,10 +22,10 @@ from editverse_rt.media.video_reader import VideoReader
 from editverse_rt.request.inputs import (
     ExaminedInputs,
     Footage,
-    no_frame_error,
     read_inputs,
     read_picture,
     read_sound,
+    start_error,
 )
 
 __all__ = ["OneWindow", "Window", "WindowReader", "Windows", "read_windows"]
@@ -149,7 +149,7 @@ class WindowReader:
                 begin = self.num_frames - shared
                 videos.drop(length - shared)
             if index == 0:
-                raise no_frame_error(self._examined, main)
+                raise start_error(self._examined, main, videos.readers[main].end_s)
             self._finish(videos)
         finally:
             videos.close()

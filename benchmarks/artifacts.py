@@ -20,13 +20,14 @@ if not __package__:  # run as a file: `python benchmarks/artifacts.py`
 from benchmarks.plain import export_plain
 from editverse_rt.bundle.manifest import load_bundle
 from export.export_onnx import export_bundle
+from export.integers import quantize_bundle
 from reference.checkpoint import make_random_checkpoint
 
 __all__ = ["CACHE", "MODELS", "Model", "make_model"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "benchmarks"
-MODELS = ("nano", "editverse-150m", "wan2.1-t2v-1.3b", "wan2.2-vae")
+MODELS = ("nano", "nano-int8", "editverse-150m", "wan2.1-t2v-1.3b", "wan2.2-vae")
 
 # The VAE of Wan 2.1 and the encoder of Flan-T5-base, at their full sizes.
 WAN_VAE: dict[str, Any] = {
@@ -60,16 +61,20 @@ class Model:
 def make_model(name: str, cache: Path = CACHE, *, needs_plain: bool = True) -> Model:
     """The three forms of a model, made where they are not there yet; the plain export only where it is needed.
 
-    "nano" is the bundle that ships and the checkpoint it comes from; the others have random weights.
-    Raises ValueError for another name.
+    "nano" is the bundle that ships and the checkpoint it comes from, "nano-int8" the same in integers; the others
+    have random weights. Raises ValueError for another name.
     """
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r} to measure; expected one of {', '.join(MODELS)}")
     folder = cache / name
+    shipped, shipped_from = load_bundle("nano").root, ROOT / "reference" / "nano" / "checkpoint"
     if name == "nano":
-        model = Model(
-            name, ROOT / "reference" / "nano" / "checkpoint", load_bundle("nano").root, folder / "plain"
-        )
+        model = Model(name, shipped_from, shipped, folder / "plain")
+    elif name == "nano-int8":
+        model = Model(name, shipped_from, folder / "bundle", folder / "plain")
+        if not _is_fresh(model.bundle, shipped):
+            shutil.rmtree(model.bundle, ignore_errors=True)
+            quantize_bundle(shipped, model.bundle)
     else:
         model = Model(name, folder / "checkpoint", folder / "bundle", folder / "plain")
         if not (model.checkpoint / "model_index.json").exists():
@@ -87,9 +92,9 @@ def make_model(name: str, cache: Path = CACHE, *, needs_plain: bool = True) -> M
     return model
 
 
-def _is_fresh(plain: Path, bundle: Path) -> bool:
-    """Whether the plain export was made after the bundle, which may have been replaced since."""
-    made, source = plain / "bundle.json", bundle / "bundle.json"
+def _is_fresh(derived: Path, bundle: Path) -> bool:
+    """Whether a plain export or a bundle in integers was made after the bundle, which may have been replaced since."""
+    made, source = derived / "bundle.json", bundle / "bundle.json"
     return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
 
 

@@ -2,9 +2,9 @@
 
 Each contender has a process of its own, so its memory is its own. Numbers are checked: a peer whose result
 differs from PyTorch's by more than the tolerance is not a peer, and this project is held to the same. Only
-`edit-balanced` and `edit-fast` set this project's named schedules against PyTorch's 50 Euler steps, and
-`edit-once` one evaluation without guidance. A peer that is not installed is named. Under other load, compare
-CPU seconds on one thread (`--threads 1`).
+`edit-balanced` and `edit-fast` set this project's named schedules against PyTorch's 50 Euler steps, `edit-once` and
+`edit-once-int8` one evaluation without guidance, the second in 8-bit integers. A peer that is not installed is named.
+Under other load, compare CPU seconds on one thread (`--threads 1`).
 """
 
 from __future__ import annotations
@@ -43,16 +43,9 @@ WORKS = (
         "edit-balanced", "nano", "edit", frames=17, height_px=48, width_px=80, steps=50, schedule="balanced"
     ),
     Work("edit-fast", "nano", "edit", frames=17, height_px=48, width_px=80, steps=50, schedule="fast"),
-    Work(
-        "edit-once",
-        "nano",
-        "edit",
-        frames=17,
-        height_px=48,
-        width_px=80,
-        steps=50,
-        schedule="paper",
-        is_once=True,
+    *(
+        Work(name, model, "edit", frames=17, height_px=48, width_px=80, schedule="paper", is_once=True)
+        for name, model in (("edit-once", "nano"), ("edit-once-int8", "nano-int8"))
     ),
     Work("transformer-1k", "editverse-150m", "transformer", tokens=1024),
     Work("transformer-4k", "editverse-150m", "transformer", tokens=4096),

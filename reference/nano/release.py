@@ -21,8 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = "reference/nano/checkpoint"
 BUNDLE = "editverse_rt/bundles/nano"
-FRONTIER = "benchmarks/results/frontier.json"
-VARIETY = "benchmarks/results/variety.json"
+RESULTS = "benchmarks/results"
+FRONTIER = f"{RESULTS}/frontier.json"
+VARIETY = f"{RESULTS}/variety.json"
+VAE_WORKS = [f"nano-vae-{half}-{frames}" for frames in (17, 81, 257) for half in ("encoder", "decoder")]
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,24 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
         Step(
             "frontier of integers",
             ("-m", "benchmarks.frontier", integers, "--standard", BUNDLE, "--out",
-             "benchmarks/results/frontier-int8.json", "--schedule", "ab2-4 shift 0.2 guided 0.1-1",
-             "ab2-2 shift 0.2 guided 0.1-1"),
-            "benchmarks/results/frontier-int8.json",
+             f"{RESULTS}/frontier-int8.json", "--schedule", "ab2-4 shift 0.2 guided 0.1-1",
+             "ab2-2 shift 0.2 guided 0.1-1", "euler-1 guidance 1"),
+            f"{RESULTS}/frontier-int8.json",
         ),
-        Step(
-            "peers",
-            ("-m", "benchmarks.peers", "--work", "edit", "edit-balanced", "edit-fast", "--out",
-             "benchmarks/results/peers-edit.json"),
-            "benchmarks/results/peers-edit.json",
-        ),
-        Step(
-            "one evaluation",
-            ("-m", "benchmarks.peers", "--work", "edit-once", "--out", "benchmarks/results/peers-once.json"),
-            "benchmarks/results/peers-once.json",
-        ),
-        Step(
-            "throughput", ("-m", "benchmarks.throughput", "--out", "benchmarks/results/throughput.json"),
-            "benchmarks/results/throughput.json",
+        *(
+            Step(f"{name} measured", ("-m", f"benchmarks.{module}", *words, "--out", f"{RESULTS}/{name}.json"),
+                 f"{RESULTS}/{name}.json")
+            for name, module, *words in (
+                ("peers-edit", "peers", "--work", "edit", "edit-balanced", "edit-fast", "t5-nano",
+                 "--threads", "1", "--max-minutes", "1.5"),
+                ("peers-once", "peers", "--work", "edit-once", "edit-once-int8", "--threads", "1"),
+                ("peers-vae", "peers", "--work", *VAE_WORKS, "--repeats", "3", "--max-minutes", "0.7"),
+                ("throughput", "throughput"),
+                ("throughput-fast", "throughput", "--schedule", "fast"),
+                ("soak", "soak"),
+                ("scaling", "scaling", "--repeats", "1"),
+                ("versus-int8", "versus", BUNDLE, integers, "--threads", "1"),
+            )
         ),
         Step("tables", ("-m", "benchmarks.tables"), "the tables of docs/benchmarks.md and docs/nano.md"),
         *(

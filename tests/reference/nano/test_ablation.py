@@ -142,6 +142,24 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert not (tmp_path / "parts" / "state.pt").exists()
 
 
+def test_workers_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    budget = replace(BUDGET, seeds=(3, 4, 5))
+    trained: list[tuple[int, str]] = []
+    monkeypatch.setattr(ablation, "read_packed", lambda *_: [])
+    monkeypatch.setattr(ablation, "config_for", lambda _: SMALL)
+    monkeypatch.setattr(
+        ablation, "train_arm", lambda folder, run, arm, seed, *_, config: trained.append((seed, arm))
+    )
+    done = tmp_path / "study" / "seed-4-B"
+    done.mkdir(parents=True)
+    (done / "result.json").write_text("{}")
+    for rank in range(2):
+        ablation.run_study(rank, 2, tmp_path, tmp_path / "study", budget)
+    assert sorted(trained) == sorted(
+        (seed, arm) for seed in (3, 4, 5) for arm in "ABC" if (seed, arm) != (4, "B")
+    )
+
+
 def outcomes(arm: str, values: list[float], measure: str = "lift, error_left") -> list[Outcome]:
     return [Outcome(seed, arm, measure, value) for seed, value in enumerate(values)]
 

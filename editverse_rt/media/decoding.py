@@ -143,9 +143,10 @@ def no_frame_error(source: Source) -> MediaError:
     )
 
 
-def start_error(source: Source, start_s: float) -> MediaError:
+def start_error(name: object, start_s: float, end_s: float) -> MediaError:
+    """The error of a video that ends at `end_s`, before `start_s`. name: its path, or what it is called."""
     return MediaError(
-        f"{source.path}: found a start of {start_s:g} s; the video ends at {source.end_s:.2f} s",
+        f"{name}: found a start of {start_s:g} s; the video ends at {end_s:.2f} s",
         hint="start earlier",
         code="media.start",
     )

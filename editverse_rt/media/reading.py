@@ -110,7 +110,9 @@ class MediaFile:
             frames = source.decode()
             clip = _clip_from_frames(frames, source, *options)
             if clip is None:
-                raise start_error(source, start_s) if source.end_s > 0 else no_frame_error(source)
+                if source.end_s > 0:
+                    raise start_error(source.path, start_s, source.end_s)
+                raise no_frame_error(source)
             return clip
 
     def open_frames(
@@ -282,9 +284,5 @@ def clip_from_array(
         source_fps=source_fps,
     )
     if clip is None:
-        raise MediaError(
-            f"found a start of {start_s:g} s; the array ends at {len(array) / source_fps:.2f} s",
-            hint="start earlier",
-            code="media.start",
-        )
+        raise start_error("the array", start_s, len(array) / source_fps)
     return clip

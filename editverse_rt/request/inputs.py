@@ -29,7 +29,6 @@ __all__ = [
     "read_inputs",
     "read_picture",
     "read_sound",
-    "start_error",
 ]
 
 LARGEST_NUM_FRAMES = 16_777_216
@@ -256,15 +255,6 @@ def read_sound(file: MediaFile, name: str, notices: list[str]) -> Sound | None:
     except MediaError as error:
         notices.append(f"{name}: {error}; the result has no sound")
         return None
-
-
-def start_error(examined: ExaminedInputs, name: str, end_s: float) -> MediaError:
-    """The error of a video that ends before the request begins."""
-    return MediaError(
-        f"{name}: found a start of {examined.request.start_s:g} s; the video ends at {end_s:.2f} s",
-        hint="start earlier",
-        code="media.start",
-    )
 
 
 def _is_whole(request: EditRequest, has_video: bool, geometry: Geometry) -> bool:

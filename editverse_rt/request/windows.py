@@ -15,6 +15,7 @@ import numpy as np
 from editverse_rt import media
 from editverse_rt.bundle.spec import Geometry
 from editverse_rt.errors import MediaError
+from editverse_rt.media.decoding import start_error
 from editverse_rt.media.frames import Frames, uneven_times_s
 from editverse_rt.media.scenes import difference, is_cut
 from editverse_rt.media.sound import Sound
@@ -25,7 +26,6 @@ from editverse_rt.request.inputs import (
     read_inputs,
     read_picture,
     read_sound,
-    start_error,
 )
 
 __all__ = ["OneWindow", "Window", "WindowReader", "Windows", "read_windows"]
@@ -149,7 +149,7 @@ class WindowReader:
                 begin = self.num_frames - shared
                 videos.drop(length - shared)
             if index == 0:
-                raise start_error(self._examined, main, videos.readers[main].end_s)
+                raise start_error(main, examined.request.start_s, videos.readers[main].end_s)
             self._finish(videos)
         finally:
             videos.close()

@@ -62,6 +62,15 @@ def test_a_model_that_is_not_measured_is_refused(tmp_path: Path):
         make_model("editverse-9b", tmp_path)
 
 
+def test_nano_in_integers_is_made_of_the_bundle_that_ships_and_kept(tmp_path: Path):
+    model = make_model("nano-int8", tmp_path, needs_plain=False)
+    assert load_bundle(model.bundle).spec.capabilities.weights == "int8"
+    assert model.checkpoint == CHECKPOINT
+    made = (model.bundle / "bundle.json").stat().st_mtime_ns
+    assert make_model("nano-int8", tmp_path, needs_plain=False) == model
+    assert (model.bundle / "bundle.json").stat().st_mtime_ns == made
+
+
 def test_the_plain_export_is_left_out_where_nobody_reads_it(tmp_path: Path):
     model = make_model("nano", tmp_path, needs_plain=False)
     assert model.bundle.is_dir()

@@ -58,6 +58,8 @@ FACTS_WEIGHT = 0.5
 CLEAN_TAP, NOISY_TAP = 0.35, 0.65
 """How far up the blocks the facts are read off, of the inputs and of the target."""
 TEXT_DROPOUT = 0.1
+NOISE_SHARE, ANYWHERE_SHARE = 0.15, 0.3
+"""Of the timesteps: at 0, where an edit in one evaluation is asked for, and spread evenly."""
 EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.2, 0.5, 0.45
 """A task is learnt on images, which cost a third of a clip, and carried over to clips in the later half."""
 POSITION_GAIN = 2.0
@@ -155,10 +157,11 @@ def config_for(vae: Path) -> TransformerConfig:
 
 
 def draw_timesteps(count: int, device: torch.device = CPU) -> Tensor:
-    """Mostly near the noise, where the edit is decided; one in three anywhere."""
+    """Mostly near the noise, where the edit is decided; some at the very start, the others anywhere."""
     near_noise = torch.sigmoid(1.2 * torch.randn(count, device=device) - 1.2)
-    is_anywhere = torch.rand(count, device=device) < 1 / 3
-    return torch.where(is_anywhere, torch.rand(count, device=device), near_noise)
+    kind = torch.rand(count, device=device)
+    elsewhere = torch.where(kind < NOISE_SHARE, 0.0, torch.rand(count, device=device))
+    return torch.where(kind < NOISE_SHARE + ANYWHERE_SHARE, elsewhere, near_noise)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,13 @@ from reference.nano.grow import grow
 from reference.nano.optim import BLOCK_ROWS, Averaged, Muon, orthogonal_update
 from reference.nano.publish import STREAM_PEAK, calm_stream, calm_text_encoder, round_to_half
 from reference.nano.train import (
+    ANYWHERE_SHARE,
+    NOISE_SHARE,
     NOT_STARTED,
     Nano,
     compute_losses,
     config_for,
+    draw_timesteps,
     make_nano,
     make_optimizers,
     save_state,
@@ -232,6 +235,15 @@ def test_a_calmed_stream_fits_float16_and_changes_no_picture():
     torch.testing.assert_close(vae.encode(clip).latent_dist.mean, latents, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(vae.decode(latents).sample, expected, atol=1e-5, rtol=1e-4)
     assert calm_stream(vae.decoder, lambda: vae.decode(latents)) == 0
+
+
+def test_timesteps_start_at_noise_as_often_as_they_should_and_reach_everywhere():
+    torch.manual_seed(0)
+    timesteps = draw_timesteps(20_000)
+    assert float((timesteps == 0).float().mean()) == pytest.approx(NOISE_SHARE, abs=0.01)  # 4 standard errors
+    assert 0.98 < float(timesteps.max()) < 1
+    late = float((timesteps > 0.75).float().mean())
+    assert ANYWHERE_SHARE / 4 < late < ANYWHERE_SHARE / 4 + 0.02  # the near ones seldom come so far
 
 
 def test_the_average_follows_the_weights():

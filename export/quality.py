@@ -1,8 +1,9 @@
 """`python -m export.quality MODEL`: score a bundle or a checkpoint on the fixed held-out edits.
 
-MODEL is a bundle (its folder, or the name of one that ships) or a checkpoint folder, which runs in PyTorch.
-The report, success by task, goes to standard output and with --json to a file; `--write` puts it into the
-bundle's `bundle.json`; `--sheet` draws pictures: instruction, source, result, right answer.
+MODEL is a bundle (its folder, or the name of one that ships) or a checkpoint folder, which runs in PyTorch. Or it is
+a VAE (a folder of diffusers): then the right answers themselves are carried through it, which is the ceiling of every
+model that has it. The report, success by task, goes to standard output and with --json to a file; `--write` puts it
+into the bundle's `bundle.json`; `--sheet` draws pictures: instruction, source, result, right answer.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from typing import Any
 if not __package__:  # run as a file: `python export/quality.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
+from diffusers import AutoencoderKLWan
 from tqdm import tqdm
 
 from editverse_rt import media
 from editverse_rt.bundle.manifest import load_bundle, write_bundle_json
+from editverse_rt.errors import EditVerseError
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.quality.statistics import mean_of
@@ -40,8 +44,17 @@ from reference.nano.heldout import (
     summarize,
 )
 from reference.nano.tasks import Sample
+from reference.vae import frames_from_pixels, pixels_from_frames
 
-__all__ = ["bundle_editor", "evaluate", "main", "read_real_clips", "reference_editor", "with_interval"]
+__all__ = [
+    "bundle_editor",
+    "ceiling_editor",
+    "evaluate",
+    "main",
+    "read_real_clips",
+    "reference_editor",
+    "with_interval",
+]
 
 Editor = Callable[[Sample], Frames]
 REAL_SIZES = {"bigbuckbunny.mp4": (48, 80), "bikes.mp4": (48, 80), "carphone_pristine.mp4": (64, 64)}
@@ -90,6 +103,29 @@ def reference_editor(folder: Path, num_inference_steps: int | None, guidance_sca
         )
 
     return edit
+
+
+def ceiling_editor(vae: AutoencoderKLWan) -> Editor:
+    """Give the right answer, encoded and decoded: no model that has this VAE does better."""
+
+    @torch.no_grad()
+    def edit(sample: Sample) -> Frames:
+        latents = vae.encode(pixels_from_frames(torch.from_numpy(sample.target))).latent_dist.mean
+        return frames_from_pixels(vae.decode(latents).sample).numpy()
+
+    return edit
+
+
+def choose_editor(
+    model: str, num_inference_steps: int | None, guidance_scale: float | None, threads: int | None
+) -> Editor:
+    """The editor for a folder of one of the three kinds, or for the name of a bundle that ships."""
+    folder = Path(model)
+    if (folder / "model_index.json").exists():
+        return reference_editor(folder, num_inference_steps, guidance_scale)
+    if (folder / "config.json").exists():
+        return ceiling_editor(AutoencoderKLWan.from_pretrained(folder).eval())
+    return bundle_editor(Pipeline.open(model, num_threads=threads), num_inference_steps, guidance_scale)
 
 
 def read_real_clips() -> list[Frames]:
@@ -151,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="bundle folder or name, or checkpoint folder")
+    parser.add_argument("model", help="bundle folder or name, checkpoint folder, or folder of a VAE")
     parser.add_argument("--num-inference-steps", type=int)
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument(
@@ -162,12 +198,22 @@ def main() -> int:
     parser.add_argument("--sheet", type=Path, help="draw pictures here (PNG)")
     parser.add_argument("--write", action="store_true", help="put the report into the bundle")
     args = parser.parse_args()
-    is_checkpoint = (Path(args.model) / "model_index.json").exists()
-    if is_checkpoint:
-        edit = reference_editor(Path(args.model), args.num_inference_steps, args.guidance_scale)
-    else:
-        pipeline = Pipeline.open(args.model, num_threads=args.threads)
-        edit = bundle_editor(pipeline, args.num_inference_steps, args.guidance_scale)
+    try:
+        report, results = judge(args)
+    except (EditVerseError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    if args.sheet:
+        draw_sheet(results, args.sheet)
+    return 0
+
+
+def judge(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[Sample, Frames]]]:
+    """The report, printed as it comes and with `--write` put into the bundle, and the results it stands for."""
+    bundle = load_bundle(args.model) if args.write else None  # known before minutes are spent
+    edit = choose_editor(args.model, args.num_inference_steps, args.guidance_scale, args.threads)
     scores, results = evaluate(edit, heldout_samples(args.per_kind))
     report = with_interval(summarize(scores), scores)
     print(format_report(report))
@@ -181,16 +227,9 @@ def main() -> int:
         report[name] = {key: own[key] for key in ("success_rate", "success_interval", "edits", "by_task")}
         results += own_results
         print(f"\n{title}:\n" + format_report(own))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
-    if args.sheet:
-        draw_sheet(results, args.sheet)
-    if args.write:
-        if is_checkpoint:
-            parser.error("--write puts the report into a bundle; a checkpoint was given")
-        bundle = load_bundle(args.model)
+    if bundle is not None:
         write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, quality=report))
-    return 0
+    return report, results
 
 
 if __name__ == "__main__":

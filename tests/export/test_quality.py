@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 
 from export import quality
 from reference.nano.heldout import REAL_CLIPS, heldout_samples, real_clip_folder, real_samples, summarize
+from reference.nano.train_vae import make_vae
+
+CHECKPOINT = Path(__file__).parents[2] / "reference" / "nano" / "checkpoint"
 
 
 def test_an_editor_that_knows_the_answers_is_perfect_and_an_idle_one_is_not():
@@ -35,3 +41,43 @@ def test_the_report_reads_as_a_table():
     table = quality.format_report(quality.with_interval(summarize(scores), scores))
     assert "| add_object | 2 | 100% |" in table
     assert table.endswith("| **all** | 2 | 100.0% (100.0% to 100.0%) | | |")
+
+
+class Identity:
+    """A VAE that loses nothing."""
+
+    def encode(self, pixels: torch.Tensor):
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels))
+
+    def decode(self, latents: torch.Tensor):
+        return SimpleNamespace(sample=latents)
+
+
+class Darkness(Identity):
+    """A VAE that loses everything."""
+
+    def decode(self, latents: torch.Tensor):
+        return SimpleNamespace(sample=torch.full_like(latents, -1.0))
+
+
+def test_the_ceiling_of_a_perfect_vae_is_all_and_of_a_dark_one_little():
+    samples = list(heldout_samples(1))
+    perfect, _ = quality.evaluate(quality.ceiling_editor(Identity()), samples)
+    assert all(score.is_success for score in perfect)
+    dark, _ = quality.evaluate(quality.ceiling_editor(Darkness()), samples)
+    assert sum(score.is_success for score in dark) < 0.3 * len(dark)
+
+
+def test_the_folder_of_a_vae_is_told_from_a_checkpoint(tmp_path):
+    make_vae().save_pretrained(tmp_path)
+    sample = next(heldout_samples(1))
+    assert quality.choose_editor(str(tmp_path), None, None, None)(sample).shape == sample.target.shape
+
+
+def test_what_is_no_model_and_what_cannot_take_a_report_are_said_at_once(tmp_path, capsys, monkeypatch):
+    for words in ([str(tmp_path)], [str(CHECKPOINT), "--write"], [str(CHECKPOINT / "vae"), "--write"]):
+        monkeypatch.setattr("sys.argv", ["quality", *words])
+        assert quality.main() == 2
+        printed = capsys.readouterr()
+        assert f'error: bundle "{words[0]}": no bundle.json in it' in printed.err
+        assert not printed.out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from reference.families.editverse import CONFIGS
 from reference.nano.batching import collate, pack
-from reference.nano.ceiling import score_carried
 from reference.nano.dataset import CachedSample, encode_clips, split_prompt
 from reference.nano.facts import NAMES
 from reference.nano.grow import grow
@@ -322,26 +320,3 @@ def test_flipped_and_recoloured_batches_keep_their_values():
     again = [video for video in shown if video.shape == first.shape]
     assert any(torch.equal(video.flatten().sort()[0], first.flatten().sort()[0]) for video in again)
     assert all(float(video.abs().max()) <= 1 for video in shown)
-
-
-class Identity:
-    """A VAE that loses nothing."""
-
-    def encode(self, pixels: torch.Tensor):
-        return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels))
-
-    def decode(self, latents: torch.Tensor):
-        return SimpleNamespace(sample=latents)
-
-
-class Darkness(Identity):
-    """A VAE that loses everything."""
-
-    def decode(self, latents: torch.Tensor):
-        return SimpleNamespace(sample=torch.full_like(latents, -1.0))
-
-
-def test_the_ceiling_of_a_perfect_vae_is_all_and_of_a_dark_one_little():
-    assert all(score.is_success for score in score_carried(Identity(), per_kind=1))
-    dark = score_carried(Darkness(), per_kind=1)
-    assert sum(score.is_success for score in dark) < 0.3 * len(dark)

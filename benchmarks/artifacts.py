@@ -26,6 +26,7 @@ from reference.checkpoint import make_random_checkpoint
 __all__ = ["CACHE", "MODELS", "Model", "make_model"]
 
 ROOT = Path(__file__).resolve().parents[1]
+NANO = ROOT / "reference" / "nano" / "checkpoint"
 CACHE = ROOT / "build" / "benchmarks"
 MODELS = ("nano", "nano-int8", "editverse-150m", "wan2.1-t2v-1.3b", "wan2.2-vae")
 
@@ -67,11 +68,11 @@ def make_model(name: str, cache: Path = CACHE, *, needs_plain: bool = True) -> M
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r} to measure; expected one of {', '.join(MODELS)}")
     folder = cache / name
-    shipped, shipped_from = load_bundle("nano").root, ROOT / "reference" / "nano" / "checkpoint"
     if name == "nano":
-        model = Model(name, shipped_from, shipped, folder / "plain")
+        model = Model(name, NANO, load_bundle("nano").root, folder / "plain")
     elif name == "nano-int8":
-        model = Model(name, shipped_from, folder / "bundle", folder / "plain")
+        model = Model(name, NANO, folder / "bundle", folder / "plain")
+        shipped = load_bundle("nano").root
         if not _is_fresh(model.bundle, shipped):
             shutil.rmtree(model.bundle, ignore_errors=True)
             quantize_bundle(shipped, model.bundle)

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "error.hpp"
 #include "tensor.hpp"
 
 namespace ev {
@@ -75,6 +76,19 @@ inline double average_fps(const std::vector<double>& times_s, double source_fps)
   const double span_s = times_s.back() - times_s.front(), count = static_cast<double>(times_s.size() - 1);
   if (span_s <= 0 || std::abs(count / source_fps - span_s) <= kTimestampRounding_s) return source_fps;
   return count / span_s;
+}
+
+/// The error of a video that ends at end_s, before start_s.
+inline Error start_error(const std::string& name, double start_s, double end_s) {
+  return Error(EV_ERROR_MEDIA, "media.start")
+      .found(name, ": found a start of ", start_s, " s; the video ends at ", two_places(end_s), " s")
+      .hint("start earlier");
+}
+
+/// Throws EV_ERROR_MEDIA for a rate that no video has.
+inline void check_rate(double fps) {
+  if (fps >= 0.001 && fps <= 1000) return;
+  throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", fps, " frames a second").expected("0.001 to 1000");
 }
 
 /// Chooses which frames, given as (time, end) in order of time, stand for the slots from start_s on; see sample_by_time

@@ -147,12 +147,6 @@ bool is_whole(const Request& request, bool has_video, const Geometry& geometry) 
 
 }  // namespace
 
-Error start_error(const std::string& name, double start_s, double end_s) {
-  return Error(EV_ERROR_MEDIA, "media.start")
-      .found(name, ": found a start of ", start_s, " s; the video ends at ", two_places(end_s), " s")
-      .hint("start earlier");
-}
-
 std::optional<std::string> ExaminedInputs::main() const {
   return names.empty() ? std::nullopt : std::optional<std::string>(names.front());
 }

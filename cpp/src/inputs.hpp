@@ -68,9 +68,6 @@ ExaminedInputs examine_inputs(const Request& request, const Geometry& geometry, 
 /// reading. Throws EV_ERROR_MEDIA.
 Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>& check_stopped);
 
-/// The error of a video that ends at end_s, before start_s.
-Error start_error(const std::string& name, double start_s, double end_s);
-
 /// The one frame of an image, uint8 [1, H, W, 3]; lines about it are added to notices. Throws EV_ERROR_MEDIA.
 Tensor read_picture(const ExaminedInputs& examined, const std::string& name, std::vector<std::string>& notices,
                     const std::function<void()>& check_stopped);

@@ -20,17 +20,6 @@ namespace {
       .hint("make it again");
 }
 
-[[noreturn]] void fail_to_start(const VideoSource& source, double start_s, double end_s) {
-  throw Error(EV_ERROR_MEDIA, "media.start")
-      .found(source.path(), ": found a start of ", start_s, " s; the video ends at ", two_places(end_s), " s")
-      .hint("start earlier");
-}
-
-void check_rate(std::optional<double> fps) {
-  if (!fps || (*fps >= 0.001 && *fps <= 1000)) return;
-  throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", *fps, " frames a second").expected("0.001 to 1000");
-}
-
 /// Writes a decoded frame, upright and resized, and adds what the user should know of it to notices.
 void render_frame(VideoSource& source, const AVFrame& frame, std::int64_t height_px, std::int64_t width_px,
                   char* picture, std::vector<std::string>& notices) {
@@ -142,7 +131,7 @@ MediaInfo probe_file(const InputFile& file) {
 Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, std::optional<double> fps,
                std::int64_t height_px, std::int64_t width_px, const std::function<void()>& check_stopped,
                const std::vector<double>& moments_s) {
-  check_rate(fps);
+  if (fps) check_rate(*fps);
   const auto take = [&](VideoSource& source, std::optional<TimedFrame> first) {
     return take_clip(source, std::move(first), start_s, num_frames, fps, height_px, width_px, check_stopped, moments_s);
   };
@@ -163,14 +152,14 @@ Clip read_clip(const InputFile& file, double start_s, std::int64_t num_frames, s
   if (source.is_image() && !fps) fps = 1.0;
   std::optional<Clip> clip = take(source, source.next());
   if (clip) return std::move(*clip);
-  if (source.end_s() > 0) fail_to_start(source, start_s, source.end_s());
+  if (source.end_s() > 0) throw start_error(source.path(), start_s, source.end_s());
   fail_without_frame(source);
 }
 
 std::unique_ptr<FrameReader> open_frames(const InputFile& file, double start_s, std::optional<double> fps,
                                          std::int64_t height_px, std::int64_t width_px,
                                          std::function<void()> check_stopped) {
-  check_rate(fps);
+  if (fps) check_rate(*fps);
   return std::make_unique<DecodingReader>(file, start_s, fps, height_px, width_px, std::move(check_stopped));
 }
 

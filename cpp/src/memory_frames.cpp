@@ -10,11 +10,6 @@ namespace ev {
 
 namespace {
 
-void check_rate(double fps) {
-  if (fps >= 0.001 && fps <= 1000) return;
-  throw Error(EV_ERROR_MEDIA, "media.rate").found("found ", fps, " frames a second").expected("0.001 to 1000");
-}
-
 const std::uint8_t* frame_at(const Source& source, std::int64_t index) {
   return source.data + static_cast<std::size_t>(index) * source.frame_stride_bytes;
 }
@@ -72,10 +67,7 @@ Clip take_memory_frames(const Source& source, double source_fps, double start_s,
     ++begin;
   }
   if (begin == source.num_frames) {
-    const double end_s = static_cast<double>(source.num_frames) / source_fps;
-    throw Error(EV_ERROR_MEDIA, "media.start")
-        .found(source.name, ": found a start of ", start_s, " s")
-        .hint("the frames end at ", two_places(end_s), " s");
+    throw start_error(source.name, start_s, static_cast<double>(source.num_frames) / source_fps);
   }
   const std::int64_t count = std::min(num_frames, source.num_frames - begin);
   Clip clip;

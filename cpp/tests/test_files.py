@@ -6,7 +6,6 @@ they agree byte by byte is what is tested.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,6 @@ from editverse_rt.media import write_clip, write_image
 
 ROOT = Path(__file__).parents[2]
 HAS_MEDIA = native.load_library().ev_has_media() == 1
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Pipeline]:
-    with Pipeline.open("nano", "ort-cpu", num_threads=1) as pipeline:
-        yield pipeline
-
-
-@pytest.fixture(scope="module")
-def twin(host: Pipeline) -> Iterator[Any]:
-    with native.NativePipeline(host.bundle.root) as pipeline:
-        yield pipeline
 
 
 def clip(num_frames: int, height: int, width: int) -> NDArray[np.uint8]:

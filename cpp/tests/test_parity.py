@@ -5,7 +5,6 @@ Run with pytest after `make native`; the environment variable EDITVERSE_NATIVE_B
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,6 @@ from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
 from editverse_rt.request.prompt import TextSegment
 
 STEPS = 2
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Pipeline]:
-    with Pipeline.open("nano", "ort-cpu", num_threads=1) as pipeline:
-        yield pipeline
-
-
-@pytest.fixture(scope="module")
-def twin(host: Pipeline) -> Iterator[Any]:
-    with native.NativePipeline(host.bundle.root) as pipeline:
-        yield pipeline
 
 
 def clip(num_frames: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,6 @@ pytestmark = pytest.mark.skipif(
 )
 # In hundredths of a second, which all containers keep.
 TIMES_CS = (0, 10, 40, 50, 60, 110, 120, 130, 170, 180)
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Pipeline]:
-    with Pipeline.open("nano", "ort-cpu", num_threads=1) as pipeline:
-        yield pipeline
-
-
-@pytest.fixture(scope="module")
-def twin(host: Pipeline) -> Iterator[Any]:
-    with native.NativePipeline(host.bundle.root) as pipeline:
-        yield pipeline
 
 
 def uneven_video(path: Path, codec: str, pixel_format: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,6 @@ STEPS = 1
 Frames = NDArray[np.uint8]
 has_media = native.load_library().ev_has_media() == 1
 needs_media = pytest.mark.skipif(not has_media, reason="this build is without FFmpeg")
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Pipeline]:
-    with Pipeline.open("nano", "ort-cpu", num_threads=1) as pipeline:
-        yield pipeline
-
-
-@pytest.fixture(scope="module")
-def twin(host: Pipeline) -> Iterator[Any]:
-    with native.NativePipeline(host.bundle.root) as pipeline:
-        yield pipeline
 
 
 def clip(num_frames: int, cut: int, size: int = 64) -> Frames:

@@ -4,8 +4,9 @@
 
 Each step is a command of this repository (`--list` prints them). WORK/done.json notes the steps that succeeded, so
 that a second call goes on at the one that failed; `--from STEP` repeats that step and all behind it. With `--run`,
-RUN is published into the checkpoint first. Nothing is committed: look at `git diff` afterwards. Plans for GPUs are
-not among it; they are built where they run (docs/engines.md).
+RUN is published into the checkpoint first. `--without-timings` leaves out what wants a quiet machine, which
+`--from "peers-edit measured"` measures later. Nothing is committed: look at `git diff` afterwards. Plans for GPUs
+are not among it; they are built where they run (docs/engines.md).
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ VAE_WORKS = [f"nano-vae-{half}-{frames}" for frames in (17, 81, 257) for half in
 
 @dataclass(frozen=True)
 class Step:
-    """A command: words behind the Python that runs this file. brings: what it makes."""
+    """A command: words behind the Python that runs this file. brings: what it makes. is_timing: by the clock."""
 
     name: str
     words: tuple[str, ...]
     brings: str
+    is_timing: bool = False
 
 
 def list_steps(work: Path, run: Path | None) -> list[Step]:
@@ -63,8 +65,13 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
             f"{RESULTS}/frontier-int8.json",
         ),
         *(
+            Step(f"{kind} vectors", (f"tests/vectors/write_{kind}_vectors.py",), "tests/vectors/, for both hosts")
+            for kind in ("request", "bundle", "engine")
+        ),
+        Step("frames", ("tests/editverse_rt/test_nano_frames.py",), "tests/editverse_rt/nano_frames.npz"),
+        *(
             Step(f"{name} measured", ("-m", f"benchmarks.{module}", *words, "--out", f"{RESULTS}/{name}.json"),
-                 f"{RESULTS}/{name}.json")
+                 f"{RESULTS}/{name}.json", is_timing=True)
             for name, module, *words in (
                 ("peers-edit", "peers", "--work", "edit", "edit-balanced", "edit-fast", "t5-nano",
                  "--threads", "1", "--max-minutes", "1.5"),
@@ -78,11 +85,6 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
             )
         ),
         Step("tables", ("-m", "benchmarks.tables"), "the tables of docs/benchmarks.md and docs/nano.md"),
-        *(
-            Step(f"{kind} vectors", (f"tests/vectors/write_{kind}_vectors.py",), "tests/vectors/, for both hosts")
-            for kind in ("request", "bundle", "engine")
-        ),
-        Step("frames", ("tests/editverse_rt/test_nano_frames.py",), "tests/editverse_rt/nano_frames.npz"),
         Step(
             "tests",
             ("-m", "pytest", "-q", "tests/editverse_rt/test_nano_bundle.py", "tests/editverse_rt/test_nano_frames.py",
@@ -122,10 +124,15 @@ def main() -> int:
     parser.add_argument("work", type=Path)
     parser.add_argument("--run", type=Path, help="a training run, which becomes the checkpoint")
     parser.add_argument("--from", dest="start", metavar="STEP", help="repeat this step and those behind it")
+    parser.add_argument(
+        "--without-timings", action="store_true", help="leave out the benchmarks that want a quiet machine"
+    )
     parser.add_argument("--list", action="store_true", help="print the steps and what they bring")
     args = parser.parse_args()
     work = args.work.absolute()
     steps = list_steps(work, None if args.run is None else args.run.absolute())
+    if args.without_timings:
+        steps = [step for step in steps if not step.is_timing]
     if args.list:
         for step in steps:
             print(f"{step.name}: {' '.join(step.words)}\n    {step.brings}")

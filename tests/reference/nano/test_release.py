@@ -28,6 +28,24 @@ def test_every_step_is_a_command_of_the_repository(tmp_path: Path):
                 assert (ROOT / word).exists(), word
 
 
+def test_what_wants_a_quiet_machine_stands_together_behind_what_ships(tmp_path: Path):
+    steps = release.list_steps(tmp_path, tmp_path / "run")
+    timings = [number for number, step in enumerate(steps) if step.is_timing]
+    assert steps[timings[0]].name == "peers-edit measured"
+    assert timings == list(range(timings[0], timings[-1] + 1))
+    assert {step.name for step in steps[timings[-1] + 1 :]} == {"tables", "tests"}
+
+
+def test_timings_are_left_out_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ran: list[list[str]] = []
+    monkeypatch.setattr(release.subprocess, "run", lambda words, **options: ran.append(words))
+    monkeypatch.setattr("sys.argv", ["release", str(tmp_path), "--without-timings"])
+    assert release.main() == 0
+    modules = {words[2] for words in ran if words[1] == "-m"}
+    assert "benchmarks.tables" in modules
+    assert not {"benchmarks.peers", "benchmarks.throughput", "benchmarks.soak"} & modules
+
+
 def test_options_are_those_of_the_commands(tmp_path: Path):
     """By the text of each command's source: an option that is gone would end the step after an hour."""
     for step in release.list_steps(tmp_path, tmp_path / "run"):

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan
 
 from reference.nano.refine import MAX_KEPT_WEIGHT, Written, evaluate, weigh_pixels, write
 from reference.nano.tasks import Sample
-from reference.nano.train import Nano
+from reference.nano.train import Nano, config_for
 from reference.nano.train_vae import LATENT_SCALE
 from reference.text_encoder import Tokenizer
 
@@ -26,7 +26,8 @@ def vae() -> AutoencoderKLWan:
 def write_some(vae: AutoencoderKLWan, seed: int, frames: int, count: int) -> Written:
     torch.manual_seed(0)
     tokenizer = Tokenizer(CHECKPOINT / "tokenizer" / "spiece.model")
-    return write(Nano().eval(), vae, tokenizer, np.random.default_rng(seed), frames, count)
+    model = Nano(config_for(CHECKPOINT / "vae")).eval()
+    return write(model, vae, tokenizer, np.random.default_rng(seed), frames, count)
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@
 
 The last stage of training. The encoder stays as it is, and with it all latents; the decoder sees clips as the
 averaged transformer samples them, and is to give the right answer's pixels: those that the edit keeps as much
-as all others, however few they are. Every third clip is one of the encoder's own, so that the VAE stays one.
-RUN/vae is rewritten at the end; RUN/refine_log.jsonl takes a line
-every 100 steps.
+as all others, however few they are. Every third clip is one of the encoder's own, so that the VAE stays one; with
+`--photographs FOLDER` many of the requests are edits over photographs, which the decoder would unlearn otherwise.
+RUN/vae is rewritten at the end; RUN/refine_log.jsonl takes a line every 100 steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if not __package__:  # run as a file: `python reference/nano/refine.py`
@@ -32,6 +32,7 @@ from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
 from reference.nano.dataset import PATCH_SIZE, cache_samples
 from reference.nano.heldout import CHANGED_LEVELS
 from reference.nano.optim import Averaged, Muon
+from reference.nano.photographs import measure_photographs, open_photographs
 from reference.nano.tasks import EDIT_TASKS, Sample
 from reference.nano.train import Nano, make_nano, sample
 from reference.nano.train_vae import use_image_convolutions
@@ -42,20 +43,22 @@ from reference.nano.workers import (
     join_workers,
     start_workers,
 )
-from reference.nano.world import Canvas
+from reference.nano.world import Canvas, Footage
 from reference.text_encoder import Tokenizer
 from reference.vae import latent_statistics, latents_from_patches
 
 SEED, VALIDATION_SEED = 7, 8
 SHAPES = ((1, 10), (5, 4), (1, 10), (9, 2), (17, 1))
 """(frames, clips) of successive steps."""
-SAMPLING_STEPS = (2, 4, 8)
+SAMPLING_STEPS = (1, 2, 4, 8)
 """Euler steps that a clip is sampled in, one of these."""
 OWN_SHARE = 1 / 3
 """Share of the clips that the decoder sees as the encoder gives them."""
 KEPT_FRAMES = 600
 """Frames of each shape that are kept, to be shown again."""
 NEW_SHARE = 0.3
+FOOTAGE_SHARE = 0.6
+"""Share of the requests that may have a photograph behind their shapes, where there are photographs."""
 MAX_KEPT_WEIGHT = 6.0
 """Kept pixels weigh as much as all others of their clip, but each at most this much."""
 LOG_EVERY = 100
@@ -92,13 +95,27 @@ def weigh_pixels(sample: Sample) -> NDArray[np.float32]:
 
 @torch.no_grad()
 def write(
-    nano: Nano, vae: AutoencoderKLWan, tokenizer: Tokenizer, rng: np.random.Generator, frames: int, count: int
+    nano: Nano,
+    vae: AutoencoderKLWan,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    frames: int,
+    count: int,
+    footage: Footage | None = None,
 ) -> Written:
-    """Draw requests and let the transformer sample their answers, without guidance, on its own device."""
+    """Draw requests and let the transformer sample their answers, without guidance, on its own device.
+
+    footage: what `FOOTAGE_SHARE` of the requests may have behind their shapes.
+    """
     device = nano.transformer.patch_in.weight.device
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     tasks = [task for task in EDIT_TASKS if frames > 1 or task not in VIDEO_ONLY]
-    samples = [draw_curated(rng, str(rng.choice(tasks)), Canvas(frames, height, width)) for _ in range(count)]
+    plain = Canvas(frames, height, width)
+    samples = []
+    for _ in range(count):
+        has_footage = footage is not None and rng.random() < FOOTAGE_SHARE
+        canvas = replace(plain, footage=footage) if has_footage else plain
+        samples.append(draw_curated(rng, str(rng.choice(tasks)), canvas))
     cached = cache_samples(vae, tokenizer, samples)
     batch = collate([pack(one) for one in cached], np.zeros(count, bool)).to(device)
     with in_bfloat16(device):
@@ -152,11 +169,19 @@ def refine(rank: int, args: argparse.Namespace) -> None:
     adam = torch.optim.AdamW(others, lr=args.lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
     average = Averaged(decoder, 0.99)
     rng = np.random.default_rng([SEED, rank])
+    footage = kept_apart = None
+    if args.photographs is not None:
+        footage = open_photographs(args.photographs, held_out=False)
+        kept_apart = open_photographs(args.photographs, held_out=True) if rank == 0 else None
     known: list[Written] = []
+
+    def measure() -> dict[str, float]:
+        return evaluate(vae, known) | ({} if kept_apart is None else measure_photographs(vae, kept_apart))
+
     if rank == 0:
         held = np.random.default_rng(VALIDATION_SEED)
-        known = [write(nano, vae, tokenizer, held, *shape) for shape in SHAPES * 3]
-        print("before", evaluate(vae, known), flush=True)
+        known = [write(nano, vae, tokenizer, held, *shape, kept_apart) for shape in SHAPES * 3]
+        print("before", measure(), flush=True)
     shown: dict[tuple[int, int], list[Written]] = {shape: [] for shape in SHAPES}
     losses: list[float] = []
     step, spent, start = 0, 0.0, time.monotonic()
@@ -165,7 +190,7 @@ def refine(rank: int, args: argparse.Namespace) -> None:
         room = KEPT_FRAMES // (shape[0] * shape[1])
         is_new = len(shown[shape]) < 2 or rng.random() < NEW_SHARE
         if is_new:
-            shown[shape] = [*shown[shape][-room + 1 :], write(nano, vae, tokenizer, rng, *shape)]
+            shown[shape] = [*shown[shape][-room + 1 :], write(nano, vae, tokenizer, rng, *shape, footage)]
         clips = shown[shape][-1 if is_new else int(rng.integers(len(shown[shape])))]
         is_own = torch.rand(shape[1], 1, 1, 1, 1, device=device) < OWN_SHARE
         with in_bfloat16(device):
@@ -193,7 +218,7 @@ def refine(rank: int, args: argparse.Namespace) -> None:
             print(line, flush=True)
     if rank == 0:
         average.copy_to(decoder)
-        print("after", evaluate(vae, known))
+        print("after", measure())
         vae.save_pretrained(args.run / "vae")
 
 
@@ -203,6 +228,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--photographs", type=Path, metavar="FOLDER")
     add_worker_options(parser)
     parser.add_argument("--lr", type=float, default=0.004)
     start_workers(refine, parser.parse_args())

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from numpy.typing import NDArray
 
 from reference.nano.refine import MAX_KEPT_WEIGHT, Written, evaluate, weigh_pixels, write
 from reference.nano.tasks import Sample
 from reference.nano.train import Nano, config_for
 from reference.nano.train_vae import LATENT_SCALE
+from reference.nano.world import Canvas, Footage
 from reference.text_encoder import Tokenizer
 
 CHECKPOINT = Path(__file__).parents[3] / "reference" / "nano" / "checkpoint"
@@ -23,11 +25,13 @@ def vae() -> AutoencoderKLWan:
     return AutoencoderKLWan.from_pretrained(CHECKPOINT / "vae").eval()
 
 
-def write_some(vae: AutoencoderKLWan, seed: int, frames: int, count: int) -> Written:
+def write_some(
+    vae: AutoencoderKLWan, seed: int, frames: int, count: int, footage: Footage | None = None
+) -> Written:
     torch.manual_seed(0)
     tokenizer = Tokenizer(CHECKPOINT / "tokenizer" / "spiece.model")
     model = Nano(config_for(CHECKPOINT / "vae")).eval()
-    return write(model, vae, tokenizer, np.random.default_rng(seed), frames, count)
+    return write(model, vae, tokenizer, np.random.default_rng(seed), frames, count, footage)
 
 
 @torch.no_grad()
@@ -52,6 +56,24 @@ def test_each_seed_draws_its_own(vae):
     first, again, other = (write_some(vae, seed, 1, 1) for seed in (2, 2, 3))
     assert torch.equal(first.sampled, again.sampled)
     assert first.video.shape != other.video.shape or not torch.equal(first.video, other.video)
+
+
+class Film:
+    """Footage that notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def draw_background(self, seed: int, canvas: Canvas) -> NDArray[np.float32]:
+        self.seeds.append(seed)
+        return np.full((canvas.frames, canvas.height, canvas.width, 3), 0.5, np.float32)
+
+
+def test_photographs_stand_behind_some_of_the_shapes(vae):
+    film = Film()
+    written = write_some(vae, 2, 1, 6, film)
+    assert film.seeds
+    assert not torch.equal(written.video, write_some(vae, 2, 1, 6).video)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Plots as SVG text: bars in groups, and curves or points in a plane; no library behind them."""
+"""Plots as SVG text: bars in groups, curves or points in a plane, pairs; no library behind them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-__all__ = ["Point", "draw_bars", "draw_plane"]
+__all__ = ["Point", "draw_bars", "draw_pairs", "draw_plane"]
 
 WIDTH = 760
 # Distinct also for those who see colours differently (Okabe and Ito).
@@ -84,6 +84,43 @@ def draw_plane(
     parts.append(_text((left + WIDTH - right) / 2, height - 12, x_label, anchor="middle"))
     parts.append(f'<g transform="rotate(-90 16 {(top + height - bottom) / 2:.0f})">')
     parts.append(_text(16, (top + height - bottom) / 2, y_label, anchor="middle") + "</g>")
+    return _frame(title, parts, height)
+
+
+def draw_pairs(
+    title: str, panels: Mapping[str, Mapping[str, Mapping[str, float]]], categories: Sequence[str]
+) -> str:
+    """Panels side by side, each with an axis of its own: a line a series over the categories, which it may lack.
+
+    The mean of a category, over the series that have it, is a bar across.
+    """
+    height, left, top, bottom, gap = 340, 60, 70, 40, 70
+    width = (WIDTH - left - 20 - gap * (len(panels) - 1)) / max(len(panels), 1)
+    series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    parts = [*_legend(series, 40)]
+    for number, (name, panel) in enumerate(panels.items()):
+        begin = left + number * (width + gap)
+        places = {c: begin + (i + 0.5) * width / len(categories) for i, c in enumerate(categories)}
+        axis = _Axis(
+            [v for line in panel.values() for v in line.values()], height - bottom, top, is_log=False
+        )
+        for value in axis.ticks():
+            y = axis.place(value)
+            parts.append(f'<path d="M{begin:.1f} {y:.1f}h{width:.1f}" stroke="#ddd"/>')
+            parts.append(_text(begin - 6, y + 4, _number(value), anchor="end", size=11))
+        for category, x in places.items():
+            found = [line[category] for line in panel.values() if category in line]
+            parts.append(_text(x, height - bottom + 18, category, anchor="middle"))
+            if found:
+                y = axis.place(sum(found) / len(found))
+                parts.append(f'<path d="M{x - 22:.1f} {y:.1f}h44" stroke="#222" stroke-width="3"/>')
+        for label, line in panel.items():
+            colour = _colour(series.index(label))
+            dots = [(places[c], axis.place(line[c])) for c in categories if c in line]
+            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in dots)
+            parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in dots]
+        parts.append(_text(begin, top - 8, name, is_bold=True))
     return _frame(title, parts, height)
 
 

@@ -12,6 +12,7 @@ if not __package__:  # run as a file: `python benchmarks/report.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.plot import Point, draw_bars, draw_plane
+from benchmarks.report_ablation import report_ablation
 from benchmarks.report_parts import Row, megabytes, seconds, spread, table
 from benchmarks.report_serving import report_growth, report_serving
 from benchmarks.results import Results, read_results
@@ -343,6 +344,7 @@ _REPORTS: dict[str, Callable[[Results], tuple[str, str]]] = {
     "metrics": _report_metrics,
     "versus": _report_versus,
     "native": _report_native,
+    "ablation": report_ablation,
 }
 
 

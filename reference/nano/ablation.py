@@ -2,12 +2,12 @@
 
     python -m reference.nano.ablation data CHECKPOINT DIR
     python -m reference.nano.ablation run DIR
-    python -m reference.nano.ablation report DIR
+    python -m benchmarks.ablation DIR
 
 Arm A trains on clips, B on the same clips and on images besides, C on as many tokens as B, all of clips. The clips
 of `LEFT_OUT` are in no arm; B has images of them. `data` encodes the samples once, with the VAE of CHECKPOINT; `run`
 trains seed by seed and arm by arm; both go on where they were stopped. `run --pilot` is a smaller study of other
-seeds, from which only the spread is read.
+seeds, from which only the spread is read. `benchmarks.ablation` makes the table, the plot and the verdict.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from reference.checkpoint import load_checkpoint
 from reference.families.editverse import TransformerConfig
-from reference.nano.ablation_statistics import Outcome, format_verdict
+from reference.nano.ablation_statistics import Outcome
 from reference.nano.batching import Packed, collate, pack
 from reference.nano.curate import VIDEO_ONLY, draw_curated, random_canvas
 from reference.nano.dataset import PATCH_SIZE, cache_samples
@@ -52,6 +52,7 @@ ARMS: tuple[Arm, ...] = ("A", "B", "C")
 LEFT_OUT = ("stylize", "remove_object", "change_color")
 """Edits that no arm sees on a clip: what B does better there was carried over from images."""
 SEEN = tuple(task for task in EDIT_TASKS if task not in LEFT_OUT)
+GROUPS = {"lift": SEEN, "transfer": LEFT_OUT}
 
 SHARD = 256
 CLIP_SEED, IMAGE_SEED, HELDOUT_SEED = 21, 22, 23
@@ -343,17 +344,25 @@ def run_study(rank: int, workers: int, folder: Path, study: Path, budget: Budget
             print(f"{run.name}: done", flush=True)
 
 
-def read_outcomes(study: Path) -> list[Outcome]:
-    """What the runs found that reached their end."""
-    outcomes = []
-    for path in sorted(study.glob("seed-*/result.json")):
-        found = json.loads(path.read_text())
-        for measure_name in ("error_left", "success_rate"):
-            by_task = {task: values[measure_name] for task, values in found["by_task"].items()}
-            for group, tasks in (("lift", SEEN), ("transfer", LEFT_OUT)):
-                value = float(np.mean([by_task[task] for task in tasks]))
-                outcomes.append(Outcome(found["seed"], found["arm"], f"{group}, {measure_name}", value))
-    return outcomes
+def read_runs(study: Path) -> list[dict[str, Any]]:
+    """What the runs wrote that reached their end, by seed and arm."""
+    runs = [json.loads(path.read_text()) for path in study.glob("seed-*/result.json")]
+    return sorted(runs, key=lambda run: (run["seed"], run["arm"]))
+
+
+def group_mean(run: dict[str, Any], group: str, measure: str) -> float:
+    """The mean over a group's tasks of a run's "error_left" or "success_rate"."""
+    return float(np.mean([run["by_task"][task][measure] for task in GROUPS[group]]))
+
+
+def outcomes_of(runs: Sequence[dict[str, Any]]) -> list[Outcome]:
+    """The figures that the statistic compares."""
+    return [
+        Outcome(run["seed"], run["arm"], f"{group}, {measure}", group_mean(run, group, measure))
+        for measure in ("error_left", "success_rate")
+        for group in GROUPS
+        for run in runs
+    ]
 
 
 def main() -> None:
@@ -364,8 +373,7 @@ def main() -> None:
     data = commands.add_parser("data", help="encode the samples")
     data.add_argument("checkpoint", type=Path)
     run = commands.add_parser("run", help="train what is not trained yet")
-    report = commands.add_parser("report", help="the table and the verdict")
-    for command in (data, run, report):
+    for command in (data, run):
         command.add_argument("folder", type=Path, metavar="DIR")
         command.add_argument("--pilot", action="store_true", help="the smaller study")
     run.add_argument("--workers", type=int, default=1, help="processes that share the runs (default: 1)")
@@ -374,11 +382,9 @@ def main() -> None:
     if args.command == "data":
         torch.set_num_threads(1)
         write_data(args.checkpoint, args.folder, budget)
-    elif args.command == "run":
+    else:
         rest = (args.workers, args.folder, study, budget)
         start_processes(run_study, rest, nprocs=args.workers, start_method="spawn")
-    else:
-        print(format_verdict(read_outcomes(study)))
 
 
 if __name__ == "__main__":

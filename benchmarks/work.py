@@ -17,12 +17,14 @@ from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.planning.costs import Tokens
 from editverse_rt.request.layout import Grid, Layout, lay_out
+from editverse_rt.request.tokenizer import Tokenizer
 
 __all__ = [
     "VAE_KINDS",
     "Kind",
     "Work",
     "draw_clip",
+    "draw_text",
     "draw_transformer_inputs",
     "kinds",
     "prepare_work",
@@ -36,6 +38,7 @@ VAE_KINDS: dict[str, Kind] = {"encoder": "vae_encoder", "decoder": "vae_decoder"
 
 SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "sample.mp4"
 INSTRUCTION = "<video1> Make it night"
+TEXT = "Turn the red circle into a blue square and make it night, as in the picture."
 TEXT_TOKENS = 32
 """Of the transformer's work: a long instruction, with the end of the sequence."""
 TOKENS_A_FRAME = 256
@@ -75,6 +78,16 @@ def draw_clip(frames: int, height_px: int, width_px: int, seed: int = 0) -> Arra
         grain = rng.normal(0, 6, (height_px, width_px, 3))
         clip[index] = np.clip(128 + 90 * np.sin(waves + 0.2 * index) + grain, 0, 255)
     return clip
+
+
+def draw_text(bundle: Bundle, num_tokens: int) -> Array:
+    """Token ids int64 [num_tokens] of an instruction, said again until it is as long.
+
+    Not any ids: a trained encoder's attention may hang on rounding where the words say nothing.
+    """
+    tokenizer = Tokenizer(bundle.tokenizer_path(), bundle.spec.tokenizer.eos_id, max_tokens=num_tokens + 100)
+    sentence, end = tokenizer.encode_segments([TEXT])
+    return np.array([*np.resize(sentence, num_tokens - len(end)), *end], np.int64)
 
 
 def draw_transformer_inputs(bundle: Bundle, num_tokens: int, seed: int = 0) -> dict[str, Array]:
@@ -140,7 +153,7 @@ def prepare_work(work: Work, bundle: Bundle, runner: Runner) -> Callable[[], Arr
         return lambda: np.asarray(runner.run("transformer", inputs)["velocity"])
     if work.kind == "text_encoder":
         (text,) = bundle.spec.graphs["text_encoder"].inputs
-        ids = {text.name: np.arange(work.tokens, dtype=np.int64) % 300 + 3}
+        ids = {text.name: draw_text(bundle, work.tokens)}
         return lambda: np.asarray(runner.run("text_encoder", ids)["text"])
     if work.kind == "edit":
         return _prepare_edit(work, bundle, runner)

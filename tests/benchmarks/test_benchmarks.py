@@ -12,10 +12,11 @@ from benchmarks import peers, scaling, throughput, versus
 from benchmarks.contenders import CONTENDERS, OURS, REFERENCE, why_missing
 from benchmarks.machine import describe_machine, measure_matrix_peak
 from benchmarks.results import read_results
-from benchmarks.work import Work, draw_clip, draw_transformer_inputs, prepare_work, tokens_of
+from benchmarks.work import Work, draw_clip, draw_text, draw_transformer_inputs, prepare_work, tokens_of
 from benchmarks.worker import Worker, WorkerError
 from editverse_rt.backends import select_backend
 from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.request.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 NANO = load_bundle("nano")
@@ -31,6 +32,16 @@ def test_a_transformers_work_has_the_tokens_that_it_says(count: int):
     assert tokens.text + tokens.clean + tokens.noisy + 4 == count
     assert sorted(inputs["layout"].tolist())[:-3] == sorted(set(inputs["layout"].tolist()))[:-1]
     assert tokens.clean == tokens.noisy > 0.3 * (count - 40)
+
+
+@pytest.mark.parametrize("count", [2, 24, 300])
+def test_text_is_an_instruction_of_so_many_tokens(count: int):
+    ids = draw_text(NANO, count)
+    assert ids.shape == (count,)
+    assert ids.dtype == np.int64
+    assert ids[-1] == NANO.spec.tokenizer.eos_id
+    tokenizer = Tokenizer(NANO.tokenizer_path(), NANO.spec.tokenizer.eos_id, 100)
+    assert ids[0] == tokenizer.encode_segments(["Turn the red circle"])[0][0]
 
 
 def test_too_few_tokens_are_refused():

@@ -35,6 +35,7 @@ from export import attention_nodes, lower
 from export.blocks import round_blocks
 from export.convolutions import unroll_convolutions
 from export.costs import count_costs
+from export.exact_constants import optimize_exactly
 from export.families import family_export
 from export.families.distilled import DISTILLED
 from export.graphs import Graph, dynamic_shapes, example_inputs
@@ -109,9 +110,12 @@ def _trace(module: nn.Module, spec: GraphSpec) -> ir.Model:
             opset_version=OPSET,
             custom_translation_table=attention_nodes.translation_table(),
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
-    return cast(torch.onnx.ONNXProgram, program).model
+        traced = cast(torch.onnx.ONNXProgram, program)
+        optimize_exactly(traced)
+    return traced.model
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function

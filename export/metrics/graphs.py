@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.evaluate.bundle import RESIZE_GRAPH, ImagePreprocessing
+from export.exact_constants import optimize_exactly
 from export.metrics.models import LoadedModel
 from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out, strip_traces
 
@@ -79,9 +80,12 @@ def _write(
             dynamic_shapes=(axes,),
             opset_version=OPSET,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
-    model = cast(torch.onnx.ONNXProgram, program).model
+    traced = cast(torch.onnx.ONNXProgram, program)
+    optimize_exactly(traced)
+    model = traced.model
     for value, tensor in zip(
         [*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True
     ):

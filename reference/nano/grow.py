@@ -1,9 +1,11 @@
-"""Widen the feed-forward layers of a training run, so that training goes on with a larger network.
+"""Give a training run a wider network, or other feed-forward layers, so that training goes on with it.
 
-    python -m reference.nano.grow RUN --mlp-width 704
+    python -m reference.nano.grow RUN --width 384 --mlp-width 512
 
-The new units write nothing at first, so the network computes exactly what it did (Net2Net, Chen et al.,
-2016); the optimisers' memory is kept.
+Nothing is written into the new channels and by the new units at first, so the network computes what it did (Net2Net,
+Chen et al., 2016); what reads is drawn at the size that trained weights have, without which it would hardly learn.
+Units that write next to nothing are drawn anew as well, and where the feed-forward layers become narrower, the
+weakest go. The optimisers' memory is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 if not __package__:  # run as a file: `python reference/nano/grow.py`
@@ -21,52 +24,97 @@ from torch import Tensor
 
 from reference.families.editverse import TransformerConfig
 from reference.nano.optim import Averaged
-from reference.nano.train import make_nano, make_optimizers, save_state
+from reference.nano.train import Nano, make_nano, make_optimizers, save_state
 
 SEED = 5
+READERS = ("to_q.weight", "to_k.weight", "to_v.weight", "gate.weight", "up.weight", "patch_out.weight")
+"""What reads the stream is drawn where it is new, so that what begins to be written is learnt from."""
+DEAD = 1e-3
+"""A unit is dead whose weights' norms have a product below this share of the strongest unit's."""
+NORMS = ("attention_norm.weight", "mlp_norm.weight", "out_norm.weight")
 
 
-def grow(run: Path, mlp_width: int) -> None:
-    """Rewrite RUN/state.pt with `mlp_width` hidden units; ValueError when that is no growth."""
+def grow(run: Path, *, width: int | None = None, mlp_width: int | None = None) -> None:
+    """Rewrite RUN/state.pt with `width` channels of the stream and `mlp_width` hidden units; None leaves a size.
+
+    Raises ValueError for fewer channels than there are, and where both sizes are as they were.
+    """
     path = run / "state.pt"
     old = torch.load(path)
-    config = TransformerConfig.from_dict(old["config"])
-    if mlp_width <= config.mlp_width:
+    before = TransformerConfig.from_dict(old["config"])
+    config = dataclasses.replace(before, width=width or before.width, mlp_width=mlp_width or before.mlp_width)
+    if config == before or config.width < before.width:
         raise ValueError(
-            f"the feed-forward layers have {config.mlp_width} units; expected --mlp-width to be more, "
-            f"not {mlp_width}"
+            f"--width {config.width} --mlp-width {config.mlp_width}; the network has {before.width} channels and "
+            f"{before.mlp_width} hidden units; expected no fewer channels, and one size that differs"
         )
-    config = dataclasses.replace(config, mlp_width=mlp_width)
     torch.manual_seed(SEED)
     fresh = make_nano({"config": config.to_dict()})
     initial = {name: value.detach().clone() for name, value in fresh.named_parameters()}
-    fresh.load_state_dict({name: _placed(value, initial.get(name)) for name, value in old["model"].items()})
+    kept = {
+        f"transformer.blocks.{block}.mlp.": _strongest_units(old["average"], block, config.mlp_width)
+        for block in range(config.num_blocks)
+    }
+    quieter = (before.width / config.width) ** 0.5  # the new channels are in a norm's mean, and hold nothing
+
+    def resized(name: str, value: Tensor, *, is_weight: bool = True) -> Tensor:
+        around = initial.get(name)
+        value = _select(name, value, kept)
+        if around is None or value.ndim == 0 or around.shape == value.shape:
+            return value
+        if name.endswith("time_to_modulation.weight"):
+            parts = value.unflatten(0, (6, -1))
+            return _placed(parts, torch.zeros(6, config.width, parts.shape[-1])).flatten(0, 1)
+        is_reader = is_weight and (name.endswith(READERS) or name.startswith("fact_heads."))
+        size = value.square().mean().sqrt() if is_reader else 0.0
+        drawn = size * torch.randn_like(around)
+        larger = _placed(value, drawn)
+        if is_weight and name.endswith(NORMS):
+            larger[before.width :] = 1
+            larger *= quieter
+        return larger
+
+    fresh.load_state_dict({name: resized(name, value) for name, value in old["model"].items()})
     average = Averaged(fresh, 0.0)
-    average.values = {name: _placed(value, initial[name]) for name, value in old["average"].items()}
+    average.values = {name: resized(name, value) for name, value in old["average"].items()}
     optimizers = make_optimizers(fresh)
     for optimizer, saved in zip(optimizers, old["optimizers"], strict=True):
-        _grow_moments(optimizer, saved)
+        for index, name in enumerate(_names_of(optimizer, fresh)):
+            moments = saved["state"].get(index, {})
+            for kind, value in moments.items():
+                moments[kind] = resized(name, value, is_weight=False)
         optimizer.load_state_dict(saved)
     save_state(path, fresh, optimizers, average, old["progress"])
 
 
-def _placed(value: Tensor, around: Tensor | None) -> Tensor:
-    """A value in the corner of a larger tensor: new rows stay as they were drawn, new columns are zeros."""
-    if around is None or around.shape == value.shape:
-        return value
+def _strongest_units(weights: Mapping[str, Tensor], block: int, count: int) -> Tensor:
+    """Which hidden units of a block stay, in order: of those that live, the ones that write most."""
+    mlp = f"transformer.blocks.{block}.mlp."
+    norms = [weights[mlp + "gate.weight"].norm(dim=1), weights[mlp + "up.weight"].norm(dim=1)]
+    strength = norms[0] * norms[1] * weights[mlp + "down.weight"].norm(dim=0)
+    living = int((strength > DEAD * strength.max()).sum())
+    return strength.topk(min(count, living)).indices.sort().values
+
+
+def _select(name: str, value: Tensor, kept: Mapping[str, Tensor]) -> Tensor:
+    """The kept units' part of a feed-forward layer's matrix, or of a moment of it; anything else as it is."""
+    for mlp, units in kept.items():
+        if name.startswith(mlp) and value.ndim == 2:
+            return value[:, units] if name.endswith("down.weight") else value[units]
+    return value
+
+
+def _placed(value: Tensor, around: Tensor) -> Tensor:
+    """A value in the corner of a larger tensor."""
     larger = around.clone()
-    larger[: value.shape[0], value.shape[1] :] = 0
-    larger[: value.shape[0], : value.shape[1]] = value
+    larger[tuple(slice(size) for size in value.shape)] = value
     return larger
 
 
-def _grow_moments(optimizer: torch.optim.Optimizer, saved: dict[str, dict[int, dict[str, Tensor]]]) -> None:
-    """Pad an optimiser's saved moments with zeros to the shapes of its parameters."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in saved["state"].items():
-        for name, value in moments.items():
-            if value.ndim == 2:
-                moments[name] = _placed(value, torch.zeros_like(parameters[index]))
+def _names_of(optimizer: torch.optim.Optimizer, model: Nano) -> list[str]:
+    """The names of an optimiser's parameters, in its order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def main() -> None:
@@ -74,9 +122,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--mlp-width", type=int, required=True)
+    parser.add_argument("--width", type=int, help="channels of the stream")
+    parser.add_argument("--mlp-width", type=int, help="hidden units of each feed-forward layer")
     args = parser.parse_args()
-    grow(args.run, args.mlp_width)
+    try:
+        grow(args.run, width=args.width, mlp_width=args.mlp_width)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

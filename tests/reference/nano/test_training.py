@@ -145,7 +145,8 @@ def test_a_new_run_is_made_for_the_latents_of_its_vae(tmp_path):
     assert config_for(tmp_path) == replace(CONFIGS["nano"], patch_dim=24)
 
 
-def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples):
+def save_small(folder, samples):
+    """A small network with random weights and moments, as a run's state; and a batch."""
     small = replace(CONFIGS["nano"], width=64, num_blocks=1, mlp_width=48)
     torch.manual_seed(0)
     model = Nano(small)
@@ -156,28 +157,63 @@ def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples):
     compute_losses(model, batch).total.backward()
     for optimizer in optimizers:
         optimizer.step()
-    average = Averaged(model, 0.0)
-    save_state(tmp_path / "state.pt", model, optimizers, average, NOT_STARTED)
-    with pytest.raises(ValueError, match="have 48 units"):
-        grow(tmp_path, 48)
-    grow(tmp_path, 80)
+    save_state(folder / "state.pt", model, optimizers, Averaged(model, 0.0), NOT_STARTED)
+    return model, batch
+
+
+@torch.no_grad()
+def outputs_of(model, batch):
+    timestep = torch.tensor([0.2, 0.5, 0.8])
+    return model.outputs(batch, model.encode_text(batch), batch.noisy, timestep)
+
+
+@pytest.mark.parametrize("sizes", [{"mlp_width": 80}, {"width": 96}, {"width": 96, "mlp_width": 80}])
+def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples, sizes):
+    model, batch = save_small(tmp_path, samples)
+    with pytest.raises(ValueError, match="has 64 channels and 48 hidden units"):
+        grow(tmp_path, mlp_width=48)
+    with pytest.raises(ValueError, match="expected no fewer channels"):
+        grow(tmp_path, width=32)
+    grow(tmp_path, **sizes)
     state = torch.load(tmp_path / "state.pt")
     grown = make_nano(state)
     grown.load_state_dict(state["model"])
-    assert grown.transformer.config.mlp_width == 80
-    timestep = torch.tensor([0.2, 0.5, 0.8])
-    with torch.no_grad():
-        before, _, _ = model.outputs(batch, model.encode_text(batch), batch.noisy, timestep)
-        after, _, _ = grown.outputs(batch, grown.encode_text(batch), batch.noisy, timestep)
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    config = grown.transformer.config
+    assert (config.width, config.mlp_width) == (sizes.get("width", 64), sizes.get("mlp_width", 48))
+    before, after = outputs_of(model, batch), outputs_of(grown, batch)
+    torch.testing.assert_close(after[0], before[0], atol=1e-5, rtol=1e-5)
+    for tap, tap_before in zip(after[1:], before[1:], strict=True):
+        torch.testing.assert_close(tap[:, :64], tap_before, atol=1e-5, rtol=1e-5)
+        assert (tap[:, 64:] == 0).all()
     again = make_optimizers(grown)
     for optimizer, saved in zip(again, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    compute_losses(grown, batch).total.backward()
-    for optimizer in again:
-        optimizer.step()
+    for _ in range(2):
+        grown.zero_grad()
+        compute_losses(grown, batch).total.backward()
+        for optimizer in again:
+            optimizer.step()
     down = grown.transformer.blocks[0].mlp.down.weight
-    assert down[:, 48:].abs().max() > 0  # the new units write
+    assert (down[:, 48:].abs().sum(0) > 0).all()  # the new units write
+    assert (
+        grown.transformer.patch_in.weight[64:].abs().sum(1) > 0
+    ).all()  # and so do the new channels' writers
+
+
+def test_a_narrower_feed_forward_keeps_the_units_that_write_most(tmp_path, samples):
+    model, batch = save_small(tmp_path, samples)
+    mlp = model.transformer.blocks[0].mlp
+    with torch.no_grad():
+        mlp.down.weight[:, ::3] = 0  # a third of the units writes nothing
+    save_state(tmp_path / "state.pt", model, make_optimizers(model), Averaged(model, 0.0), NOT_STARTED)
+    grow(tmp_path, mlp_width=32)
+    state = torch.load(tmp_path / "state.pt")
+    shrunk = make_nano(state)
+    shrunk.load_state_dict(state["model"])
+    assert shrunk.transformer.blocks[0].mlp.gate.weight.shape == (32, 64)
+    torch.testing.assert_close(
+        outputs_of(shrunk, batch)[0], outputs_of(model, batch)[0], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_published_weights_are_what_float16_holds():

@@ -56,12 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, facts = rows_of_runs(runs), {"budget": runs[0]["budget"]}
     if args.pilot:
         print(report_ablation(Results("ablation", rows, facts))[0])
-    else:
-        print(
-            write_report(
-                write_results(args.out, "ablation", rows, facts, arguments or sys.argv[1:]), args.out
-            )
-        )
+        return 0
+    results = write_results(args.out, "ablation", rows, facts, arguments or sys.argv[1:])
+    print(write_report(results, args.out))
     return 0
 
 

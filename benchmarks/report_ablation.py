@@ -14,8 +14,12 @@ __all__ = ["report_ablation"]
 
 
 def report_ablation(results: Results) -> tuple[str, str]:
-    rows = results.rows
-    parts = [_list_runs(rows), _list_tasks(rows), format_verdict(outcomes_of(rows))]
+    rows, budget = results.rows, results.facts["budget"]
+    note = (
+        f"{budget['clips']:,} draws of {budget['distinct_clips']:,} clips in A and B; in B as well "
+        f"{budget['images']:,} draws of {budget['distinct_images']:,} images; in C as many tokens as in B, all of clips."
+    )
+    parts = [note, _list_runs(rows), _list_tasks(rows), format_verdict(outcomes_of(rows))]
     panels = {
         f"{group}: error left": {
             f"seed {seed}": {row["arm"]: row[f"{group}_error_left"] for row in rows if row["seed"] == seed}

@@ -50,7 +50,8 @@ def grow(run: Path, *, width: int | None = None, mlp_width: int | None = None) -
         )
     torch.manual_seed(SEED)
     fresh = make_nano({"config": config.to_dict()})
-    initial = {name: value.detach().clone() for name, value in fresh.named_parameters()}
+    # Drawn once: the averaged weights have to read what the weights read.
+    noise = {name: torch.randn_like(value) for name, value in fresh.named_parameters()}
     kept = {
         f"transformer.blocks.{block}.mlp.": _strongest_units(old["average"], block, config.mlp_width)
         for block in range(config.num_blocks)
@@ -58,17 +59,15 @@ def grow(run: Path, *, width: int | None = None, mlp_width: int | None = None) -
     quieter = (before.width / config.width) ** 0.5  # the new channels are in a norm's mean, and hold nothing
 
     def resized(name: str, value: Tensor, *, is_weight: bool = True) -> Tensor:
-        around = initial.get(name)
         value = _select(name, value, kept)
-        if around is None or value.ndim == 0 or around.shape == value.shape:
+        if name not in noise or value.ndim == 0 or noise[name].shape == value.shape:
             return value
         if name.endswith("time_to_modulation.weight"):
             parts = value.unflatten(0, (6, -1))
             return _placed(parts, torch.zeros(6, config.width, parts.shape[-1])).flatten(0, 1)
         is_reader = is_weight and (name.endswith(READERS) or name.startswith("fact_heads."))
         size = value.square().mean().sqrt() if is_reader else 0.0
-        drawn = size * torch.randn_like(around)
-        larger = _placed(value, drawn)
+        larger = _placed(value, size * noise[name])
         if is_weight and name.endswith(NORMS):
             larger[before.width :] = 1
             larger *= quieter

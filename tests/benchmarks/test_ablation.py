@@ -13,6 +13,7 @@ from benchmarks.plot import draw_pairs
 from benchmarks.results import read_results
 from reference.nano.ablation import LEFT_OUT, SEEN
 
+BUDGET = {"clips": 6000, "distinct_clips": 800, "images": 12_000, "distinct_images": 4_000}
 ERROR_LEFT = {"A": (0.60, 0.62, 0.61), "B": (0.40, 0.43, 0.41), "C": (0.50, 0.52, 0.51)}
 
 
@@ -24,7 +25,7 @@ def write_runs(study: Path) -> None:
             run.mkdir(parents=True)
             by_task = {task: {"error_left": value, "success_rate": 1 - value} for task in SEEN}
             by_task |= {task: {"error_left": 0.9 + 0.01 * seed, "success_rate": 0.0} for task in LEFT_OUT}
-            facts = {"arm": arm, "seed": seed, "budget": {"clips": 8}, "steps": 1200, "tokens": 3_400_000}
+            facts = {"arm": arm, "seed": seed, "budget": BUDGET, "steps": 1200, "tokens": 3_400_000}
             (run / "result.json").write_text(json.dumps({**facts, "core_hours": 0.25, "by_task": by_task}))
 
 
@@ -34,6 +35,7 @@ def test_every_run_is_listed_and_the_verdict_stands_below(tmp_path: Path, capsys
     assert ablation.main([str(tmp_path), "--out", str(out)]) == 0
     text = capsys.readouterr().out.strip()
     assert out.with_suffix(".md").read_text().strip() == text
+    assert "6,000 draws of 800 clips in A and B; in B as well 12,000 draws of 4,000 images" in text
     assert "| 1 | B | 1,200 | 3.40 | 0.25 | 0.4300 | 57.0% | 0.9100 | 0.0% |" in text
     assert text.count("| 1,200 |") == 9
     assert "| add_object | lift | 0.610 | 0.413 | 0.510 | 39% | 59% | 49% |" in text

@@ -178,6 +178,8 @@ def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples, s
     state = torch.load(tmp_path / "state.pt")
     grown = make_nano(state)
     grown.load_state_dict(state["model"])
+    for name, value in state["average"].items():
+        assert torch.equal(value, state["model"][name]), "the average reads what the weights read"
     config = grown.transformer.config
     assert (config.width, config.mlp_width) == (sizes.get("width", 64), sizes.get("mlp_width", 48))
     before, after = outputs_of(model, batch), outputs_of(grown, batch)

@@ -16,8 +16,8 @@ __all__ = ["report_ablation"]
 def report_ablation(results: Results) -> tuple[str, str]:
     rows, budget = results.rows, results.facts["budget"]
     note = (
-        f"{budget['clips']:,} draws of {budget['distinct_clips']:,} clips in A and B; in B as well "
-        f"{budget['images']:,} draws of {budget['distinct_images']:,} images; in C as many tokens as in B, all of clips."
+        f"A, B and C: {budget['clips']:,} draws of {budget['distinct_clips']:,} clips. B besides: "
+        f"{budget['images']:,} draws of {budget['distinct_images']:,} images. C besides: clips, to as many tokens as B."
     )
     parts = [note, _list_runs(rows), _list_tasks(rows), format_verdict(outcomes_of(rows))]
     panels = {

@@ -35,7 +35,7 @@ def test_every_run_is_listed_and_the_verdict_stands_below(tmp_path: Path, capsys
     assert ablation.main([str(tmp_path), "--out", str(out)]) == 0
     text = capsys.readouterr().out.strip()
     assert out.with_suffix(".md").read_text().strip() == text
-    assert "6,000 draws of 800 clips in A and B; in B as well 12,000 draws of 4,000 images" in text
+    assert "A, B and C: 6,000 draws of 800 clips. B besides: 12,000 draws of 4,000 images." in text
     assert "| 1 | B | 1,200 | 3.40 | 0.25 | 0.4300 | 57.0% | 0.9100 | 0.0% |" in text
     assert text.count("| 1,200 |") == 9
     assert "| add_object | lift | 0.610 | 0.413 | 0.510 | 39% | 59% | 49% |" in text

@@ -26,7 +26,7 @@ def optimize_exactly(program: torch.onnx.ONNXProgram) -> None:
     graph = program.model.graph
     for value in [value for value in graph.inputs if value.name in constants]:
         graph.inputs.remove(value)
-        if value.uses():
+        if value.uses() or value.is_graph_output():
             value.const_value = constants[value.name or ""]
             graph.register_initializer(value)
 

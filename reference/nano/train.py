@@ -59,7 +59,7 @@ CLEAN_TAP, NOISY_TAP = 0.35, 0.65
 """How far up the blocks the facts are read off, of the inputs and of the target."""
 TEXT_DROPOUT = 0.1
 NOISE_SHARE, ANYWHERE_SHARE = 0.15, 0.3
-"""Of the timesteps: at 0, where an edit in one evaluation is asked for, and spread evenly."""
+"""Shares of the timesteps that are 0, which is all that one evaluation sees, and that are spread evenly."""
 EARLY_VIDEO_SHARE, LATE_VIDEO_SHARE, LATE = 0.2, 0.5, 0.45
 """A task is learnt on images, which cost a third of a clip, and carried over to clips in the later half."""
 POSITION_GAIN = 2.0

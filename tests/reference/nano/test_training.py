@@ -187,6 +187,10 @@ def test_a_grown_network_computes_what_it_did_and_learns_on(tmp_path, samples, s
     for tap, tap_before in zip(after[1:], before[1:], strict=True):
         torch.testing.assert_close(tap[:, :64], tap_before, atol=1e-5, rtol=1e-5)
         assert (tap[:, 64:] == 0).all()
+    gate = grown.transformer.blocks[0].mlp.gate.weight
+    size = float(gate[:48, :64].square().mean().sqrt())
+    for new in (gate[48:], gate[:, 64:]):  # at the size of the trained ones, or they would not learn
+        assert not new.numel() or float(new.square().mean().sqrt()) == pytest.approx(size, rel=0.1)
     again = make_optimizers(grown)
     for optimizer, saved in zip(again, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

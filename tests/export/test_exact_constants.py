@@ -16,7 +16,7 @@ EPSILON = 2.0**-28
 
 
 class Norm(nn.Module):
-    """A norm of small values, its epsilon a fifth of their mean square."""
+    """A norm of small values, its epsilon a quarter of their mean square."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON)

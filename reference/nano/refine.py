@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,7 +49,8 @@ from reference.text_encoder import Tokenizer
 from reference.vae import latent_statistics, latents_from_patches
 
 SEED, VALIDATION_SEED = 7, 8
-SHAPES = ((1, 10), (5, 4), (1, 10), (9, 2), (17, 1))
+Shape = tuple[int, int]
+SHAPES: tuple[Shape, ...] = ((1, 10), (5, 4), (1, 10), (9, 2), (17, 1))
 """(frames, clips) of successive steps."""
 SAMPLING_STEPS = (1, 2, 4, 8)
 """Euler steps that a clip is sampled in, one of these."""
@@ -154,6 +156,58 @@ def load_averaged(run: Path) -> Nano:
     return nano.eval()
 
 
+class Stock:
+    """Written clips of each shape: some are new, most are shown again, until newer ones take their place."""
+
+    def __init__(self, write_shape: Callable[[Shape], Written], rng: np.random.Generator) -> None:
+        self.write_shape, self.rng = write_shape, rng
+        self.kept: dict[Shape, list[Written]] = {shape: [] for shape in SHAPES}
+
+    def draw(self, shape: Shape) -> Written:
+        """Clips of a shape."""
+        kept = self.kept[shape]
+        if len(kept) >= 2 and self.rng.random() >= NEW_SHARE:
+            return kept[int(self.rng.integers(len(kept)))]
+        kept.append(self.write_shape(shape))
+        del kept[: -(KEPT_FRAMES // (shape[0] * shape[1]))]
+        return kept[-1]
+
+
+class Decoder:
+    """The half of a VAE that is trained, what trains it, and the average of its weights."""
+
+    def __init__(self, vae: AutoencoderKLWan, lr: float) -> None:
+        self.vae = vae
+        self.layers = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+        matrices = [p for p in self.layers.parameters() if _is_matrix(p)]
+        self.others = [p for p in self.layers.parameters() if not _is_matrix(p)]
+        adam = torch.optim.AdamW(self.others, lr=lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizers = [(Muon(matrices, lr=lr), lr), (adam, lr / 10)]
+        self.average = Averaged(self.layers, 0.99)
+
+    def loss(self, clips: Written) -> Tensor:
+        """The mean root of each clip's squared error; every third clip is decoded from its own latents."""
+        device = clips.video.device
+        is_own = torch.rand(len(clips.video), 1, 1, 1, 1, device=device) < OWN_SHARE
+        with in_bfloat16(device):
+            out = self.vae.decode(torch.where(is_own, clips.own, clips.sampled)).sample
+        error = ((out.float() - clips.video).square() * clips.weight).mean((1, 2, 3, 4))
+        return (error + 1e-5).sqrt().mean()
+
+    def update(self, step: int, rate: float) -> None:
+        """One step down the gradients, at a share `rate` of the learning rates."""
+        nn.utils.clip_grad_norm_(self.others, 1.0)
+        for optimizer, lr in self.optimizers:
+            optimizer.param_groups[0]["lr"] = lr * rate
+            optimizer.step()
+        self.layers.zero_grad(set_to_none=True)
+        self.average.update(self.layers, step)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and parameter.shape[0] > 4 and parameter.numel() > parameter.shape[0]
+
+
 def refine(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock and the log."""
     device = join_workers(rank, args)
@@ -161,18 +215,13 @@ def refine(rank: int, args: argparse.Namespace) -> None:
     use_image_convolutions()
     nano, tokenizer = load_averaged(args.run).to(device), Tokenizer(args.run / "tokenizer.model")
     vae = AutoencoderKLWan.from_pretrained(args.run / "vae").to(device)
-    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
-    matrices = [p for p in decoder.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in decoder.parameters() if id(p) not in chosen]
-    muon = Muon(matrices, lr=args.lr)
-    adam = torch.optim.AdamW(others, lr=args.lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
-    average = Averaged(decoder, 0.99)
-    rng = np.random.default_rng([SEED, rank])
+    decoder = Decoder(vae, args.lr)
     footage = kept_apart = None
     if args.photographs is not None:
         footage = open_photographs(args.photographs, held_out=False)
-        kept_apart = open_photographs(args.photographs, held_out=True) if rank == 0 else None
+        kept_apart = open_photographs(args.photographs, held_out=True)
+    rng = np.random.default_rng([SEED, rank])
+    stock = Stock(lambda shape: write(nano, vae, tokenizer, rng, *shape, footage), rng)
     known: list[Written] = []
 
     def measure() -> dict[str, float]:
@@ -182,33 +231,16 @@ def refine(rank: int, args: argparse.Namespace) -> None:
         held = np.random.default_rng(VALIDATION_SEED)
         known = [write(nano, vae, tokenizer, held, *shape, kept_apart) for shape in SHAPES * 3]
         print("before", measure(), flush=True)
-    shown: dict[tuple[int, int], list[Written]] = {shape: [] for shape in SHAPES}
     losses: list[float] = []
     step, spent, start = 0, 0.0, time.monotonic()
     while spent < 60 * args.minutes:
-        shape = SHAPES[step % len(SHAPES)]
-        room = KEPT_FRAMES // (shape[0] * shape[1])
-        is_new = len(shown[shape]) < 2 or rng.random() < NEW_SHARE
-        if is_new:
-            shown[shape] = [*shown[shape][-room + 1 :], write(nano, vae, tokenizer, rng, *shape, footage)]
-        clips = shown[shape][-1 if is_new else int(rng.integers(len(shown[shape])))]
-        is_own = torch.rand(shape[1], 1, 1, 1, 1, device=device) < OWN_SHARE
-        with in_bfloat16(device):
-            out = vae.decode(torch.where(is_own, clips.own, clips.sampled)).sample
-        error = ((out.float() - clips.video).square() * clips.weight).mean((1, 2, 3, 4))
-        loss = (error + 1e-5).sqrt().mean()
+        loss = decoder.loss(stock.draw(SHAPES[step % len(SHAPES)]))
         loss.backward()
         spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = average_gradients(decoder.parameters(), torch.tensor([float(loss.detach()), spent]))
+        facts = average_gradients(decoder.layers.parameters(), torch.tensor([float(loss.detach()), spent]))
         losses.append(float(facts[0]) / args.workers)
         spent = float(facts[1])
-        nn.utils.clip_grad_norm_(others, 1.0)
-        factor = min(1.0, (step + 1) / 50) * max(0.0, 1 - spent / (60 * args.minutes))
-        for optimizer, lr in ((muon, args.lr), (adam, args.lr / 10)):
-            optimizer.param_groups[0]["lr"] = lr * factor
-            optimizer.step()
-        decoder.zero_grad(set_to_none=True)
-        average.update(decoder, step)
+        decoder.update(step, min(1.0, (step + 1) / 50) * max(0.0, 1 - spent / (60 * args.minutes)))
         step += 1
         if rank == 0 and step % LOG_EVERY == 0:
             line = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses)), 5)}
@@ -217,7 +249,7 @@ def refine(rank: int, args: argparse.Namespace) -> None:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)
     if rank == 0:
-        average.copy_to(decoder)
+        decoder.average.copy_to(decoder.layers)
         print("after", measure())
         vae.save_pretrained(args.run / "vae")
 

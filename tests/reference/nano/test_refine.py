@@ -10,7 +10,17 @@ import torch
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 
-from reference.nano.refine import MAX_KEPT_WEIGHT, Written, evaluate, weigh_pixels, write
+from reference.nano.refine import (
+    KEPT_FRAMES,
+    MAX_KEPT_WEIGHT,
+    SHAPES,
+    Decoder,
+    Stock,
+    Written,
+    evaluate,
+    weigh_pixels,
+    write,
+)
 from reference.nano.tasks import Sample
 from reference.nano.train import Nano, config_for
 from reference.nano.train_vae import LATENT_SCALE
@@ -96,3 +106,40 @@ def test_what_an_edit_keeps_counts_as_much_as_the_rest(kept: int, expected: floa
 def test_without_a_source_all_pixels_count_alike():
     frames = np.zeros((5, 4, 4, 3), np.uint8)
     assert (weigh_pixels(Sample("t", "p", {}, frames, None)) == 1).all()
+
+
+def test_clips_are_shown_again_and_make_room():
+    """Three in ten draws are new, and no shape keeps more than its share of frames."""
+    count = 0
+
+    def write_shape(shape: tuple[int, int]) -> Written:
+        nonlocal count
+        count += 1
+        return Written(*(torch.full((1,), float(count)) for _ in range(4)))
+
+    stock = Stock(write_shape, np.random.default_rng(0))
+    shape = SHAPES[1]
+    room = KEPT_FRAMES // (shape[0] * shape[1])
+    shown = [float(stock.draw(shape).own) for _ in range(1000)]
+    assert count == pytest.approx(300, abs=45)  # three standard deviations
+    assert shown[:2] == [1, 2]
+    assert len(stock.kept[shape]) == room
+    assert all(max(shown[: place + 1]) - value < room for place, value in enumerate(shown))
+
+
+def test_a_step_lowers_the_loss_of_the_decoder_alone():
+    vae = AutoencoderKLWan.from_pretrained(CHECKPOINT / "vae")
+    before = {name: value.clone() for name, value in vae.named_parameters()}
+    clips = write_some(vae, 0, 1, 2)
+    decoder = Decoder(vae, lr=0.004)
+    found = []
+    for step in range(4):
+        torch.manual_seed(0)  # the same clips are decoded from their own latents
+        loss = decoder.loss(clips)
+        loss.backward()
+        decoder.update(step, 1.0)
+        found.append(float(loss.detach()))
+    assert found == sorted(found, reverse=True)
+    changed = {name for name, value in vae.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)

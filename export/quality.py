@@ -3,7 +3,8 @@
 MODEL is a bundle (its folder, or the name of one that ships) or a checkpoint folder, which runs in PyTorch. Or it is
 a VAE (a folder of diffusers): then the right answers themselves are carried through it, which is the ceiling of every
 model that has it. The report, success by task, goes to standard output and with --json to a file; `--write` puts it
-into the bundle's `bundle.json`; `--sheet` draws pictures: instruction, source, result, right answer.
+into the bundle's `bundle.json`; `--sheet` draws pictures: instruction, source, result, right answer. `--seed` draws
+another set of the same kinds, which nothing was chosen by.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from export.sheet import draw_sheet
 from reference import sampler
 from reference.checkpoint import load_checkpoint
 from reference.nano.heldout import (
+    HELDOUT_SEED,
     REAL_CLIPS,
     Score,
     heldout_samples,
@@ -193,11 +195,16 @@ def main() -> int:
     parser.add_argument(
         "--per-kind", type=int, default=9, help="edits of each task, for images and for videos"
     )
+    parser.add_argument("--seed", type=int, default=HELDOUT_SEED, help="of the edits (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--sheet", type=Path, help="draw pictures here (PNG)")
     parser.add_argument("--write", action="store_true", help="put the report into the bundle")
     args = parser.parse_args()
+    if args.write and args.seed != HELDOUT_SEED:
+        parser.error(
+            f"--write --seed {args.seed}; a bundle's report is of seed {HELDOUT_SEED}: leave one of them out"
+        )
     try:
         report, results = judge(args)
     except (EditVerseError, OSError, ValueError) as error:
@@ -214,12 +221,12 @@ def judge(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[Sample, 
     """The report, printed as it comes and with `--write` put into the bundle, and the results it stands for."""
     bundle = load_bundle(args.model) if args.write else None  # known before minutes are spent
     edit = choose_editor(args.model, args.num_inference_steps, args.guidance_scale, args.threads)
-    scores, results = evaluate(edit, heldout_samples(args.per_kind))
+    scores, results = evaluate(edit, heldout_samples(args.per_kind, args.seed))
     report = with_interval(summarize(scores), scores)
     print(format_report(report))
     apart = {
         "real_clips": ("Real clips", real_samples(read_real_clips())),
-        "photographs": ("Shapes over photographs", photograph_samples()),
+        "photographs": ("Shapes over photographs", photograph_samples(seed=args.seed)),
     }
     for name, (title, samples) in apart.items():
         own_scores, own_results = evaluate(edit, samples)

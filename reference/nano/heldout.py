@@ -35,21 +35,21 @@ MIN_REGION_SHARE = 0.02
 REAL_CLIPS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
 
 
-def heldout_samples(per_kind: int = PER_KIND) -> Iterator[Sample]:
-    """Edits over all tasks, images and videos, of seeds that training never draws."""
+def heldout_samples(per_kind: int = PER_KIND, seed: int = HELDOUT_SEED) -> Iterator[Sample]:
+    """Edits over all tasks, images and videos, of seeds that training never draws. seed: another one, another set."""
     for number, task in enumerate(EDIT_TASKS):
         for kind in ("image", "video"):
             if kind == "image" and task in VIDEO_ONLY:
                 continue
             count = 2 * per_kind if task in VIDEO_ONLY else per_kind
             for index in range(count):
-                rng = np.random.default_rng([HELDOUT_SEED, number, kind == "video", index])
+                rng = np.random.default_rng([seed, number, kind == "video", index])
                 height, width = SIZES[index % len(SIZES)]
                 frames = VIDEO_LENGTHS[index % len(VIDEO_LENGTHS)] if kind == "video" else 1
                 yield draw_curated(rng, task, Canvas(frames, height, width))
 
 
-def photograph_samples(per_kind: int = PHOTOGRAPHS_PER_KIND) -> Iterator[Sample]:
+def photograph_samples(per_kind: int = PHOTOGRAPHS_PER_KIND, seed: int = HELDOUT_SEED) -> Iterator[Sample]:
     """Edits of shapes over photographs that are never trained on, images and videos.
 
     Raises ValueError where the package scikit-image, which has the photographs, is not installed.
@@ -58,7 +58,7 @@ def photograph_samples(per_kind: int = PHOTOGRAPHS_PER_KIND) -> Iterator[Sample]
     for number, task in enumerate(PHOTOGRAPH_TASKS):
         for kind in ("image", "video"):
             for index in range(per_kind):
-                rng = np.random.default_rng([HELDOUT_SEED, 100 + number, kind == "video", index])
+                rng = np.random.default_rng([seed, 100 + number, kind == "video", index])
                 height, width = SIZES[index % len(SIZES)]
                 frames = VIDEO_LENGTHS[index % len(VIDEO_LENGTHS)] if kind == "video" else 1
                 canvas = Canvas(frames, height, width, footage)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from export import quality
@@ -81,3 +82,13 @@ def test_what_is_no_model_and_what_cannot_take_a_report_are_said_at_once(tmp_pat
         printed = capsys.readouterr()
         assert f'error: bundle "{words[0]}": no bundle.json in it' in printed.err
         assert not printed.out
+
+
+def test_a_bundles_report_is_of_the_fixed_set_alone(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["quality", str(CHECKPOINT), "--write", "--seed", "91"])
+    with pytest.raises(SystemExit) as stopped:
+        quality.main()
+    assert stopped.value.code == 2
+    assert (
+        "--write --seed 91; a bundle's report is of seed 9: leave one of them out" in capsys.readouterr().err
+    )

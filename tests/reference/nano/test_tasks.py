@@ -59,6 +59,15 @@ def test_the_heldout_set_is_fixed_covers_every_task_and_is_large_enough():
     assert [s.prompt for s in heldout_samples(1)] == [s.prompt for s in heldout_samples(1)]
 
 
+def test_another_seed_is_another_set_of_the_same_kinds():
+    own, other = list(heldout_samples(1)), list(heldout_samples(1, seed=91))
+    assert [(s.task, len(s.target)) for s in own] == [(s.task, len(s.target)) for s in other]
+    assert all(
+        s.prompt != o.prompt or not np.array_equal(s.target, o.target)
+        for s, o in zip(own, other, strict=True)
+    )
+
+
 def recolouring(frames: int) -> Sample:
     return draw_curated(np.random.default_rng(3), "change_color", Canvas(frames, 64, 64))
 

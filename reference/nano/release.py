@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = "reference/nano/checkpoint"
 BUNDLE = "editverse_rt/bundles/nano"
 RESULTS = "benchmarks/results"
+PICTURES = "docs/images"
 FRONTIER = f"{RESULTS}/frontier.json"
 VARIETY = f"{RESULTS}/variety.json"
 VAE_WORKS = [f"nano-vae-{half}-{frames}" for frames in (17, 81, 257) for half in ("encoder", "decoder")]
@@ -49,12 +50,24 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
         Step(
             "quality",
             ("-m", "export.quality", BUNDLE, "--write", "--json", str(work / "quality.json"), "--sheet",
-             str(work / "edits.png")),
-            f"the quality report in {BUNDLE}/bundle.json, and a picture of all edits in WORK",
+             f"{PICTURES}/nano.png"),
+            f"the quality report in {BUNDLE}/bundle.json, and {PICTURES}/nano.png",
         ),
         Step("frontier", ("-m", "benchmarks.frontier", BUNDLE, "--workers", "2", "--out", FRONTIER), FRONTIER),
         Step("schedules", ("-m", "export.name_schedules", BUNDLE, FRONTIER), "the bundle's named schedules"),
         Step("held-out edits", ("-m", "export.write_heldout", BUNDLE), f"{BUNDLE}/heldout.npz"),
+        Step(
+            "demo",
+            ("-m", "editverse_rt", "edit", "examples/sample.mp4", "<video1> Make it night", "-o",
+             str(work / "night.mp4"), "--preview", f"{PICTURES}/demo.png"),
+            f"{PICTURES}/demo.png",
+        ),
+        Step("whole videos", ("-m", "benchmarks.whole_videos"), f"{RESULTS}/whole-videos.json"),
+        Step(
+            "a whole video",
+            ("-m", "benchmarks.whole_videos", "--sheet", f"{PICTURES}/whole.png"),
+            f"{PICTURES}/whole.png",
+        ),
         Step("many-valued test", ("-m", "benchmarks.variety", CHECKPOINT, "--out", VARIETY), VARIETY),
         Step("integers", ("-m", "export.integers", BUNDLE, integers), "a bundle in WORK"),
         Step(
@@ -84,7 +97,7 @@ def list_steps(work: Path, run: Path | None) -> list[Step]:
                 ("versus-int8", "versus", BUNDLE, integers, "--threads", "1"),
             )
         ),
-        Step("tables", ("-m", "benchmarks.tables"), "the tables of docs/benchmarks.md and docs/nano.md"),
+        Step("tables", ("-m", "benchmarks.tables"), "the tables of benchmarks.md, nano.md and long_videos.md in docs/"),
         Step(
             "tests",
             ("-m", "pytest", "-q", "tests/editverse_rt/test_nano_bundle.py", "tests/editverse_rt/test_nano_frames.py",

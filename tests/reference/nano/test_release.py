@@ -54,7 +54,9 @@ def test_options_are_those_of_the_commands(tmp_path: Path):
         spec = find_spec(step.words[1])
         assert spec is not None
         assert spec.origin is not None
-        source = Path(spec.origin).read_text("utf-8")
+        origin = Path(spec.origin)
+        files = (origin.parent / "commands").glob("*.py") if origin.name == "__init__.py" else [origin]
+        source = "".join(path.read_text("utf-8") for path in files)
         for word in step.words:
             if word.startswith("--"):
                 assert f'"{word}"' in source, f"{step.name}: {word}"

@@ -1,12 +1,13 @@
-"""Train the VAE's decoder on what the transformer writes, so that it forgives the transformer's errors.
+"""The last stage of training, in pixels: the transformer's answers go through the decoder, and both learn from them.
 
-    python -m reference.nano.refine RUN --minutes 12
+    python -m reference.nano.refine RUN --minutes 25
 
-The last stage of training. The encoder stays as it is, and with it all latents; the decoder sees clips as the
-averaged transformer samples them, and is to give the right answer's pixels: those that the edit keeps as much
-as all others, however few they are. Every third clip is one of the encoder's own, so that the VAE stays one; with
-`--photographs FOLDER` many of the requests are edits over photographs, which the decoder would unlearn otherwise.
-RUN/vae is rewritten at the end; RUN/refine_log.jsonl takes a line every 100 steps.
+Until then the transformer learns from errors of latents, where a token is 16 by 16 pixels: an object's outline and the
+few pixels that an edit keeps cannot count for more than the rest of their token. Here they do. The encoder stays as
+it is, and with it all latents. The loss of `train.py` goes on beside the one of the pixels, so that what has many right
+answers stays as it was; three clips in ten are decoded from the encoder's own latents, so that the VAE stays one. With
+`--photographs FOLDER` many of the requests are edits over photographs.
+RUN/state.pt and RUN/vae are rewritten at the end; RUN/refine_log.jsonl takes a line every 100 steps.
 """
 
 from __future__ import annotations
@@ -28,14 +29,23 @@ from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reference.nano.batching import collate, pack
+from reference.nano.batching import EXTRA_ODDS, Batch, collate, pack
 from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
 from reference.nano.dataset import PATCH_SIZE, cache_samples
 from reference.nano.heldout import CHANGED_LEVELS
 from reference.nano.optim import Averaged, Muon
 from reference.nano.photographs import measure_photographs, open_photographs
-from reference.nano.tasks import EDIT_TASKS, Sample
-from reference.nano.train import Nano, make_nano, sample
+from reference.nano.tasks import EDIT_TASKS, TASKS, Sample
+from reference.nano.train import (
+    TEXT_DROPOUT,
+    Losses,
+    Nano,
+    compute_losses,
+    make_nano,
+    make_optimizers,
+    sample,
+    save_state,
+)
 from reference.nano.train_vae import use_image_convolutions
 from reference.nano.workers import (
     add_worker_options,
@@ -52,13 +62,17 @@ SEED, VALIDATION_SEED = 7, 8
 Shape = tuple[int, int]
 SHAPES: tuple[Shape, ...] = ((1, 10), (5, 4), (1, 10), (9, 2), (17, 1))
 """(frames, clips) of successive steps."""
-SAMPLING_STEPS = (1, 2, 4, 8)
-"""Euler steps that a clip is sampled in, one of these."""
-OWN_SHARE = 1 / 3
+NOISE_SHARE = 0.4
+"""Of the requests are answered from pure noise, as one evaluation does; the others later on the way."""
+OWN_SHARE = 0.3
 """Share of the clips that the decoder sees as the encoder gives them."""
+PIXEL_WEIGHT = 8.0
+"""Of the loss in pixels, beside the one of training."""
+MUON_LR, ADAM_LR = 0.005, 4e-4
+"""Of the transformer and the text encoder, which have learnt: a quarter of their training's."""
 KEPT_FRAMES = 600
 """Frames of each shape that are kept, to be shown again."""
-NEW_SHARE = 0.3
+NEW_SHARE = 0.6
 FOOTAGE_SHARE = 0.6
 """Share of the requests that may have a photograph behind their shapes, where there are photographs."""
 MAX_KEPT_WEIGHT = 6.0
@@ -67,21 +81,23 @@ LOG_EVERY = 100
 
 
 @dataclass(frozen=True)
-class Written:
-    """Right answers of n requests of one shape.
+class Requests:
+    """Requests of one shape, laid out, with their right answers.
 
-    own: the encoder's latents float32 [n, z, t, h, w]; sampled: the transformer's; video: float32
-    [n, 3, T, H, W] in [-1, 1]; weight: float32 [n, 1, T, H, W] of its pixels, whose mean is 1 in each clip.
+    batch: of n; own: the encoder's latents float32 [n, z, t, h, w]; video: float32 [n, 3, T, H, W] in [-1, 1];
+    weight: float32 [n, 1, T, H, W] of its pixels, whose mean is 1 in each clip.
     """
 
+    batch: Batch
     own: Tensor
-    sampled: Tensor
     video: Tensor
     weight: Tensor
 
-    def to(self, device: torch.device) -> Written:
+    def to(self, device: torch.device) -> Requests:
         """The same on a device."""
-        return Written(*(part.to(device) for part in (self.own, self.sampled, self.video, self.weight)))
+        return Requests(
+            self.batch.to(device), self.own.to(device), self.video.to(device), self.weight.to(device)
+        )
 
 
 def weigh_pixels(sample: Sample) -> NDArray[np.float32]:
@@ -95,42 +111,44 @@ def weigh_pixels(sample: Sample) -> NDArray[np.float32]:
     return (weight / weight.mean()).astype(np.float32)[None]
 
 
-@torch.no_grad()
-def write(
-    nano: Nano,
+def draw_requests(
     vae: AutoencoderKLWan,
     tokenizer: Tokenizer,
     rng: np.random.Generator,
     frames: int,
     count: int,
     footage: Footage | None = None,
-) -> Written:
-    """Draw requests and let the transformer sample their answers, without guidance, on its own device.
+    *,
+    tasks: tuple[str, ...] = TASKS,
+    text_dropout: float = TEXT_DROPOUT,
+) -> Requests:
+    """Draw `count` requests of so many frames, a share of them without their text.
 
     footage: what `FOOTAGE_SHARE` of the requests may have behind their shapes.
     """
-    device = nano.transformer.patch_in.weight.device
     height, width = SIZES[int(rng.integers(len(SIZES)))]
-    tasks = [task for task in EDIT_TASKS if frames > 1 or task not in VIDEO_ONLY]
     plain = Canvas(frames, height, width)
+    possible = [task for task in tasks if frames > 1 or task not in VIDEO_ONLY]
+    odds = np.array([0.5 + EXTRA_ODDS.get(task, 0.0) for task in possible])
     samples = []
     for _ in range(count):
         has_footage = footage is not None and rng.random() < FOOTAGE_SHARE
         canvas = replace(plain, footage=footage) if has_footage else plain
-        samples.append(draw_curated(rng, str(rng.choice(tasks)), canvas))
-    cached = cache_samples(vae, tokenizer, samples)
-    batch = collate([pack(one) for one in cached], np.zeros(count, bool)).to(device)
-    with in_bfloat16(device):
-        rows = sample(nano, batch, int(rng.choice(SAMPLING_STEPS)), seed=int(rng.integers(2**31)))
-    mean, std = (value.to(device) for value in latent_statistics(vae))
-
-    def latents(rows: Tensor) -> Tensor:
-        clips = rows.float().view(count, *cached[0].target.shape)
-        return torch.cat([latents_from_patches(clip, PATCH_SIZE) for clip in clips]) * std + mean
-
+        samples.append(draw_curated(rng, str(rng.choice(possible, p=odds / odds.sum())), canvas))
+    with torch.no_grad():
+        cached = cache_samples(vae, tokenizer, samples)
+    batch = collate([pack(one) for one in cached], rng.random(count) < text_dropout)
     video = torch.from_numpy(np.stack([s.target for s in samples])).permute(0, 4, 1, 2, 3).float()
     weight = torch.from_numpy(np.stack([weigh_pixels(s) for s in samples]))
-    return Written(latents(batch.noisy), latents(rows), video / 127.5 - 1, weight).to(device)
+    own = latents_of(vae, batch.noisy, count, tuple(cached[0].target.shape[:3]))
+    return Requests(batch, own, video / 127.5 - 1, weight)
+
+
+def latents_of(vae: AutoencoderKLWan, rows: Tensor, count: int, grid: tuple[int, ...]) -> Tensor:
+    """Rows [count * t * h * w, P] of the target as the decoder's latents [count, z, t, h, w] on their device."""
+    mean, std = (value.to(rows.device) for value in latent_statistics(vae))
+    clips = rows.float().view(count, *grid, -1)
+    return torch.cat([latents_from_patches(clip, PATCH_SIZE) for clip in clips]) * std + mean
 
 
 def psnr_db(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> float:
@@ -140,68 +158,91 @@ def psnr_db(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> float:
     return float((10 * torch.log10(4 / error)).mean())
 
 
-def evaluate(vae: AutoencoderKLWan, known: list[Written]) -> dict[str, float]:
-    """PSNR in dB of the right answers, decoded from the encoder's latents and from the transformer's."""
-    return {
-        "own": round(float(np.mean([psnr_db(vae, w.own, w.video) for w in known])), 3),
-        "sampled": round(float(np.mean([psnr_db(vae, w.sampled, w.video) for w in known])), 3),
-    }
+@torch.no_grad()
+def evaluate(nano: Nano, vae: AutoencoderKLWan, known: list[Requests]) -> dict[str, float]:
+    """PSNR in dB of right answers, decoded from the encoder's latents and from the transformer's of 1 and 8 steps."""
+    found: dict[str, list[float]] = {"own": [], "once": [], "eight": []}
+    for one in known:
+        found["own"].append(psnr_db(vae, one.own, one.video))
+        for name, steps in (("once", 1), ("eight", 8)):
+            with in_bfloat16(one.video.device):
+                rows = sample(nano, one.batch, steps)
+            found[name].append(psnr_db(vae, _as_own(vae, rows, one), one.video))
+    return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
 
 
-def load_averaged(run: Path) -> Nano:
-    """The run's networks with their averaged weights."""
-    state = torch.load(run / "state.pt")
-    nano = make_nano(state)
-    nano.load_state_dict(state["average"], strict=False)
-    return nano.eval()
+def _as_own(vae: AutoencoderKLWan, rows: Tensor, one: Requests) -> Tensor:
+    count, _, frames, height, width = one.own.shape
+    return latents_of(vae, rows, count, (frames, height // PATCH_SIZE, width // PATCH_SIZE))
 
 
 class Stock:
-    """Written clips of each shape: some are new, most are shown again, until newer ones take their place."""
+    """Requests of each shape: some are new, most are shown again, until newer ones take their place."""
 
-    def __init__(self, write_shape: Callable[[Shape], Written], rng: np.random.Generator) -> None:
-        self.write_shape, self.rng = write_shape, rng
-        self.kept: dict[Shape, list[Written]] = {shape: [] for shape in SHAPES}
+    def __init__(self, draw_shape: Callable[[Shape], Requests], rng: np.random.Generator) -> None:
+        self.draw_shape, self.rng = draw_shape, rng
+        self.kept: dict[Shape, list[Requests]] = {shape: [] for shape in SHAPES}
 
-    def draw(self, shape: Shape) -> Written:
-        """Clips of a shape."""
+    def draw(self, shape: Shape) -> Requests:
+        """Requests of a shape."""
         kept = self.kept[shape]
         if len(kept) >= 2 and self.rng.random() >= NEW_SHARE:
             return kept[int(self.rng.integers(len(kept)))]
-        kept.append(self.write_shape(shape))
+        kept.append(self.draw_shape(shape))
         del kept[: -(KEPT_FRAMES // (shape[0] * shape[1]))]
         return kept[-1]
 
 
-class Decoder:
-    """The half of a VAE that is trained, what trains it, and the average of its weights."""
+class Pair:
+    """The transformer with its text encoder and the VAE's decoder, what trains them, and the averages of both."""
 
-    def __init__(self, vae: AutoencoderKLWan, lr: float) -> None:
-        self.vae = vae
-        self.layers = nn.ModuleList([vae.post_quant_conv, vae.decoder])
-        matrices = [p for p in self.layers.parameters() if _is_matrix(p)]
-        self.others = [p for p in self.layers.parameters() if not _is_matrix(p)]
-        adam = torch.optim.AdamW(self.others, lr=lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
-        self.optimizers = [(Muon(matrices, lr=lr), lr), (adam, lr / 10)]
-        self.average = Averaged(self.layers, 0.99)
+    def __init__(self, nano: Nano, vae: AutoencoderKLWan, lr: float) -> None:
+        self.nano, self.vae = nano, vae
+        self.decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+        matrices = [p for p in self.decoder.parameters() if _is_matrix(p)]
+        others = [p for p in self.decoder.parameters() if not _is_matrix(p)]
+        adam = torch.optim.AdamW(others, lr=lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
+        self.own = make_optimizers(nano, MUON_LR, ADAM_LR)
+        self.optimizers = [
+            (Muon(matrices, lr=lr), lr),
+            (adam, lr / 10),
+            *zip(self.own, (MUON_LR, ADAM_LR), strict=True),
+        ]
+        self.clipped = (others, self.own[1].param_groups[0]["params"])
+        self.averages = Averaged(nano, 0.99), Averaged(self.decoder, 0.99)
 
-    def loss(self, clips: Written) -> Tensor:
-        """The mean root of each clip's squared error; every third clip is decoded from its own latents."""
-        device = clips.video.device
-        is_own = torch.rand(len(clips.video), 1, 1, 1, 1, device=device) < OWN_SHARE
-        with in_bfloat16(device):
-            out = self.vae.decode(torch.where(is_own, clips.own, clips.sampled)).sample
-        error = ((out.float() - clips.video).square() * clips.weight).mean((1, 2, 3, 4))
-        return (error + 1e-5).sqrt().mean()
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained."""
+        return [*self.nano.parameters(), *self.decoder.parameters()]
+
+    def losses(self, requests: Requests) -> tuple[Losses, Tensor]:
+        """Those of `train.py`, and the mean root of each clip's squared error in pixels.
+
+        Clips with many right answers, and `OWN_SHARE` of the others, are decoded from the encoder's latents.
+        """
+        batch = requests.batch
+        losses = compute_losses(self.nano, batch, NOISE_SHARE)
+        has_one = [one.task != "generation" for one in batch.samples]
+        is_own = torch.rand(len(has_one)) < OWN_SHARE
+        is_own |= ~(torch.tensor(has_one) & batch.has_text.cpu())
+        answers = _as_own(self.vae, losses.answer, requests)
+        chosen = torch.where(is_own.to(answers.device)[:, None, None, None, None], requests.own, answers)
+        with in_bfloat16(answers.device):
+            out = self.vae.decode(chosen).sample
+        error = ((out.float() - requests.video).square() * requests.weight).mean((1, 2, 3, 4))
+        return losses, (error + 1e-5).sqrt().mean()
 
     def update(self, step: int, rate: float) -> None:
         """One step down the gradients, at a share `rate` of the learning rates."""
-        nn.utils.clip_grad_norm_(self.others, 1.0)
+        for parameters in self.clipped:
+            nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer, lr in self.optimizers:
             optimizer.param_groups[0]["lr"] = lr * rate
             optimizer.step()
-        self.layers.zero_grad(set_to_none=True)
-        self.average.update(self.layers, step)
+        for parameter in self.parameters():
+            parameter.grad = None
+        for average, module in zip(self.averages, (self.nano, self.decoder), strict=True):
+            average.update(module, step)
 
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
@@ -213,45 +254,68 @@ def refine(rank: int, args: argparse.Namespace) -> None:
     device = join_workers(rank, args)
     torch.manual_seed(rank)
     use_image_convolutions()
-    nano, tokenizer = load_averaged(args.run).to(device), Tokenizer(args.run / "tokenizer.model")
+    state = torch.load(args.run / "state.pt")
+    nano, tokenizer = make_nano(state), Tokenizer(args.run / "tokenizer.model")
+    nano.load_state_dict(state["average"], strict=False)
+    nano.to(device)
     vae = AutoencoderKLWan.from_pretrained(args.run / "vae").to(device)
-    decoder = Decoder(vae, args.lr)
+    pair = Pair(nano, vae, args.lr)
     footage = kept_apart = None
     if args.photographs is not None:
         footage = open_photographs(args.photographs, held_out=False)
         kept_apart = open_photographs(args.photographs, held_out=True)
     rng = np.random.default_rng([SEED, rank])
-    stock = Stock(lambda shape: write(nano, vae, tokenizer, rng, *shape, footage), rng)
-    known: list[Written] = []
+
+    def draw_shape(shape: Shape) -> Requests:
+        return draw_requests(vae, tokenizer, rng, *shape, footage).to(device)
+
+    stock = Stock(draw_shape, rng)
+    known: list[Requests] = []
 
     def measure() -> dict[str, float]:
-        return evaluate(vae, known) | ({} if kept_apart is None else measure_photographs(vae, kept_apart))
+        return evaluate(nano, vae, known) | (
+            {} if kept_apart is None else measure_photographs(vae, kept_apart)
+        )
 
     if rank == 0:
         held = np.random.default_rng(VALIDATION_SEED)
-        known = [write(nano, vae, tokenizer, held, *shape, kept_apart) for shape in SHAPES * 3]
+        known = [
+            draw_requests(vae, tokenizer, held, *shape, kept_apart, tasks=EDIT_TASKS, text_dropout=0.0).to(
+                device
+            )
+            for shape in SHAPES * 3
+        ]
         print("before", measure(), flush=True)
-    losses: list[float] = []
+    seen: list[Tensor] = []
     step, spent, start = 0, 0.0, time.monotonic()
     while spent < 60 * args.minutes:
-        loss = decoder.loss(stock.draw(SHAPES[step % len(SHAPES)]))
-        loss.backward()
+        losses, pixels = pair.losses(stock.draw(SHAPES[step % len(SHAPES)]))
+        (losses.total + PIXEL_WEIGHT * pixels).backward()
         spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = average_gradients(decoder.layers.parameters(), torch.tensor([float(loss.detach()), spent]))
-        losses.append(float(facts[0]) / args.workers)
-        spent = float(facts[1])
-        decoder.update(step, min(1.0, (step + 1) / 50) * max(0.0, 1 - spent / (60 * args.minutes)))
+        facts = torch.tensor([float(losses.pixels), float(pixels.detach()), spent])
+        facts = average_gradients(pair.parameters(), facts)
+        seen.append(facts[:2] / args.workers)
+        spent = float(facts[2])
+        pair.update(step, min(1.0, (step + 1) / 50) * max(0.0, 1 - spent / (60 * args.minutes)))
         step += 1
         if rank == 0 and step % LOG_EVERY == 0:
-            line = {"step": step, "minutes": round(spent / 60, 2), "loss": round(float(np.mean(losses)), 5)}
-            losses.clear()
+            latents, shown = torch.stack(seen).mean(0).tolist()
+            seen.clear()
+            line = {
+                "step": step,
+                "minutes": round(spent / 60, 2),
+                "loss": round(latents, 4),
+                "pixels": round(shown, 5),
+            }
             with (args.run / "refine_log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             print(line, flush=True)
     if rank == 0:
-        decoder.average.copy_to(decoder.layers)
+        for average, module in zip(pair.averages, (nano, pair.decoder), strict=True):
+            average.copy_to(module)
         print("after", measure())
         vae.save_pretrained(args.run / "vae")
+        save_state(args.run / "state.pt", nano, pair.own, pair.averages[0], state["progress"])
 
 
 def main() -> None:
@@ -259,7 +323,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--photographs", type=Path, metavar="FOLDER")
     add_worker_options(parser)
     parser.add_argument("--lr", type=float, default=0.004)

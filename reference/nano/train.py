@@ -156,12 +156,12 @@ def config_for(vae: Path) -> TransformerConfig:
     return replace(CONFIGS["nano"], patch_dim=z_dim * PATCH_SIZE**2)
 
 
-def draw_timesteps(count: int, device: torch.device = CPU) -> Tensor:
+def draw_timesteps(count: int, device: torch.device = CPU, noise_share: float = NOISE_SHARE) -> Tensor:
     """Mostly near the noise, where the edit is decided; some at the very start, the others anywhere."""
     near_noise = torch.sigmoid(1.2 * torch.randn(count, device=device) - 1.2)
     kind = torch.rand(count, device=device)
-    elsewhere = torch.where(kind < NOISE_SHARE, 0.0, torch.rand(count, device=device))
-    return torch.where(kind < NOISE_SHARE + ANYWHERE_SHARE, elsewhere, near_noise)
+    elsewhere = torch.where(kind < noise_share, 0.0, torch.rand(count, device=device))
+    return torch.where(kind < noise_share + ANYWHERE_SHARE, elsewhere, near_noise)
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,14 @@ class Losses:
     timestep: Tensor
     error_left: Tensor
     """[B]: where the edit changes something, the error as a share of what doing nothing leaves."""
+    answer: Tensor
+    """[sum Lg, P]: the clean segments that the network gives."""
 
 
-def compute_losses(model: Nano, batch: Batch) -> Losses:
+def compute_losses(model: Nano, batch: Batch, noise_share: float = NOISE_SHARE) -> Losses:
     """Flow matching (section 3.3) on the target segment, the edited part of it above all, and the facts."""
     device = batch.noisy.device
-    timestep = draw_timesteps(len(batch.samples), device)
+    timestep = draw_timesteps(len(batch.samples), device, noise_share)
     t = timestep[batch.noisy_owner, None]
     x_t = t * batch.noisy + (1 - t) * torch.randn_like(batch.noisy)
     with in_bfloat16(device):
@@ -198,7 +200,7 @@ def compute_losses(model: Nano, batch: Batch) -> Losses:
     pixels = (weighted / (1 - timestep).clamp(min=MIN_TIME_LEFT)).mean() / LATENT_SCALE**2
     detached = error.detach()
     left = by_sample(batch.change * detached) / by_sample(batch.change * batch.difference).clamp(min=1e-6)
-    return Losses(pixels + FACTS_WEIGHT * facts, pixels.detach(), facts.detach(), timestep, left)
+    return Losses(pixels + FACTS_WEIGHT * facts, pixels.detach(), facts.detach(), timestep, left, out)
 
 
 @torch.no_grad()

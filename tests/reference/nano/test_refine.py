@@ -1,4 +1,4 @@
-"""The decoder's last stage: what it is shown belongs together, and is drawn anew by each seed."""
+"""The last stage: what it draws belongs together, and pixels teach where there is one right answer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from numpy.typing import NDArray
 from reference.nano.refine import (
     KEPT_FRAMES,
     MAX_KEPT_WEIGHT,
+    NEW_SHARE,
     SHAPES,
-    Decoder,
+    Pair,
+    Requests,
     Stock,
-    Written,
+    draw_requests,
     evaluate,
     weigh_pixels,
-    write,
 )
-from reference.nano.tasks import Sample
+from reference.nano.tasks import EDIT_TASKS, Sample
 from reference.nano.train import Nano, config_for
 from reference.nano.train_vae import LATENT_SCALE
 from reference.nano.world import Canvas, Footage
 from reference.text_encoder import Tokenizer
 
 CHECKPOINT = Path(__file__).parents[3] / "reference" / "nano" / "checkpoint"
+TOKENIZER = Tokenizer(CHECKPOINT / "tokenizer" / "spiece.model")
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +37,43 @@ def vae() -> AutoencoderKLWan:
     return AutoencoderKLWan.from_pretrained(CHECKPOINT / "vae").eval()
 
 
-def write_some(
-    vae: AutoencoderKLWan, seed: int, frames: int, count: int, footage: Footage | None = None
-) -> Written:
+@pytest.fixture(scope="module")
+def untrained() -> Nano:
     torch.manual_seed(0)
-    tokenizer = Tokenizer(CHECKPOINT / "tokenizer" / "spiece.model")
-    model = Nano(config_for(CHECKPOINT / "vae")).eval()
-    return write(model, vae, tokenizer, np.random.default_rng(seed), frames, count, footage)
+    return Nano(config_for(CHECKPOINT / "vae")).eval()
+
+
+def draw_some(
+    vae: AutoencoderKLWan,
+    seed: int,
+    frames: int,
+    count: int,
+    footage: Footage | None = None,
+    tasks: tuple[str, ...] = EDIT_TASKS,
+) -> Requests:
+    rng = np.random.default_rng(seed)
+    return draw_requests(vae, TOKENIZER, rng, frames, count, footage, tasks=tasks, text_dropout=0.0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("frames", "count"), [(1, 2), (5, 1)])
 def test_latents_belong_to_the_right_answers(vae, frames, count):
-    written = write_some(vae, 0, frames, count)
-    assert written.video.shape[:3] == (count, 3, frames)
-    encoded = vae.encode(written.video).latent_dist.mean
+    drawn = draw_some(vae, 0, frames, count)
+    assert drawn.video.shape[:3] == (count, 3, frames)
+    encoded = vae.encode(drawn.video).latent_dist.mean
     # They went through float16, in units of LATENT_SCALE deviations.
     std = vae.config.latents_std[0]
-    torch.testing.assert_close(written.own, encoded, atol=2e-3 * std * LATENT_SCALE * 10, rtol=2e-3)
-    assert written.sampled.shape == written.own.shape
-    assert (written.sampled - written.own).abs().max() > std * LATENT_SCALE  # the network is untrained
+    torch.testing.assert_close(drawn.own, encoded, atol=2e-3 * std * LATENT_SCALE * 10, rtol=2e-3)
 
 
-def test_the_own_latents_decode_better_than_an_untrained_networks(vae):
-    found = evaluate(vae, [write_some(vae, 1, 1, 3)])
-    assert found["own"] > found["sampled"] + 5
+def test_the_own_latents_decode_better_than_an_untrained_networks(vae, untrained):
+    found = evaluate(untrained, vae, [draw_some(vae, 1, 1, 3)])
+    assert found["own"] > max(found["once"], found["eight"]) + 5
 
 
 def test_each_seed_draws_its_own(vae):
-    first, again, other = (write_some(vae, seed, 1, 1) for seed in (2, 2, 3))
-    assert torch.equal(first.sampled, again.sampled)
+    first, again, other = (draw_some(vae, seed, 1, 1) for seed in (2, 2, 3))
+    assert torch.equal(first.own, again.own)
     assert first.video.shape != other.video.shape or not torch.equal(first.video, other.video)
 
 
@@ -81,9 +90,9 @@ class Film:
 
 def test_photographs_stand_behind_some_of_the_shapes(vae):
     film = Film()
-    written = write_some(vae, 2, 1, 6, film)
+    drawn = draw_some(vae, 2, 1, 6, film)
     assert film.seeds
-    assert not torch.equal(written.video, write_some(vae, 2, 1, 6).video)
+    assert not torch.equal(drawn.video, draw_some(vae, 2, 1, 6).video)
 
 
 @pytest.mark.parametrize(
@@ -108,38 +117,50 @@ def test_without_a_source_all_pixels_count_alike():
     assert (weigh_pixels(Sample("t", "p", {}, frames, None)) == 1).all()
 
 
-def test_clips_are_shown_again_and_make_room():
-    """Three in ten draws are new, and no shape keeps more than its share of frames."""
-    count = 0
+def test_requests_are_shown_again_and_make_room(vae):
+    """`NEW_SHARE` of the draws are new, and no shape keeps more than its share of frames."""
+    drawn: list[int] = []
+    one = draw_some(vae, 0, 1, 1)
 
-    def write_shape(shape: tuple[int, int]) -> Written:
-        nonlocal count
-        count += 1
-        return Written(*(torch.full((1,), float(count)) for _ in range(4)))
+    def draw_shape(shape: tuple[int, int]) -> Requests:
+        drawn.append(len(drawn))
+        return Requests(one.batch, torch.tensor([len(drawn) - 1]), one.video, one.weight)
 
-    stock = Stock(write_shape, np.random.default_rng(0))
+    stock = Stock(draw_shape, np.random.default_rng(0))
     shape = SHAPES[1]
     room = KEPT_FRAMES // (shape[0] * shape[1])
-    shown = [float(stock.draw(shape).own) for _ in range(1000)]
-    assert count == pytest.approx(300, abs=45)  # three standard deviations
-    assert shown[:2] == [1, 2]
+    shown = [int(stock.draw(shape).own) for _ in range(1000)]
+    assert len(drawn) == pytest.approx(1000 * NEW_SHARE, abs=45)  # three standard deviations
     assert len(stock.kept[shape]) == room
     assert all(max(shown[: place + 1]) - value < room for place, value in enumerate(shown))
 
 
-def test_a_step_lowers_the_loss_of_the_decoder_alone():
+def test_a_step_lowers_the_error_and_leaves_the_encoder(untrained):
     vae = AutoencoderKLWan.from_pretrained(CHECKPOINT / "vae")
-    before = {name: value.clone() for name, value in vae.named_parameters()}
-    clips = write_some(vae, 0, 1, 2)
-    decoder = Decoder(vae, lr=0.004)
+    nano = Nano(untrained.transformer.config)
+    nano.load_state_dict(untrained.state_dict())
+    pair = Pair(nano, vae, lr=0.004)
+    before = {name: value.clone() for name, value in [*vae.named_parameters(), *nano.named_parameters()]}
+    drawn = draw_some(vae, 0, 1, 2)
     found = []
     for step in range(4):
-        torch.manual_seed(0)  # the same clips are decoded from their own latents
-        loss = decoder.loss(clips)
-        loss.backward()
-        decoder.update(step, 1.0)
-        found.append(float(loss.detach()))
+        torch.manual_seed(1)  # the same timesteps, noise and choice of clips
+        losses, pixels = pair.losses(drawn)
+        (losses.total + pixels).backward()
+        pair.update(step, 1.0)
+        found.append(float(pixels.detach()))
     assert found == sorted(found, reverse=True)
-    changed = {name for name, value in vae.named_parameters() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    after = dict([*vae.named_parameters(), *nano.named_parameters()])
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv", "text_encoder", "transformer", "fact_heads"}
+
+
+@pytest.mark.parametrize("one_answer", [True, False])
+def test_pixels_teach_the_transformer_where_there_is_one_answer(vae, untrained, one_answer):
+    """What has many right answers learns their mean from errors of pixels, so it is left to the flow's loss."""
+    torch.manual_seed(0)
+    drawn = draw_some(vae, 0, 1, 8, tasks=("change_color",) if one_answer else ("generation",))
+    _, pixels = Pair(untrained, vae, lr=0.004).losses(drawn)
+    head = untrained.transformer.patch_out.weight
+    (gradient,) = torch.autograd.grad(pixels, [head], allow_unused=True)
+    assert (gradient is not None and bool(gradient.any())) is one_answer

@@ -178,14 +178,27 @@ class Losses:
     """[sum Lg, P]: the clean segments that the network gives."""
 
 
-def compute_losses(model: Nano, batch: Batch, noise_share: float = NOISE_SHARE) -> Losses:
-    """Flow matching (section 3.3) on the target segment, the edited part of it above all, and the facts."""
+def compute_losses(
+    model: Nano, batch: Batch, noise_share: float = NOISE_SHARE, on_its_way: Tensor | None = None
+) -> Losses:
+    """Flow matching (section 3.3) on the target segment, the edited part of it above all, and the facts.
+
+    noise_share: of the timesteps that are 0. on_its_way: bool [B], the sequences that are seen at their timestep where
+    the network's own first step would have brought them, and not on the straight line to the right answer.
+    """
     device = batch.noisy.device
     timestep = draw_timesteps(len(batch.samples), device, noise_share)
     t = timestep[batch.noisy_owner, None]
-    x_t = t * batch.noisy + (1 - t) * torch.randn_like(batch.noisy)
+    noise = torch.randn_like(batch.noisy)
     with in_bfloat16(device):
-        out, clean_tap, noisy_tap = model.outputs(batch, model.encode_text(batch), x_t, timestep)
+        text = model.encode_text(batch)
+        end = batch.noisy
+        if on_its_way is not None:
+            with torch.no_grad():
+                first, _, _ = model.outputs(batch, text, noise, torch.zeros_like(timestep))
+            end = torch.where(on_its_way[batch.noisy_owner, None], first, end)
+        x_t = t * end + (1 - t) * noise
+        out, clean_tap, noisy_tap = model.outputs(batch, text, x_t, timestep)
         facts = model.fact_heads.loss(batch, clean_tap, noisy_tap)
     error = (out - batch.noisy).square().mean(-1)
 

@@ -135,7 +135,7 @@ def test_requests_are_shown_again_and_make_room(vae):
     assert all(max(shown[: place + 1]) - value < room for place, value in enumerate(shown))
 
 
-def test_a_step_lowers_the_error_and_leaves_the_encoder(untrained):
+def test_steps_lower_the_error_and_leave_the_encoder(untrained):
     vae = AutoencoderKLWan.from_pretrained(CHECKPOINT / "vae")
     nano = Nano(untrained.transformer.config)
     nano.load_state_dict(untrained.state_dict())
@@ -143,13 +143,13 @@ def test_a_step_lowers_the_error_and_leaves_the_encoder(untrained):
     before = {name: value.clone() for name, value in [*vae.named_parameters(), *nano.named_parameters()]}
     drawn = draw_some(vae, 0, 1, 2)
     found = []
-    for step in range(4):
+    for step in range(8):
         torch.manual_seed(1)  # the same timesteps, noise and choice of clips
         losses, pixels = pair.losses(drawn)
         (losses.total + pixels).backward()
-        pair.update(step, 1.0)
+        pair.update(step, 0.5)
         found.append(float(pixels.detach()))
-    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.9 * found[0]
     after = dict([*vae.named_parameters(), *nano.named_parameters()])
     changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {"decoder", "post_quant_conv", "text_encoder", "transformer", "fact_heads"}

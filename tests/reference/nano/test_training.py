@@ -33,7 +33,7 @@ from reference.nano.train import (
     save_state,
 )
 from reference.nano.train_vae import VAE_CONFIG, Batches, latent_sensitivity, level_latents, make_vae
-from reference.nano.workers import average_gradients
+from reference.nano.workers import CPU, average_gradients, in_bfloat16
 from reference.text_encoder import make_nano_text_encoder
 from reference.vae import encode_clip
 
@@ -275,6 +275,33 @@ def test_a_calmed_stream_fits_float16_and_changes_no_picture():
     torch.testing.assert_close(vae.encode(clip).latent_dist.mean, latents, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(vae.decode(latents).sample, expected, atol=1e-5, rtol=1e-4)
     assert calm_stream(vae.decoder, lambda: vae.decode(latents)) == 0
+
+
+def test_sequences_on_their_way_are_where_the_networks_first_step_brought_them(samples, monkeypatch):
+    """The second of three: an Euler step from its noise to its timestep; the others on the line to the answer."""
+    model = make_model()
+    batch = collate([pack(sample) for sample in samples], np.zeros(3, bool))
+    seen = []
+    outputs = model.outputs
+
+    def note(batch, text, x_t, timestep):
+        seen.append((x_t, timestep))
+        return outputs(batch, text, x_t, timestep)
+
+    monkeypatch.setattr(model, "outputs", note)
+    compute_losses(model, batch, noise_share=0.0, on_its_way=torch.tensor([False, True, False]))
+    (noise, start), (x_t, timestep) = seen
+    assert not start.any()
+    t = timestep[batch.noisy_owner, None]
+    assert (t > 0).all()
+    with torch.no_grad(), in_bfloat16(CPU):
+        first, _, _ = outputs(batch, model.encode_text(batch), noise, start)
+    second = batch.noisy_owner == 1
+    # Rows of order 1; products may be in bfloat16, whose kernels with and without gradients round apart.
+    torch.testing.assert_close(x_t[second], (noise + t * (first - noise))[second], atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        x_t[~second], (t * batch.noisy + (1 - t) * noise)[~second], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_timesteps_start_at_noise_as_often_as_they_should_and_reach_everywhere():

@@ -277,6 +277,10 @@ def _make_real(folder: Path) -> str:
     return _quality_table(json.loads(BUNDLE.read_text("utf-8"))["quality"]["real_clips"])
 
 
+def _make_photographs(folder: Path) -> str:
+    return _quality_table(json.loads(BUNDLE.read_text("utf-8"))["quality"]["photographs"])
+
+
 _MAKERS: dict[str, Callable[[Path], str]] = {
     "peers": _make_peers,
     "memory": _make_memory,
@@ -288,6 +292,7 @@ _MAKERS: dict[str, Callable[[Path], str]] = {
     "serving": _make_serving,
     "quality": _make_quality,
     "real": _make_real,
+    "photographs": _make_photographs,
     "whole_videos": _make_whole_videos,
 }
 

@@ -66,8 +66,8 @@ class TransformerConfig:
 
 CONFIGS: dict[str, TransformerConfig] = {
     "nano": TransformerConfig(
-        width=256, num_blocks=6, num_heads=4, head_dim=64, mlp_width=704, time_width=128,
-        patch_dim=192, text_dim=128, axis_dims=(12, 8, 22, 22), rope_theta=1000.0, prediction="sample",
+        width=256, num_blocks=6, num_heads=4, head_dim=64, mlp_width=384, time_width=128,
+        patch_dim=256, text_dim=128, axis_dims=(12, 8, 22, 22), rope_theta=1000.0, prediction="sample",
     ),
     # The paper's form at a size that a CPU evaluates in seconds: what benchmarks run, untrained.
     "editverse-150m": TransformerConfig(

@@ -46,9 +46,9 @@ from reference.nano.workers import (
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
 
 VAE_CONFIG: dict[str, object] = {
-    "base_dim": 24,
-    "z_dim": 48,
-    "dim_mult": [1, 2, 3],
+    "base_dim": 16,
+    "z_dim": 64,
+    "dim_mult": [1, 3, 5],
     "num_res_blocks": 1,
     "attn_scales": [],
     "temperal_downsample": [True, True],

@@ -31,7 +31,7 @@ def test_every_table_that_can_be_made_is_on_the_page() -> None:
         "stages",
         "variety",
     ]
-    assert names[1] == ["quality", "real"]
+    assert names[1] == ["quality", "real", "photographs"]
 
 
 def test_a_figure_of_the_results_is_in_the_table() -> None:

@@ -15,7 +15,7 @@ def test_a_row_has_the_instruction_and_two_frames_of_source_result_and_answer(tm
     samples = list(itertools.islice(heldout_samples(1), 4))
     results = [(sample, 255 - sample.target) for sample in samples]
     draw_sheet(results, tmp_path / "sheet.png")
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     row_px, half_px = SIDE_PX + CAPTION_PX, 6 * SIDE_PX
     assert sheet.shape == (2 * row_px, 2 * half_px + GAP_PX, 3)
     first = samples[0]
@@ -27,7 +27,8 @@ def test_a_row_has_the_instruction_and_two_frames_of_source_result_and_answer(tm
     ):
         top = CAPTION_PX + (SIDE_PX - height) // 2
         left = place * SIDE_PX + (SIDE_PX - width) // 2
-        assert np.array_equal(sheet[top : top + height, left : left + width], expected)
+        found = sheet[top : top + height, left : left + width]
+        assert np.abs(found - expected).mean() < 4  # of 256 colours for the whole sheet
     captions = [sheet[row * row_px : row * row_px + CAPTION_PX, :half_px] for row in (0, 1)]
     assert all((caption < 128).any() for caption in captions)
     assert not np.array_equal(captions[0], captions[1])

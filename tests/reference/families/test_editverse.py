@@ -40,8 +40,8 @@ def test_editverse_2b_has_two_billion_parameters():
     assert count(CONFIGS["editverse-2b"]) == 2_006_139_904
 
 
-def test_nano_has_five_million_parameters():
-    assert count(CONFIGS["nano"]) == 5_208_064
+def test_nano_has_four_million_parameters():
+    assert count(CONFIGS["nano"]) == 3_766_272
 
 
 def test_the_paper_splits_a_head_as_it_says():

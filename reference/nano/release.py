@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Step:
 
 
 def list_steps(work: Path, run: Path | None) -> list[Step]:
-    """All steps in order. work: where what does not ship is kept."""
+    """All steps in order. work: where what does not ship is kept, as seen from the repository's root."""
     integers = str(work / "nano-int8")
     publish = ("-m", "reference.nano.publish", str(run), CHECKPOINT)
     steps = [
@@ -143,7 +144,8 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the steps and what they bring")
     args = parser.parse_args()
     work = args.work.absolute()
-    steps = list_steps(work, None if args.run is None else args.run.absolute())
+    # Results note their commands, which are not to name the folders of a machine.
+    steps = list_steps(Path(os.path.relpath(work, ROOT)), None if args.run is None else args.run.absolute())
     if args.without_timings:
         steps = [step for step in steps if not step.is_timing]
     if args.list:

@@ -7,7 +7,8 @@ few pixels that an edit keeps cannot count for more than the rest of their token
 it is, and with it all latents. The loss of `train.py` goes on beside the one of the pixels, so that what has many right
 answers stays as it was; three clips in ten are decoded from the encoder's own latents, so that the VAE stays one. With
 `--photographs FOLDER` many of the requests are edits over photographs.
-RUN/state.pt and RUN/vae are rewritten at the end; RUN/refine_log.jsonl takes a line every 100 steps.
+RUN/state.pt and RUN/vae are rewritten at the end, and a second call trains on; RUN/refine_log.jsonl takes a line
+every 100 steps.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ MUON_LR, ADAM_LR = 0.005, 4e-4
 KEPT_FRAMES = 600
 """Frames of each shape that are kept, to be shown again."""
 NEW_SHARE = 0.6
+"""Share of the steps that draw new requests; the others show again what is kept."""
 FOOTAGE_SHARE = 0.6
 """Share of the requests that may have a photograph behind their shapes, where there are photographs."""
 MAX_KEPT_WEIGHT = 6.0
@@ -170,11 +172,11 @@ def evaluate(nano: Nano, vae: AutoencoderKLWan, known: list[Requests]) -> dict[s
         for name, steps in (("once", 1), ("eight", 8)):
             with in_bfloat16(one.video.device):
                 rows = sample(nano, one.batch, steps)
-            found[name].append(psnr_db(vae, _as_own(vae, rows, one), one.video))
+            found[name].append(psnr_db(vae, _latents_like(vae, rows, one), one.video))
     return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
 
 
-def _as_own(vae: AutoencoderKLWan, rows: Tensor, one: Requests) -> Tensor:
+def _latents_like(vae: AutoencoderKLWan, rows: Tensor, one: Requests) -> Tensor:
     count, _, frames, height, width = one.own.shape
     return latents_of(vae, rows, count, (frames, height // PATCH_SIZE, width // PATCH_SIZE))
 
@@ -229,7 +231,7 @@ class Pair:
         on_its_way = has_one & (torch.rand(len(has_one)) < WAY_SHARE).to(has_one.device)
         losses = compute_losses(self.nano, batch, NOISE_SHARE, on_its_way)
         is_own = ~has_one | (torch.rand(len(has_one)) < OWN_SHARE).to(has_one.device)
-        answers = _as_own(self.vae, losses.answer, requests)
+        answers = _latents_like(self.vae, losses.answer, requests)
         chosen = torch.where(is_own[:, None, None, None, None], requests.own, answers)
         with in_bfloat16(answers.device):
             out = self.vae.decode(chosen).sample
@@ -256,9 +258,10 @@ def _is_matrix(parameter: nn.Parameter) -> bool:
 def refine(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock and the log."""
     device = join_workers(rank, args)
-    torch.manual_seed(rank)
     use_image_convolutions()
     state = torch.load(args.run / "state.pt")
+    begun = int(state["progress"].get("refined", 0))
+    torch.manual_seed(begun * args.workers + rank)
     nano, tokenizer = make_nano(state), Tokenizer(args.run / "tokenizer.model")
     nano.load_state_dict(state["average"], strict=False)
     nano.to(device)
@@ -268,7 +271,7 @@ def refine(rank: int, args: argparse.Namespace) -> None:
     if args.photographs is not None:
         footage = open_photographs(args.photographs, held_out=False)
         kept_apart = open_photographs(args.photographs, held_out=True)
-    rng = np.random.default_rng([SEED, rank])
+    rng = np.random.default_rng([SEED, rank, begun])  # a second call draws other requests
 
     def draw_shape(shape: Shape) -> Requests:
         return draw_requests(vae, tokenizer, rng, *shape, footage).to(device)
@@ -319,7 +322,8 @@ def refine(rank: int, args: argparse.Namespace) -> None:
             average.copy_to(module)
         print("after", measure())
         vae.save_pretrained(args.run / "vae")
-        save_state(args.run / "state.pt", nano, pair.own, pair.averages[0], state["progress"])
+        progress = state["progress"] | {"refined": begun + step}
+        save_state(args.run / "state.pt", nano, pair.own, pair.averages[0], progress)
 
 
 def main() -> None:

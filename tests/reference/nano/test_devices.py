@@ -79,7 +79,7 @@ def test_a_step_stays_on_its_device(without_values, batch):
 
 
 def test_one_tensor_left_behind_would_be_found(without_values, monkeypatch, batch):
-    monkeypatch.setattr(train, "draw_timesteps", lambda count, device: torch.rand(count))
+    monkeypatch.setattr(train, "draw_timesteps", lambda count, device, noise_share: torch.rand(count))
     with OneDevice(), pytest.raises(AssertionError, match="has tensors on"):
         compute_losses(Nano().to(META), batch.to(META))
 

@@ -44,6 +44,11 @@ def orthogonal_update(gradient: Tensor) -> Tensor:
     return (blocks.mT if is_tall else blocks).reshape(gradient.shape)
 
 
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether a parameter of the VAE is one for Muon: biases, gains and the layer that gives pixels are not."""
+    return parameter.ndim >= 2 and parameter.shape[0] > 4 and parameter.numel() > parameter.shape[0]
+
+
 class Muon(torch.optim.Optimizer):
     """Muon on parameters of two and more dimensions (convolutions as [out, rest]), Nesterov momentum.
 

@@ -34,7 +34,7 @@ from reference.nano.batching import EXTRA_ODDS, Batch, collate, pack
 from reference.nano.curate import SIZES, VIDEO_ONLY, draw_curated
 from reference.nano.dataset import PATCH_SIZE, cache_samples
 from reference.nano.heldout import CHANGED_LEVELS
-from reference.nano.optim import Averaged, Muon
+from reference.nano.optim import Averaged, Muon, is_matrix
 from reference.nano.photographs import measure_photographs, open_photographs
 from reference.nano.tasks import EDIT_TASKS, TASKS, Sample
 from reference.nano.train import (
@@ -204,8 +204,8 @@ class Pair:
     def __init__(self, nano: Nano, vae: AutoencoderKLWan, lr: float) -> None:
         self.nano, self.vae = nano, vae
         self.decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
-        matrices = [p for p in self.decoder.parameters() if _is_matrix(p)]
-        others = [p for p in self.decoder.parameters() if not _is_matrix(p)]
+        matrices = [p for p in self.decoder.parameters() if is_matrix(p)]
+        others = [p for p in self.decoder.parameters() if not is_matrix(p)]
         adam = torch.optim.AdamW(others, lr=lr / 10, betas=(0.9, 0.99), weight_decay=0.0)
         self.own = make_optimizers(nano, MUON_LR, ADAM_LR)
         self.optimizers = [
@@ -249,10 +249,6 @@ class Pair:
             parameter.grad = None
         for average, module in zip(self.averages, (self.nano, self.decoder), strict=True):
             average.update(module, step)
-
-
-def _is_matrix(parameter: nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and parameter.shape[0] > 4 and parameter.numel() > parameter.shape[0]
 
 
 def refine(rank: int, args: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ from torch import Tensor
 from reference.nano import styles
 from reference.nano.carry_over import carry_over
 from reference.nano.curate import SIZES
-from reference.nano.optim import Averaged, Muon
+from reference.nano.optim import Averaged, Muon, is_matrix
 from reference.nano.photographs import ClipSource, Photographs, measure_photographs, mix, open_photographs
 from reference.nano.workers import (
     add_worker_options,
@@ -250,11 +250,8 @@ class Run:
         if state is None and args.begin_with is not None:
             carry_over(AutoencoderKLWan.from_pretrained(args.begin_with).state_dict(), self.vae)
         self.vae.to(device)
-        matrices = [
-            p for p in self.vae.parameters() if p.ndim >= 2 and p.shape[0] > 4 and p.numel() > p.shape[0]
-        ]
-        chosen = {id(p) for p in matrices}
-        self.others = [p for p in self.vae.parameters() if id(p) not in chosen]
+        matrices = [p for p in self.vae.parameters() if is_matrix(p)]
+        self.others = [p for p in self.vae.parameters() if not is_matrix(p)]
         self.muon = Muon(matrices, lr=args.lr)
         self.adam = torch.optim.AdamW(self.others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=0.0)
         self.average = Averaged(self.vae, 0.995)

@@ -22,6 +22,7 @@ __all__ = [
     "EncoderFirst",
     "EncoderNext",
     "check_vae",
+    "clip_psnr_db",
     "decode_clip",
     "encode_clip",
     "frames_from_pixels",
@@ -55,6 +56,12 @@ def check_vae(vae: AutoencoderKLWan) -> None:
 def pixels_from_frames(frames: Tensor) -> Tensor:
     """Frames uint8 [T, H, W, 3] -> pixels float32 [1, 3, T, H, W] in [-1, 1]."""
     return (frames.to(torch.float32) / 127.5 - 1.0).permute(3, 0, 1, 2).unsqueeze(0)
+
+
+def clip_psnr_db(pixels: Tensor, expected: Tensor) -> Tensor:
+    """PSNR in dB, float32 [n], of each clip [n, 3, T, H, W] of pixels in [-1, 1]; 96 where it is as expected."""
+    error = (pixels.clamp(-1, 1) - expected).square().mean((1, 2, 3, 4))
+    return 10 * torch.log10(4 / error.clamp(min=1e-9))
 
 
 def frames_from_pixels(pixels: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from PIL import Image, ImageOps
 
 from reference.nano import styles
 from reference.nano.world import Canvas, Frames
+from reference.vae import clip_psnr_db
 
 __all__ = [
     "SOURCES", "Photographs", "Source", "fetch_photographs", "measure_photographs", "open_photographs",
@@ -291,8 +292,8 @@ def measure_photographs(vae: AutoencoderKLWan, photographs: Photographs) -> dict
         for _ in range(count):
             clip = photographs.draw_plain(rng, Canvas(frames, 64, 64))
             video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].to(vae.device).float() / 127.5 - 1
-            out = vae.decode(vae.encode(video).latent_dist.mean).sample.clamp(-1, 1)
-            decibels.append(float(10 * torch.log10(4 / (out - video).square().mean().clamp(min=1e-9))))
+            out = vae.decode(vae.encode(video).latent_dist.mean).sample
+            decibels.append(float(clip_psnr_db(out, video)))
         found[f"photo_{frames}"] = round(float(np.mean(decibels)), 3)
     return found
 

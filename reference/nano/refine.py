@@ -26,6 +26,7 @@ if not __package__:  # run as a file: `python reference/nano/refine.py`
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKLWan
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ from reference.nano.workers import (
 )
 from reference.nano.world import Canvas, Footage
 from reference.text_encoder import Tokenizer
-from reference.vae import latent_statistics, latents_from_patches
+from reference.vae import clip_psnr_db, latent_statistics, latents_from_patches
 
 SEED, VALIDATION_SEED = 7, 8
 Shape = tuple[int, int]
@@ -82,6 +83,7 @@ FOOTAGE_SHARE = 0.6
 """Share of the requests that may have a photograph behind their shapes, where there are photographs."""
 MAX_KEPT_WEIGHT = 6.0
 """Kept pixels weigh as much as all others of their clip, but each at most this much."""
+WARM_UP_STEPS = 50
 LOG_EVERY = 100
 
 
@@ -156,23 +158,20 @@ def latents_of(vae: AutoencoderKLWan, rows: Tensor, count: int, grid: tuple[int,
     return torch.cat([latents_from_patches(clip, PATCH_SIZE) for clip in clips]) * std + mean
 
 
-def psnr_db(vae: AutoencoderKLWan, latents: Tensor, video: Tensor) -> float:
-    """Mean over clips."""
-    with torch.no_grad():
-        error = (vae.decode(latents).sample.clamp(-1, 1) - video).square().mean((1, 2, 3, 4))
-    return float((10 * torch.log10(4 / error)).mean())
-
-
 @torch.no_grad()
 def evaluate(nano: Nano, vae: AutoencoderKLWan, known: list[Requests]) -> dict[str, float]:
     """PSNR in dB of right answers, decoded from the encoder's latents and from the transformer's of 1 and 8 steps."""
     found: dict[str, list[float]] = {"own": [], "once": [], "eight": []}
+
+    def decoded_psnr_db(latents: Tensor, video: Tensor) -> float:
+        return float(clip_psnr_db(vae.decode(latents).sample, video).mean())
+
     for one in known:
-        found["own"].append(psnr_db(vae, one.own, one.video))
+        found["own"].append(decoded_psnr_db(one.own, one.video))
         for name, steps in (("once", 1), ("eight", 8)):
             with in_bfloat16(one.video.device):
                 rows = sample(nano, one.batch, steps)
-            found[name].append(psnr_db(vae, _latents_like(vae, rows, one), one.video))
+            found[name].append(decoded_psnr_db(_latents_like(vae, rows, one), one.video))
     return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
 
 
@@ -251,6 +250,37 @@ class Pair:
             average.update(module, step)
 
 
+def train_pair(pair: Pair, stock: Stock, minutes: float, note: Callable[[dict[str, float]], None]) -> int:
+    """Train until the first worker's clock has run out, at rates that fall to zero. Returns the number of steps.
+
+    note: is given the means of every `LOG_EVERY` steps.
+    """
+    seen: list[Tensor] = []
+    step, share, start = 0, 0.0, time.monotonic()
+    while share < 1:
+        losses, pixels = pair.losses(stock.draw(SHAPES[step % len(SHAPES)]))
+        (losses.total + PIXEL_WEIGHT * pixels).backward()
+        own_share = (time.monotonic() - start) / (60 * minutes) if dist.get_rank() == 0 else 0.0
+        facts = torch.tensor([float(losses.pixels), float(pixels.detach()), own_share])
+        facts = average_gradients(pair.parameters(), facts)
+        seen.append(facts[:2] / dist.get_world_size())
+        share = float(facts[2])
+        pair.update(step, min(1.0, (step + 1) / WARM_UP_STEPS) * max(0.0, 1 - share))
+        step += 1
+        if step % LOG_EVERY == 0:
+            latents, shown = torch.stack(seen).mean(0).tolist()
+            seen.clear()
+            note(
+                {
+                    "step": step,
+                    "minutes": round(share * minutes, 2),
+                    "loss": round(latents, 4),
+                    "pixels": round(shown, 5),
+                }
+            )
+    return step
+
+
 def refine(rank: int, args: argparse.Namespace) -> None:
     """One worker; the first keeps the clock and the log."""
     device = join_workers(rank, args)
@@ -268,58 +298,34 @@ def refine(rank: int, args: argparse.Namespace) -> None:
         footage = open_photographs(args.photographs, held_out=False)
         kept_apart = open_photographs(args.photographs, held_out=True)
     rng = np.random.default_rng([SEED, rank, begun])  # a second call draws other requests
+    stock = Stock(lambda shape: draw_requests(vae, tokenizer, rng, *shape, footage).to(device), rng)
+    if rank != 0:
+        train_pair(pair, stock, args.minutes, lambda line: None)
+        return
 
-    def draw_shape(shape: Shape) -> Requests:
-        return draw_requests(vae, tokenizer, rng, *shape, footage).to(device)
-
-    stock = Stock(draw_shape, rng)
-    known: list[Requests] = []
+    held = np.random.default_rng(VALIDATION_SEED)
+    known = [
+        draw_requests(vae, tokenizer, held, *shape, kept_apart, tasks=EDIT_TASKS, text_dropout=0.0).to(device)
+        for shape in SHAPES * 3
+    ]
 
     def measure() -> dict[str, float]:
-        return evaluate(nano, vae, known) | (
-            {} if kept_apart is None else measure_photographs(vae, kept_apart)
-        )
+        photographs = {} if kept_apart is None else measure_photographs(vae, kept_apart)
+        return evaluate(nano, vae, known) | photographs
 
-    if rank == 0:
-        held = np.random.default_rng(VALIDATION_SEED)
-        known = [
-            draw_requests(vae, tokenizer, held, *shape, kept_apart, tasks=EDIT_TASKS, text_dropout=0.0).to(
-                device
-            )
-            for shape in SHAPES * 3
-        ]
-        print("before", measure(), flush=True)
-    seen: list[Tensor] = []
-    step, spent, start = 0, 0.0, time.monotonic()
-    while spent < 60 * args.minutes:
-        losses, pixels = pair.losses(stock.draw(SHAPES[step % len(SHAPES)]))
-        (losses.total + PIXEL_WEIGHT * pixels).backward()
-        spent = time.monotonic() - start if rank == 0 else 0.0
-        facts = torch.tensor([float(losses.pixels), float(pixels.detach()), spent])
-        facts = average_gradients(pair.parameters(), facts)
-        seen.append(facts[:2] / args.workers)
-        spent = float(facts[2])
-        pair.update(step, min(1.0, (step + 1) / 50) * max(0.0, 1 - spent / (60 * args.minutes)))
-        step += 1
-        if rank == 0 and step % LOG_EVERY == 0:
-            latents, shown = torch.stack(seen).mean(0).tolist()
-            seen.clear()
-            line = {
-                "step": step,
-                "minutes": round(spent / 60, 2),
-                "loss": round(latents, 4),
-                "pixels": round(shown, 5),
-            }
-            with (args.run / "refine_log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(line, flush=True)
-    if rank == 0:
-        for average, module in zip(pair.averages, (nano, pair.decoder), strict=True):
-            average.copy_to(module)
-        print("after", measure())
-        vae.save_pretrained(args.run / "vae")
-        progress = state["progress"] | {"refined": begun + step}
-        save_state(args.run / "state.pt", nano, pair.own, pair.averages[0], progress)
+    def note(line: dict[str, float]) -> None:
+        with (args.run / "refine_log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+    print("before", measure(), flush=True)
+    steps = train_pair(pair, stock, args.minutes, note)
+    for average, module in zip(pair.averages, (nano, pair.decoder), strict=True):
+        average.copy_to(module)
+    print("after", measure())
+    vae.save_pretrained(args.run / "vae")
+    progress = state["progress"] | {"refined": begun + steps}
+    save_state(args.run / "state.pt", nano, pair.own, pair.averages[0], progress)
 
 
 def main() -> None:

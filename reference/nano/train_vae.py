@@ -44,6 +44,7 @@ from reference.nano.workers import (
     start_workers,
 )
 from reference.nano.world import TEXTURES, Canvas, Frames, random_scene, render, render_mask, texture
+from reference.vae import clip_psnr_db
 
 VAE_CONFIG: dict[str, object] = {
     "base_dim": 16,
@@ -169,9 +170,8 @@ def evaluate(vae: AutoencoderKLWan) -> dict[str, float]:
     for frames, count in ((1, 24), (9, 6)):
         video = batch(np.random.default_rng([99, frames]), frames, count).to(vae.device)
         with torch.no_grad():
-            out = vae.decode(vae.encode(video).latent_dist.mean).sample.clamp(-1, 1)
-        error = (out - video).square().mean((1, 2, 3, 4))
-        result[f"psnr_{frames}"] = float((10 * torch.log10(4 / error)).mean())
+            out = vae.decode(vae.encode(video).latent_dist.mean).sample
+        result[f"psnr_{frames}"] = float(clip_psnr_db(out, video).mean())
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -13,6 +14,7 @@ from reference.vae import (
     DecoderNext,
     EncoderFirst,
     EncoderNext,
+    clip_psnr_db,
     decode_clip,
     encode_clip,
     frames_from_pixels,
@@ -160,3 +162,19 @@ def test_missing_latent_statistics_are_refused() -> None:
     vae = AutoencoderKLWan(base_dim=4, z_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=1, attn_scales=[])
     with pytest.raises(ValueError, match="latents_mean has 16 values; expected z_dim = 8"):
         EncoderFirst(vae)
+
+
+def test_the_psnr_of_clips_is_that_of_each():
+    """Held to the formula of each clip in double precision; values outside [-1, 1] count as the nearest inside."""
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.rand(3, 3, 5, 8, 8, generator=generator) * 2 - 1
+    pixels = expected + torch.tensor([0.01, 0.2, 0.0])[:, None, None, None, None] * torch.randn(
+        expected.shape, generator=generator
+    )
+    found = clip_psnr_db(pixels, expected)
+    for clip in range(2):
+        error = np.square(
+            np.clip(pixels[clip].double().numpy(), -1, 1) - expected[clip].double().numpy()
+        ).mean()
+        assert float(found[clip]) == pytest.approx(20 * np.log10(2) - 10 * np.log10(error), abs=1e-3)
+    assert float(found[2]) == pytest.approx(96.0206, abs=1e-3)  # 4 / 1e-9

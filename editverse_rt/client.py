@@ -169,10 +169,27 @@ class Client:
             if answer.status != 200:
                 raise _error_of_answer(answer)
             with replacing(Path(path)) as part, part.open("wb") as stream:
-                while piece := answer.read(_PIECE_BYTES):
+                for piece in self._pieces(answer):
                     stream.write(piece)
         finally:
             connection.close()
+
+    def _pieces(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The body of an answer. Raises BackendError where it ends early, which `read` alone does not tell."""
+        size, told = 0, answer.getheader("Content-Length")
+        try:
+            while piece := answer.read(_PIECE_BYTES):
+                size += len(piece)
+                yield piece
+            if told is not None and size != int(told):
+                raise http.client.IncompleteRead(b"", int(told) - size)
+        except (OSError, http.client.HTTPException) as error:
+            raise BackendError(
+                f"the connection to {self._parts.geturl()} ended after {size} bytes of the file",
+                expected="all of it" if told is None else f"{told} bytes",
+                hint="download it again",
+                code="backend.unavailable",
+            ) from error
 
     def _json(
         self,
@@ -212,7 +229,14 @@ class Client:
             headers["Content-Length"] = str(length)
             body = _stream(head, tail)
         try:
-            connection.request(method, parts.path.rstrip("/") + path, body, headers)
+            try:
+                connection.request(method, parts.path.rstrip("/") + path, body, headers)
+            except (BrokenPipeError, ConnectionResetError) as broken:
+                # The server did not want all of the body. It has said why before it closed, if it could.
+                try:
+                    return connection, connection.getresponse()
+                except (OSError, http.client.HTTPException):
+                    raise broken from None
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import configparser
 import json
 import re
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from editverse_rt.serve.auth import check_host
 from editverse_rt.serve.meters import Meters
+from editverse_rt.serve.settings import ServerSettings
 
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"\beditverse_\w+")
@@ -81,7 +84,7 @@ def serve_options(words: list[str]) -> argparse.Namespace:
     return args
 
 
-INSTRUCTIONS = {"FROM", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "CMD", "ENV"}
+INSTRUCTIONS = {"FROM", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "CMD", "ENV", "ARG"}
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
@@ -129,7 +132,8 @@ def test_the_ray_manifest_starts_the_server_by_options_that_it_has() -> None:
             mounts = {mount["name"]: mount["mountPath"] for mount in one["volumeMounts"]}
             assert set(mounts) <= volumes
             if one["name"] != "own-keys":
-                assert (mounts["data"], mounts["bundle"]) == (str(args.data), args.bundle[0])
+                # A folder of its own: a volume's root belongs to root, and nobody else may change its mode.
+                assert (mounts["data"], mounts["bundle"]) == (str(args.data.parent), args.bundle[0])
     claims = [
         volume["persistentVolumeClaim"]["claimName"]
         for volume in head["volumes"]
@@ -138,3 +142,26 @@ def test_the_ray_manifest_starts_the_server_by_options_that_it_has() -> None:
     assert parts[0]["metadata"]["name"] in claims
     assert parts[0]["spec"]["accessModes"] == ["ReadWriteMany"]
     assert server["ports"][0]["name"] == parts[2]["spec"]["ports"][0]["targetPort"]
+    # The Service's names are let in, and a pod that is stopped has time to give its jobs back.
+    service = parts[2]["metadata"]["name"]
+    for host in (service, f"{service}.default.svc.cluster.local"):
+        check_host(f"{host}:8000", tuple(args.allow_host))
+    assert head["terminationGracePeriodSeconds"] > (args.drain_s or ServerSettings.drain_s)
+
+
+def test_the_unit_for_systemd_starts_the_server_by_options_that_it_has() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string((ROOT / "deploy" / "editverse-rt.service").read_text("utf-8"))
+    service = unit["Service"]
+    program, *words = service["ExecStart"].split()
+    assert program.endswith("/editverse-rt")
+    args = serve_options(words)
+    # The folders are those that systemd makes, and the keys come from the credential.
+    assert args.data == Path("/var/lib") / service["StateDirectory"]
+    install = service["ExecStartPre"].split()
+    assert install[1:3] == ["-m", "0600"]
+    assert install[3] == "${CREDENTIALS_DIRECTORY}/" + service["LoadCredential"].split(":")[0]
+    assert Path(install[4]) == args.api_keys
+    assert args.api_keys.parent == Path("/run") / service["RuntimeDirectory"]
+    assert float(service["TimeoutStopSec"]) > (args.drain_s or ServerSettings.drain_s)

@@ -16,9 +16,9 @@ from editverse_rt.planning.planner import Work, check_budget, estimate_work
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.edit_request import EditRequest
 from editverse_rt.request.prompt import INPUT_NAME, with_tags
-from editverse_rt.serve.problems import too_many_frames
+from editverse_rt.serve.problems import too_many_frames, too_many_inputs
 
-__all__ = ["Limits", "Prepared", "error_without_paths", "prepare_request"]
+__all__ = ["Limits", "Prepared", "error_without_paths", "prepare_request", "share_budget"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,27 @@ class Limits:
     max_frames: int = 20_000
     max_inputs: int = 16
     memory_budget_bytes: int | None = None
+
+
+def share_budget(limits: Limits, weights: Mapping[str, int]) -> dict[str, Limits]:
+    """The limits by model: of a memory budget, what the weights of the other models leave.
+
+    weights: bytes by model. Raises RequestError where the budget does not hold them all.
+    """
+    budget, total = limits.memory_budget_bytes, sum(weights.values())
+    if budget is None:
+        return dict.fromkeys(weights, limits)
+    if budget <= total:
+        raise RequestError(
+            f"the memory budget is {budget} bytes",
+            expected=f"more than the {total} bytes of the weights alone",
+            hint="give more",
+            code="request.option",
+            field="memory_budget",
+        )
+    return {
+        name: replace(limits, memory_budget_bytes=budget - (total - own)) for name, own in weights.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +86,7 @@ def prepare_request(
     Raises RequestError, MediaError, BackendError.
     """
     if len(inputs) + len(unnamed) > limits.max_inputs:
-        raise RequestError(
-            f"{len(inputs) + len(unnamed)} inputs are given",
-            expected=f"{limits.max_inputs} or fewer",
-            code="request.too_large",
-            field="inputs",
-        )
+        raise too_many_inputs(len(inputs) + len(unnamed), limits.max_inputs)
     named = dict(inputs)
     for path in unnamed:
         kind = media.probe(path).kind

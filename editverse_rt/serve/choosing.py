@@ -54,6 +54,6 @@ def choose_next(
     if chosen.deaths and running:
         return None
     budget = worker.options.limits.memory_budget_bytes
-    held = sum(job.estimate["memory_bytes"] for job in running)
+    held = worker.weight_bytes + sum(job.estimate["memory_bytes"] for job in running)
     fits = budget is None or not running or held + chosen.estimate["memory_bytes"] <= budget
     return chosen if fits else None

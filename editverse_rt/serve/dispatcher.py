@@ -19,7 +19,7 @@ from editverse_rt.serve.live import LiveRun, Speeds
 from editverse_rt.serve.logs import Log
 from editverse_rt.serve.meters import Meters
 from editverse_rt.serve.problems import not_kept
-from editverse_rt.serve.process import Message, WorkerOptions, WorkerProcess
+from editverse_rt.serve.process import STOPPED, Message, WorkerOptions, WorkerProcess
 from editverse_rt.serve.repeating import repeat, tell_error, write_until_done
 from editverse_rt.serve.store import JobStore
 from editverse_rt.serve.watching import Watchers
@@ -57,6 +57,8 @@ class Dispatcher:
         self.is_draining = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
+        # Held while the store and `live` say different things of what runs.
+        self._turn = asyncio.Lock()
         self._watchers = Watchers()
         self._last_shapes: dict[str, tuple[object, ...]] = {}
 
@@ -151,7 +153,8 @@ class Dispatcher:
     async def cancel(self, job: str, patience_s: float = 120.0) -> Job | None:
         """Cancel a job, and return when its device is free; it may have ended otherwise just before."""
         with self.watch(job) as event:
-            state = await self.do(lambda: self.store.cancel(job))
+            async with self._turn:
+                state = await self.do(lambda: self.store.cancel(job))
             run = self.live.get(job)
             if state == "in_progress" and run is not None:
                 self._stop_run(run)
@@ -166,8 +169,9 @@ class Dispatcher:
 
     async def delete(self, job: str) -> None:
         """Delete a job for good; returns when its device is free and its files are gone."""
+        async with self._turn:
+            await self.do(lambda: self.store.delete(job))
         run = self.live.get(job)
-        await self.do(lambda: self.store.delete(job))
         if run is not None:
             with self.watch(job) as event:
                 self._stop_run(run)
@@ -238,7 +242,8 @@ class Dispatcher:
         self._wake.clear()
         if self.is_draining:
             return
-        queued = await self.do(self.store.queued)
+        # A run whose job is queued again is live until its files are gone; its end wakes this again.
+        queued = [job for job in await self.do(self.store.queued) if job.id not in self.live]
         for worker in self.workers:
             while (
                 job := choose_next(queued, worker, self.live, self._last_shapes.get(worker.name))
@@ -247,10 +252,11 @@ class Dispatcher:
                 await self._begin(job, worker)
 
     async def _begin(self, queued: Job, worker: WorkerProcess) -> None:
-        job = await self.do(lambda: self.store.begin(queued.id))
-        if job is None:  # cancelled or deleted meanwhile
-            return
-        self.live[job.id] = LiveRun(job, worker)
+        async with self._turn:
+            job = await self.do(lambda: self.store.begin(queued.id))
+            if job is None:  # cancelled or deleted meanwhile
+                return
+            self.live[job.id] = LiveRun(job, worker)
         self._last_shapes[worker.name] = shape_of(job)
         self.meters.queue_wait_s.observe(max(0.0, time.time() - job.queued_at))
         self.log.write("job_begun", job_id=job.id, device=worker.name, attempt=job.runs)
@@ -346,8 +352,11 @@ class Dispatcher:
 
     def _on_end(self, worker: WorkerProcess, reason: str, was_asked: bool) -> None:
         """A worker's process has ended: its jobs go back. Where it looked at an upload then, that is to blame."""
-        self.log.write("worker_ended", level="error", device=worker.name, reason=reason)
-        self.meters.worker_ended(worker.name, reason)
+        if reason == STOPPED:
+            self.log.write("worker_ended", device=worker.name, reason=reason)
+        else:
+            self.log.write("worker_ended", level="error", device=worker.name, reason=reason)
+            self.meters.worker_ended(worker.name, reason)
         for run in [run for run in self.live.values() if run.worker is worker and not run.is_ending]:
             is_blamed = run.is_blamed if reason == "silent" else not was_asked and not self.is_draining
             self._end_by(run, self._give_back(run, died=is_blamed))

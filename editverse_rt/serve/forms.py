@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ __all__ = ["BodyLimits", "Form", "read_form", "read_json_body"]
 
 MAX_PART_HEADER_BYTES = 8192
 MAX_FIELDS = 64
+LOOK_BYTES = 8 << 20
+"""After so many bytes of a body the disk is looked at again."""
 LEAST_BYTES_PER_S = 1024
 """A body that is slower than this on average, after its first `silence_s` seconds, is given up."""
 
@@ -119,8 +122,14 @@ async def read_form(request: Request, folder: Path, limits: BodyLimits) -> Form:
     parser = MultipartParser(options[b"boundary"], reader.callbacks())  # type: ignore[arg-type]
     digest = hashlib.sha256()
     try:
+        size, looked = 0, 0
         async for piece in _pieces(request, limits):
             parser.write(piece)
+            size += len(piece)
+            if size - looked >= LOOK_BYTES:  # others write as well, and a length need not be told
+                looked = size
+                if shutil.disk_usage(folder.parent).free < limits.min_free_bytes:
+                    raise disk_full()
         parser.finalize()
         reader.close(is_whole=True)
         await asyncio.to_thread(reader.sync)

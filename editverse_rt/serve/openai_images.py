@@ -111,12 +111,20 @@ class ImageRoutes:
             left.cancel()
         if done is None or done.state == "cancelled":
             raise HttpError(409, "the job was cancelled", hint="send it again", code="cancelled")
+        if done.error is not None:
+            raise RefusedError(done.error)
         path = self._dispatcher.store.content_path(done, "result")
-        if path is None:
-            raise RefusedError(
-                done.error or HttpError(410, "its files are gone", code="serve.gone").to_json()
-            )
-        data = await self._dispatcher.do(path.read_bytes)
+        try:
+            if path is None or done.state == "expired":
+                raise FileNotFoundError
+            data = await self._dispatcher.do(path.read_bytes)
+        except FileNotFoundError as error:
+            raise HttpError(
+                410,
+                f"the files of job {done.id} are gone",
+                hint="send it again with a new key",
+                code="serve.gone",
+            ) from error
         result = done.result or {}
         return JSONResponse(
             {

@@ -25,6 +25,7 @@ __all__ = [
     "not_kept",
     "status_of",
     "too_many_frames",
+    "too_many_inputs",
 ]
 
 
@@ -63,13 +64,17 @@ def error_json(facts: dict[str, Any], status: int) -> dict[str, Any]:
     return {"error": {**facts, "type": kind, "param": facts.get("field") or None}}
 
 
+_OWN_FAULTS = {"serve.disk": 507, "serve.deadline": 500}
+"""Codes of the server that no request is to blame for, and their statuses."""
+
+
 class RefusedError(HttpError):
     """A worker's error, as it told it. Its status is 400 where the request is to blame."""
 
     def __init__(self, facts: dict[str, str]) -> None:
         code = facts["code"]
         is_theirs = code.startswith(("request", "media", "serve", "queue"))
-        super().__init__(400 if is_theirs else 500, facts["found"])
+        super().__init__(_OWN_FAULTS.get(code, 400 if is_theirs else 500), facts["found"])
         for part in ("code", "field", "found", "expected", "hint"):
             setattr(self, part, facts[part])
         self._facts = dict(facts)
@@ -115,6 +120,13 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def too_many_inputs(found: int, most: int) -> RequestError:
+    """The error of a request with more inputs than a server takes."""
+    return RequestError(
+        f"{found} inputs are given", expected=f"{most} or fewer", code="request.too_large", field="inputs"
+    )
 
 
 def too_many_frames(found: str, most: int) -> RequestError:

@@ -17,11 +17,13 @@ from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.serve.checking import Limits
 from editverse_rt.serve.problems import HttpError
 
-__all__ = ["Message", "WorkerOptions", "WorkerProcess"]
+__all__ = ["STOPPED", "Message", "WorkerOptions", "WorkerProcess"]
 
 Message = dict[str, Any]
 WORKER = (sys.executable, "-m", "editverse_rt.serve.worker")
 """The command of a worker's process, without the handle of its socket."""
+STOPPED = "stopped"
+"""The reason of an end that the server wanted."""
 _MAX_LINE_BYTES = 1 << 22
 _LONGEST_PAUSE_S = 30.0
 
@@ -65,6 +67,7 @@ class WorkerProcess:
         self.options = options
         self.is_up = False
         self.slots = 0
+        self.weight_bytes = 0
         self.models: list[dict[str, Any]] = []
         self.num_restarts = 0
         self._on_event, self._on_end = on_event, on_end
@@ -98,11 +101,15 @@ class WorkerProcess:
                         return
                     if ready["event"] == "ready":
                         num_failed = 0
-                        self.models, self.slots, self.is_up = ready["models"], ready["slots"], True
+                        self.models, self.slots = ready["models"], ready["slots"]
+                        self.weight_bytes, self.is_up = ready["weight_bytes"], True
                         if not is_first_up.done():
                             is_first_up.set_result(None)
                         self._on_event(self, ready)
                         await self._listen(reader)
+                except asyncio.CancelledError:
+                    self._reason = self._reason or STOPPED
+                    raise
                 except Exception as error:  # no memory or no handle for a process, say, or no JSON of it
                     text = "".join(traceback.format_exception(error))
                     self._on_event(self, {"event": "log", "level": "error", "text": text})

@@ -97,7 +97,8 @@ async def _serve(
         await dispatcher.stop(0.0)
         raise
     host, port = listener.getsockname()[:2]
-    log.write("listening", host=host, port=port)
+    address = f"[{host}]" if ":" in host else host
+    log.write("listening", url=f"http://{address}:{port}", host=host, port=port)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopped = asyncio.create_task(server.stop_asked.wait())
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -18,7 +18,7 @@ from editverse_rt.files import hash_file
 from editverse_rt.serve.dispatcher import Dispatcher
 from editverse_rt.serve.gate import owner_of
 from editverse_rt.serve.job import Job, StoredInput
-from editverse_rt.serve.problems import HttpError, RefusedError, disk_full
+from editverse_rt.serve.problems import HttpError, RefusedError, disk_full, too_many_inputs
 from editverse_rt.serve.settings import ServerSettings
 from editverse_rt.serve.views import estimate_json
 
@@ -173,9 +173,12 @@ class Submitter:
                 expected=f"a number above 0 to {settings.max_deadline_s:g}",
             )  # fmt: skip
         inputs, unnamed, origins = dict(asked.uploads), list(asked.unnamed), {}
-        for number, (name, reference) in enumerate(
-            [*asked.references.items(), *((None, one) for one in asked.unnamed_references)]
-        ):
+        references = [*asked.references.items(), *((None, one) for one in asked.unnamed_references)]
+        # Each reference costs a file, so they are counted before the worker does.
+        count = len(inputs) + len(unnamed) + len(references)
+        if count > settings.limits.max_inputs:
+            raise too_many_inputs(count, settings.limits.max_inputs)
+        for number, (name, reference) in enumerate(references):
             stored = await self._take_file(job_id, owner, reference, f"from{number + 1}")
             origins[stored.file] = {"job": reference.job, "variant": reference.variant}
             if name is None:
@@ -243,7 +246,8 @@ class Submitter:
                 raise HttpError(
                     410, f"the files of job {found.id} are gone", hint="upload it", code="serve.gone"
                 ) from error
-            return StoredInput(name, target.stat().st_size, hash_file(target))
+            known = (found.result or {})["sha256"] if reference.variant == "result" else hash_file(target)
+            return StoredInput(name, target.stat().st_size, known)
 
         return await self._dispatcher.do(link)
 

@@ -26,8 +26,8 @@ from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled
 from editverse_rt.files import hash_file
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.serve.bundles import describe_model, open_pipelines
-from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request
+from editverse_rt.serve.bundles import count_weights, describe_model, open_pipelines
+from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request, share_budget
 from editverse_rt.serve.folder import remove
 from editverse_rt.serve.kept_windows import KeptWindows
 from editverse_rt.serve.problems import HttpError, disk_full, is_disk_full
@@ -52,7 +52,7 @@ class Worker:
         self._link = link
         self._turn = threading.Lock()
         self._pipelines: dict[str, Pipeline] = {}
-        self._limits = Limits()
+        self._limits: dict[str, Limits] = {}
         self._stops: dict[str, threading.Event] = {}
 
     def serve(self) -> None:
@@ -92,7 +92,6 @@ class Worker:
                 os._exit(0)
 
     def _open(self, message: Message) -> None:
-        self._limits = Limits(**message["limits"])
         try:
             if message["address_space_bytes"] is not None:
                 limit = int(message["address_space_bytes"])
@@ -100,12 +99,19 @@ class Worker:
             self._pipelines = open_pipelines(message["bundles"], message["backend"], message["device"])
             models = [describe_model(pipeline) for pipeline in self._pipelines.values()]
             runs_concurrently = all(p.traits.runs_concurrently for p in self._pipelines.values())
+            weights = count_weights(self._pipelines)
+            self._limits = share_budget(Limits(**message["limits"]), weights)
         except EditVerseError as error:
             self._send(event="failed_to_open", error=error.to_json())
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         slots = message["slots"] or (cores if runs_concurrently else 1)
-        self._send(event="ready", models=models, slots=slots if runs_concurrently else 1)
+        self._send(
+            event="ready",
+            models=models,
+            slots=slots if runs_concurrently else 1,
+            weight_bytes=sum(weights.values()),
+        )
 
     def _prepare(self, message: Message) -> None:
         inputs = {name: Path(path) for name, path in message["inputs"].items()}
@@ -117,7 +123,7 @@ class Worker:
                 inputs,
                 unnamed,
                 message["format"],
-                self._limits,
+                self._limits[message["model"]],
             )
             prepared.close()
         except BaseException as error:
@@ -137,7 +143,7 @@ class Worker:
         job = message["job"]
         run = _Run(self, message, self._stops[job])
         try:
-            result = run.make(self._pipelines[message["model"]], self._limits)
+            result = run.make(self._pipelines[message["model"]], self._limits[message["model"]])
         except BaseException as error:
             if isinstance(error, RequestCancelled) and not run.is_late:
                 event: Message = {"event": "cancelled"}

@@ -6,6 +6,8 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from editverse_rt.serve.choosing import AGEING_S, choose_next, shape_of
 from editverse_rt.serve.live import LiveRun
 
@@ -26,10 +28,14 @@ def job(name: str, owner: str = "one", width: int = 64, deaths: int = 0, waited_
     )  # fmt: skip
 
 
-def worker(slots: int = 1, budget: int | None = None) -> Any:
+def worker(slots: int = 1, budget: int | None = None, weights: int = 0) -> Any:
     limits = SimpleNamespace(memory_budget_bytes=budget)
     return SimpleNamespace(
-        is_up=True, slots=slots, models=[{"id": "nano"}], options=SimpleNamespace(limits=limits)
+        is_up=True,
+        slots=slots,
+        weight_bytes=weights,
+        models=[{"id": "nano"}],
+        options=SimpleNamespace(limits=limits),
     )
 
 
@@ -51,6 +57,14 @@ def test_what_writes_still_holds_its_memory() -> None:
     one = worker(budget=15)
     assert choose_next([job("b")], one, live(one, (job("a"), "write")), None) is None
     assert choose_next([job("b")], one, {}, None) is not None
+
+
+@pytest.mark.parametrize(("weights", "fits"), [(0, True), (5, True), (6, False), (15, False)])
+def test_the_weights_take_their_part_of_the_memory_budget(weights: int, fits: bool) -> None:
+    """Jobs of 10 beside weights, in a budget of 25 for all of it; the first is let in by the check of requests."""
+    one = worker(slots=2, budget=25, weights=weights)
+    assert choose_next([job("b")], one, {}, None) is not None
+    assert (choose_next([job("b")], one, live(one, (job("a"), "denoise")), None) is not None) == fits
 
 
 def test_a_job_whose_process_died_is_alone() -> None:

@@ -42,6 +42,10 @@ def test_sigterm_drains_and_what_is_left_is_done_after_the_next_start(tmp_path: 
             assert time.monotonic() - begin < 5
         assert server.process.wait(30) == 0
         assert server.lines[-1]["event"] == "stopped"
+        # A stop that was asked for is no error.
+        ended = next(line for line in server.lines if line["event"] == "worker_ended")
+        assert (ended["level"], ended["reason"]) == ("info", "stopped")
+        assert next(line for line in server.lines if line["event"] == "listening")["url"] == server.url
     with LiveServer(tmp_path) as server, server.client() as client:
         for job in jobs:
             shown = client.get(f"/v1/jobs/{job}").json()
@@ -130,11 +134,25 @@ def test_a_job_whose_process_dies_three_times_has_failed_and_takes_no_other_with
 
 
 def test_what_can_never_fit_is_refused_at_once(tmp_path: Path) -> None:
-    with LiveServer(tmp_path, "--memory-budget", "20MB") as server, server.client() as client:
+    with LiveServer(tmp_path, "--memory-budget", "31MB") as server, server.client() as client:
         large = {"request": {"prompt": "A red circle", "num_frames": 17, "schedule": "fast"}}
         refused = client.post("/v1/jobs", json=large)
         assert refused.status_code == 400, refused.text
         assert refused.json()["error"]["code"] == "request.too_large"
+
+
+def test_a_budget_that_does_not_hold_the_weights_is_refused_at_the_start(tmp_path: Path) -> None:
+    words = ["serve", "--data", str(tmp_path), "--port", "0", "--memory-budget", "20MB"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "editverse_rt", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "the memory budget is 20000000 bytes; expected more than the" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_a_full_queue_is_429_with_a_time_to_come_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from editverse_rt.serve import process
 from editverse_rt.serve.process import Message, WorkerOptions, WorkerProcess
 
-READY = 'print_line({"event": "ready", "models": [], "slots": 1})'
+READY = 'print_line({"event": "ready", "models": [], "slots": 1, "weight_bytes": 0})'
 SCRIPT = """
 import json, socket, sys, time
 link = socket.socket(fileno=int(sys.argv[-1]))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from editverse_rt import Pipeline
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = (ROOT / "README.md", ROOT / "docs" / "quickstart.md")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "cpp").glob("*.md")])
@@ -76,6 +78,33 @@ def test_shell_examples_run(path: Path, number: int, folder: Path) -> None:
         run(["bash", "-c", line.replace("editverse-rt ", module, 1)], folder)
         if output := re.search(r"-o (\S+)", line):
             assert (folder / output[1]).stat().st_size > 0
+
+
+GENERATE = re.compile(r'editverse-rt generate "(A large (red|yellow) [^"]+)"(.*)')
+
+
+def generated_prompts() -> list[tuple[str, str]]:
+    """(prompt, colour) of what nano is asked for in the documentation and in the command's help."""
+    from editverse_rt.commands.edit import GENERATE_EXAMPLES
+
+    texts = [path.read_text("utf-8") for path in EXAMPLES] + [GENERATE_EXAMPLES]
+    commands = [line for text in texts for line in text.splitlines() if "editverse-rt generate" in line]
+    asked = [GENERATE.search(line) for line in commands if "--bundle" not in line]
+    assert len(asked) >= 5
+    assert all(asked), f"nano is asked for what it cannot show: {commands}"
+    return sorted({(found[1], found[2]) for found in asked if found})
+
+
+@pytest.mark.parametrize(("prompt", "color"), generated_prompts())
+def test_documented_prompts_show_what_they_say(prompt: str, color: str) -> None:
+    """A shape of the colour, that covers a part of the picture, before a background that does not have it."""
+    with Pipeline.open("nano") as pipeline:
+        frames = pipeline(prompt, schedule="fast", num_frames=1, size=(64, 64)).frames
+    red, green, blue = (frames[0, ..., channel].astype(int) for channel in range(3))
+    has_color = (red > 160) & (blue < 100) & ((green > 140) if color == "yellow" else (green < 100))
+    assert 0.05 < has_color.mean() < 0.5
+    background = frames[0, -6:, -6:].mean((0, 1))
+    assert (background[2] > background[0] + 20) if "blue" in prompt else (background.max() < 110)
 
 
 def test_the_examples_are_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import re
 import sys
@@ -54,6 +55,9 @@ FLAGS = {
     "allow_unverified": "--allow-unverified",
 }
 """What errors call the options of a request and of `Pipeline.open` here."""
+
+_HELP = "--help lists the options"
+_ONE_TEXT = {"generate": "a prompt of several words stands in quotes"}
 
 EXIT_CODES = """\
 exit codes:
@@ -310,13 +314,21 @@ def take_late_words(command: Command, args: argparse.Namespace, extra: list[str]
     """Accept positional words on either side of the options, which argparse does not."""
     unknown = [word for word in extra if word.startswith("-")]
     if not command.late_words or unknown:
-        word = (unknown or extra)[0]
         raise RequestError(
-            f"unrecognized argument {word!r}",
-            hint=f"`editverse-rt {args.command} --help` lists the options",
+            f"unrecognized argument {(unknown or extra)[0]!r}",
+            hint=advise_on(unknown[0]) if unknown else _ONE_TEXT.get(args.command, _HELP),
             code="command.usage",
         )
     getattr(args, command.late_words).extend(extra)
+
+
+def advise_on(word: str) -> str:
+    """What to do about an option that does not exist: those that are called much like it."""
+    name = word.partition("=")[0].strip("-")
+    known = sorted({*FLAGS.values()})
+    near = [flag for flag in known if name and name in flag]
+    near = near or difflib.get_close_matches(f"--{name}", known, 3)
+    return f"is it {' or '.join(near)}?" if near else _HELP
 
 
 def thread_count(text: str) -> int:

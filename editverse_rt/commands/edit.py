@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ name without a suffix is a new folder of them, and a name such as out_%04d.png n
 
 GENERATE_EXAMPLES = """\
 examples:
-  editverse-rt generate "A red circle moves over a blue gradient" -o out.mp4 --seed 3
-  editverse-rt generate "A yellow square" -o out.png --size 96x64
+  editverse-rt generate "A large red circle moving right at the left on a blue gradient background" -o out.mp4
+  editverse-rt generate "A large yellow square at the center on a plain black background" -o out.png --size 64x64
 """
 
 
@@ -110,12 +110,25 @@ def run_edit(args: argparse.Namespace) -> int:
                 '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`, or --request',
                 code="command.usage",
             )
+        check_order(paths, instruction)
         request = EditRequest("")
     else:
         request = read_request(args.request)
     inputs = name_inputs(paths) or request.inputs
     prompt = request.prompt if instruction is None else instruction
     return run_request(args, request_from(args, request, with_tags(prompt, inputs), inputs))
+
+
+def check_order(paths: Sequence[str], instruction: str) -> None:
+    """Refuse words of an instruction among the inputs: it stands last, as one argument. Raises RequestError."""
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing and (os.path.isfile(instruction) or any("." not in path for path in missing)):
+        raise RequestError(
+            f"{missing[0]}: no such file",
+            expected="inputs, and then the instruction in quotes, as in "
+            '`editverse-rt edit in.mp4 "Turn the circle green" -o out.mp4`',
+            code="command.usage",
+        )
 
 
 def run_generate(args: argparse.Namespace) -> int:

@@ -80,7 +80,10 @@ def describe_measured(quality: dict[str, Any], schedule: str) -> str:
     """Return what was measured of a schedule, "" if nothing that is understood."""
     try:
         found = quality["schedules"][schedule]
-        return f"; {found['success_rate']:.1%} right, {found['psnr_db']:.1f} dB from {found['psnr_against']}"
+        right = f"; {found['success_rate']:.1%} of the held-out edits right"
+        if schedule == found["psnr_against"]:
+            return right
+        return f"{right}, results {found['psnr_db']:.1f} dB (PSNR) from those of {found['psnr_against']}"
     except (AttributeError, KeyError, TypeError, ValueError):
         return ""
 

@@ -170,6 +170,10 @@ def _target_facts(estimate: Estimate) -> dict[str, Any]:
     }
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def describe_estimate(spec: BundleSpec, work: Work, estimate: Estimate) -> list[str]:
     """The lines on one request: what it is, and what each stage costs."""
     frames, height, width = work.result
@@ -178,7 +182,7 @@ def describe_estimate(spec: BundleSpec, work: Work, estimate: Estimate) -> list[
     where = "a CPU, float32" if estimate.target is None else _describe_target(estimate.target)
     lines = [
         f"{spec.name} on {where}",
-        f"  result       {width}x{height}, {frames} frames, from {len(work.clips)} clips; {steps} steps, "
+        f"  result       {width}x{height}, {frames} frames, from {_count(len(work.clips), 'input')}; {steps} steps, "
         f"{guided} of them guided (a second evaluation each)",
         *(
             [f"  windows      {work.num_windows} of that length; the stages below count all of them"]
@@ -186,7 +190,7 @@ def describe_estimate(spec: BundleSpec, work: Work, estimate: Estimate) -> list[
             else []
         ),
         f"  tokens       {tokens.total:,}: {tokens.text:,} of text, {tokens.clean:,} clean, "
-        f"{tokens.noisy:,} noisy",
+        f"{tokens.noisy:,} noisy, {tokens.total - tokens.text - tokens.clean - tokens.noisy:,} marks",
         f"  memory       {_gb(estimate.peak_bytes)} at the peak, weights {_gb(estimate.weight_bytes)} of it"
         + ("" if room is None else f"; {_gb(room)} to give"),
         f"  {'stage':<28}{'calls':>6}{'TFLOP':>12}{'GB held':>10}{'seconds':>10}",

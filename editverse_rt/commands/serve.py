@@ -47,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--ray-workers", type=thread_count, metavar="N", help="how many (default: one a GPU, else one a node)"
     )
-    add("--data", type=Path, default=Path("editverse-rt-data"), metavar="DIR", help="jobs and their files")
+    add(
+        "--data",
+        type=Path,
+        default=Path("editverse-rt-data"),
+        metavar="DIR",
+        help="jobs and their files (default: editverse-rt-data, in the current folder)",
+    )
     add("--host", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=port_number, metavar="N", help="port to listen on, 0 for any (default: 8000)")
     add("--api-keys", type=Path, metavar="FILE", help="lines name:sha256, mode 0600")

@@ -50,9 +50,9 @@ from export.weights import (
     strip_traces,
 )
 from reference.checkpoint import load_any_checkpoint
-from reference.lora import Lora
+from reference.lora import EXPERTS, Lora
 
-__all__ = ["export_bundle", "export_graph", "export_module", "take_place"]
+__all__ = ["export_bundle", "export_graph", "export_module", "lora_from_text", "take_place"]
 
 OPSET = 23
 TOKENIZER_FILE = "tokenizer.model"
@@ -155,15 +155,22 @@ def export_bundle(
     """Write the bundle of a checkpoint; it appears in one step, and takes the place of a bundle of that name.
 
     dtype: what the transformer and the text encoder compute in; graph inputs and outputs stay float32.
-    loras: adapters that are merged before the export, of Wan's transformers only; the bundle lists them.
+    loras: adapters that are merged before the export, of Wan's transformers only; the bundle lists them. Of a
+    checkpoint with two transformers each names the one that takes it.
     schedule_from: the name of a step-distilled adapter's schedule, which becomes the default.
     text_encoder_bits: 8 stores the text encoder's matrices in that many bits (`export.blocks`).
-    Raises FileExistsError when bundle_folder holds something that is not a bundle.
+    Raises FileExistsError when bundle_folder holds something that is not a bundle, ValueError for bits beside a dtype
+    of 16 bits.
     """
     target = Path(bundle_folder).absolute()
     if target.exists() and any(target.iterdir()) and not (target / "bundle.json").is_file():
         raise FileExistsError(
             f"{bundle_folder} is there and is not a bundle; give another path, or remove it"
+        )
+    if text_encoder_bits is not None and dtype != torch.float32:
+        raise ValueError(
+            f"text_encoder_bits is {text_encoder_bits} and dtype {str(dtype).removeprefix('torch.')}; expected one of "
+            "them: only float32 matrices are stored in fewer bits"
         )
     checkpoint = load_any_checkpoint(checkpoint_folder, dtype=dtype, loras=loras)
     family = family_export(checkpoint)
@@ -260,20 +267,42 @@ def _made_facts() -> dict[str, object]:
     return made
 
 
-def _lora_from(text: str) -> Lora:
-    """The adapter of FILE[:SCALE]; a colon before no number belongs to the file's name."""
-    file, colon, scale = text.rpartition(":")
+def lora_from_text(text: str) -> Lora:
+    """The adapter of FILE[:SCALE][@high|@low]. Raises ValueError for a strength that is not finite.
+
+    A colon before no number and an @ before no expert belong to the file's name, as in `C:/a@b.safetensors`.
+    """
+    rest, _, name = text.rpartition("@")
+    expert = EXPERTS.index(name) if rest and name in EXPERTS else None
+    given = text if expert is None else rest
+    file, _, number = given.rpartition(":")
     try:
-        return Lora(Path(file), float(scale)) if colon else Lora(Path(text))
+        scale = float(number)
     except ValueError:
-        return Lora(Path(text))
+        file = ""
+    return Lora(Path(file), scale, expert) if file else Lora(Path(given), expert=expert)
+
+
+def _read_quality(path: Path) -> dict[str, object]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); give a report of export.quality") from None
+    if not isinstance(report, dict):
+        raise ValueError(f"{path} holds no object; give a report of export.quality")
+    return report
 
 
 def _notes_on_adapters(made: Mapping[str, Any]) -> list[str]:
     """A line for each adapter: what it changed, and what of it has no place in the transformer."""
     notes = []
     for lora in made.get("loras", []):
-        notes.append(f"{lora['file']}: merged into {lora['num_layers']} layers at {lora['scale']:g}")
+        expert = "" if lora["expert"] is None else f" of the transformer for {EXPERTS[lora['expert']]} noise"
+        notes.append(f"{lora['file']}: merged into {lora['num_layers']} layers{expert} at {lora['scale']:g}")
+        if lora["alpha_from"] is None:
+            notes.append(
+                f"{lora['file']}: no alpha is stored with it; that of each layer was taken as its rank"
+            )
         if lora["dropped"]:
             names = ", ".join(lora["dropped"][:5])
             notes.append(f"{lora['file']}: {len(lora['dropped'])} values were dropped: {names}")
@@ -300,8 +329,9 @@ def main() -> None:
         "--lora",
         action="append",
         default=[],
-        metavar="FILE[:SCALE]",
-        help="merge an adapter at a strength, 1 if left out; several are merged one after the other",
+        metavar="FILE[:SCALE][@high|@low]",
+        help="merge an adapter at a strength, 1 if left out; several are merged one after the other. @high or @low: "
+        "into which transformer of a checkpoint with two, the one for high noise or the one for low",
     )
     parser.add_argument(
         "--schedule-from",
@@ -318,21 +348,21 @@ def main() -> None:
         "--quality", type=Path, metavar="FILE", help="a quality report (JSON) to put in the bundle"
     )
     args = parser.parse_args()
-    quality = None if args.quality is None else json.loads(args.quality.read_text(encoding="utf-8"))
     try:
+        quality = None if args.quality is None else _read_quality(args.quality)
         made = export_bundle(
             args.checkpoint,
             args.bundle,
             lowering=args.attention,
             name=args.name,
             dtype=DTYPES[args.dtype],
-            loras=[_lora_from(text) for text in args.lora],
+            loras=[lora_from_text(text) for text in args.lora],
             schedule_from=args.schedule_from,
             text_encoder_bits=args.text_encoder_bits,
             quality=quality,
             progress=True,
         )
-    except (FileNotFoundError, FileExistsError, ValueError) as error:
+    except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     for note in _notes_on_adapters(load_bundle(made).spec.made):
         print(note, file=sys.stderr)

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.errors import RequestError
+from editverse_rt.stages import TRANSFORMERS
 from export.attention_nodes import OP_TYPE
 from export.blocks import has_blocks
 from export.integers import INTEGERS
@@ -16,8 +17,8 @@ __all__ = ["check_source", "keeps_plugin", "load_standard"]
 
 
 def keeps_plugin(bundle: Bundle, graph: str) -> bool:
-    """Whether a graph was exported with `RopeAttention` left to TensorRT's plugin."""
-    return graph == "transformer" and bundle.spec.capabilities.attention == "plugin"
+    """Whether a graph was exported with `RopeAttention` left to TensorRT's plugin: a transformer, each one of two."""
+    return graph in TRANSFORMERS and bundle.spec.capabilities.attention == "plugin"
 
 
 def check_source(bundle: Bundle) -> None:

@@ -17,6 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import CACHE_T, patchify, 
 from torch import Tensor, nn
 
 __all__ = [
+    "UNUSED_VAE_FIELDS",
     "DecoderFirst",
     "DecoderNext",
     "EncoderFirst",
@@ -30,6 +31,11 @@ __all__ = [
     "patches_from_latents",
     "pixels_from_frames",
 ]
+
+
+UNUSED_VAE_FIELDS = frozenset({"clip_output"})
+"""Fields of vae/config.json that other versions of diffusers write and none of this one's classes reads: frames are
+clipped anyway."""
 
 
 def check_vae(vae: AutoencoderKLWan) -> None:

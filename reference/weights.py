@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "WEIGHTS",
+    "assign_weights",
     "existing",
     "forget_origin",
     "load_part",
     "load_weights",
+    "read_fields",
+    "read_header",
     "read_json",
     "read_tensors",
     "save_weights",
@@ -35,6 +40,31 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no object; download or save it again")
     return value
+
+
+def read_fields(
+    path: Path, facts: Mapping[str, Any], cls: Any, unused: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The arguments of a class of diffusers: its defaults, and above them what its config.json says.
+
+    unused: fields that may be there and are passed over. Raises ValueError for others that the class does not have,
+    which diffusers would pass over as well, and for what is no number where the class has one.
+    """
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    known = {p.name: p.default for p in parameters if p.name != "kwargs"}
+    given = {name: value for name, value in facts.items() if not name.startswith("_")}
+    for name in sorted(given.keys() - known.keys() - unused):
+        raise ValueError(
+            f"{path}: {name} is {given[name]!r}, a field that {cls.__name__} of this diffusers does not "
+            "have; save the checkpoint with diffusers 0.42 or take the field out"
+        )
+    for name, value in given.items():
+        is_number = isinstance(known.get(name), (int, float))
+        if is_number and value is not None and not isinstance(value, (int, float)):
+            raise ValueError(
+                f"{path}: {name} is {value!r}; expected a number: download or save the checkpoint again"
+            )
+    return known | given
 
 
 def write_json(path: Path, value: object) -> None:
@@ -92,6 +122,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says besides its tensors, {} for nothing. Raises as `read_tensors` does."""
+    try:
+        with safe_open(existing(path), "pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file ({error}); expected one: download it again"
+        ) from None
+
+
 def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     """A part of a checkpoint by its class of diffusers or transformers.
 
@@ -137,3 +178,21 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
             f"{index}: {odd} is not both in the index and in its shard; save the checkpoint again"
         )
     return weights
+
+
+def assign_weights(transformer: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a transformer made on the meta device its weights, as they are.
+
+    Raises ValueError that names a weight which is missing, superfluous or of another shape.
+    """
+    expected = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
+    for name in sorted(weights.keys() ^ expected.keys()):
+        state = "missing" if name in expected else "not known"
+        raise ValueError(f"the transformer's weight {name} is {state}; take the folder's own config.json")
+    for name, shape in expected.items():
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(
+                f"the transformer's weight {name} is {tuple(weights[name].shape)}; expected {shape} after "
+                "config.json: take config.json and weights of one folder"
+            )
+    transformer.load_state_dict(weights, assign=True)

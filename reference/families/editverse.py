@@ -8,7 +8,7 @@ silent, "ours" says so.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ class TransformerConfig:
     `ntk_factors` stretches each axis for inputs longer than those trained on (1 leaves it as trained).
     `prediction` says what the last layer gives: the velocity itself, or the clean segment, from which the
     velocity follows (ours; loss and sampler are the same).
+    Raises ValueError that names a value which is no size of a transformer.
     """
 
     width: int
@@ -43,6 +44,11 @@ class TransformerConfig:
     """With `prediction="sample"`, the least 1 - t that the velocity is divided by."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            expected = _expected_of(str(field.type), value)
+            if expected is not None:
+                raise ValueError(f"{field.name} is {value!r}; expected {expected}")
         if sum(self.axis_dims) != self.head_dim or any(d % 2 for d in self.axis_dims):
             raise ValueError(f"axis_dims {self.axis_dims} must be even and sum to head_dim {self.head_dim}")
 
@@ -51,9 +57,17 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TransformerConfig:
+        """Read a config.json, fields with _ left out. Raises ValueError for a field that is missing or not known."""
         known: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if not k.startswith("_")
         }
+        names = {field.name: field.default is MISSING for field in fields(cls)}
+        for name in sorted(known.keys() - names.keys()):
+            raise ValueError(
+                f"{name} is {known[name]!r}, a field that the transformer does not have; expected {', '.join(names)}"
+            )
+        for name in sorted(name for name, is_needed in names.items() if is_needed and name not in known):
+            raise ValueError(f"{name} is missing; expected all of {', '.join(names)}")
         return cls(**known)
 
     @property
@@ -62,6 +76,26 @@ class TransformerConfig:
         pairs = zip(self.axis_dims, self.ntk_factors, strict=True)
         a, b, c, d = (self.rope_theta * s ** (n / max(n - 2, 1)) for n, s in pairs)
         return a, b, c, d
+
+
+def _expected_of(kind: str, value: object) -> str | None:
+    """What a field of this type takes, None if the value is that."""
+    if kind.startswith("tuple"):
+        is_int = "int" in kind
+        is_whole = isinstance(value, tuple) and len(value) == 4
+        if is_whole and all(_is_number(x, whole=is_int) and x > 0 for x in value):  # type: ignore[attr-defined]
+            return None
+        return f"four {'whole numbers' if is_int else 'numbers'} above 0"
+    if kind.startswith("Literal"):
+        return None if value in ("velocity", "sample") else "'velocity' or 'sample'"
+    is_int = kind == "int"
+    if _is_number(value, whole=is_int) and value > 0:  # type: ignore[operator]
+        return None
+    return f"a {'whole number' if is_int else 'number'} above 0"
+
+
+def _is_number(value: object, *, whole: bool) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
 
 
 CONFIGS: dict[str, TransformerConfig] = {

@@ -23,11 +23,14 @@ from transformers import T5Config, T5EncoderModel
 
 from reference.families.editverse import CONFIGS, EditVerseTransformer, TransformerConfig
 from reference.random_weights import fill_randomly, random_sentences, train_tokenizer
+from reference.vae import UNUSED_VAE_FIELDS, check_vae
 from reference.weights import (
+    assign_weights,
     existing,
     forget_origin,
     load_part,
     load_weights,
+    read_fields,
     read_json,
     save_weights,
     write_json,
@@ -169,23 +172,35 @@ def load_editverse(folder: str | Path, *, dtype: torch.dtype | None = None) -> E
 
     dtype: that of the transformer and the text encoder, None for the one they were saved in. The VAE is
     always float32, since it decides on grey levels.
-    Raises ValueError for a part of another class, FileNotFoundError for a part that is not there.
+    Raises ValueError for a part of another class, for a field that is not known, missing or out of its range, and for
+    parts that do not fit each other; FileNotFoundError for a part that is not there.
     """
     root = Path(folder)
     index = read_json(root / "model_index.json")
     for part, (_, class_name) in _PARTS.items():
-        found = (index.get(part) or [None, None])[1]
+        found = _class_of(index.get(part))
         if found != class_name:
             raise ValueError(f"{root / 'model_index.json'}: {part} is {found}; expected {class_name}")
-    config = TransformerConfig.from_dict(read_json(root / "transformer" / "config.json"))
+    limits = _read_limits(root / "model_index.json", index)
+    scheduler = _read_scheduler(root / "scheduler" / "scheduler_config.json")
+    config = _read_config(root / "transformer" / "config.json")
     with torch.device("meta"):
         transformer = EditVerseTransformer(config)
     weights = load_weights(root / "transformer")
     if dtype is not None:
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
-    transformer.load_state_dict(weights, assign=True)
+    assign_weights(transformer, weights)
+    vae_config = root / "vae" / "config.json"
+    read_fields(vae_config, read_json(vae_config), AutoencoderKLWan, UNUSED_VAE_FIELDS)
     vae = load_part(AutoencoderKLWan, root / "vae", torch_dtype=torch.float32)
+    check_vae(vae)
+    patch_size_of(config, vae)
     text_encoder = load_part(T5EncoderModel, root / "text_encoder", dtype="auto" if dtype is None else dtype)
+    if text_encoder.config.d_model != config.text_dim:
+        raise ValueError(
+            f"{root}: the text encoder's d_model is {text_encoder.config.d_model} and the transformer's "
+            f"text_dim {config.text_dim}; take the two of one checkpoint"
+        )
     for module in (transformer, vae, text_encoder):
         module.eval().requires_grad_(False)
     return EditVerseCheckpoint(
@@ -193,9 +208,47 @@ def load_editverse(folder: str | Path, *, dtype: torch.dtype | None = None) -> E
         vae=vae,
         text_encoder=text_encoder,
         tokenizer_file=existing(root / "tokenizer" / TOKENIZER_FILE),
-        scheduler=read_json(root / "scheduler" / "scheduler_config.json"),
-        limits=index["editverse"],
+        scheduler=scheduler,
+        limits=limits,
     )
+
+
+def _class_of(part: object) -> str | None:
+    """The class of a part in model_index.json, ["library", "class"]."""
+    return str(part[1]) if isinstance(part, list) and len(part) == 2 and part[1] is not None else None
+
+
+def _read_config(path: Path) -> TransformerConfig:
+    facts = read_json(path)
+    try:
+        return TransformerConfig.from_dict(facts)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; take the config.json that the weights were saved with") from None
+
+
+def _read_limits(path: Path, index: Mapping[str, Any]) -> dict[str, float]:
+    """The sizes that a model was trained for, from its model_index.json. Raises ValueError for one that lacks."""
+    limits = index.get("editverse")
+    if not isinstance(limits, dict):
+        raise ValueError(
+            f"{path}: editverse is {limits!r}; expected an object of {', '.join(LIMITS['nano'])}"
+        )
+    for name in LIMITS["nano"]:
+        _check_positive(path, f"editverse.{name}", limits.get(name))
+    return limits
+
+
+def _read_scheduler(path: Path) -> dict[str, Any]:
+    """scheduler_config.json with the numbers that every schedule begins from. Raises ValueError for one that lacks."""
+    scheduler = read_json(path)
+    for name in PAPER_SCHEDULE:
+        _check_positive(path, name, scheduler.get(name))
+    return scheduler
+
+
+def _check_positive(path: Path, name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{path}: {name} is {value!r}; expected a number above 0")
 
 
 _PARTS = {

@@ -26,16 +26,15 @@ from reference.families.wan_config import (
     NEGATIVE_PROMPT,
     PIPELINES,
     WanSchedule,
-    check_vae_config,
     limits_of,
     read_scheduler,
     read_transformer,
 )
 from reference.families.wan_weights import build_transformer
-from reference.lora import Lora, MergedLora, load_merged
+from reference.lora import EXPERTS, Lora, MergedLora, load_merged
 from reference.tokenizers import find_tokenizer_model
-from reference.vae import check_vae
-from reference.weights import load_part, load_weights, read_json
+from reference.vae import UNUSED_VAE_FIELDS, check_vae
+from reference.weights import load_part, load_weights, read_fields, read_json
 
 __all__ = ["NEGATIVE_PROMPT", "WanCheckpoint", "load_wan"]
 
@@ -92,14 +91,16 @@ def load_wan(
     """Read a checkpoint folder. Weights are mapped from their files, and keep the dtypes they have.
 
     dtype: what the transformers and the text encoder are converted to, None to leave them; the VAE is always
-    float32. loras: adapters that are merged into the transformers (reference/lora.py).
-    Raises ValueError for a class, a field or a value that is not run, FileNotFoundError for a missing file.
+    float32. loras: adapters that are merged into the transformers (reference/lora.py); of two experts each names one.
+    Raises ValueError for a class, a field or a value that is not run, and for an adapter of no or another expert;
+    FileNotFoundError for a missing file.
     """
     root = Path(folder)
     index_path = root / "model_index.json"
     index = read_json(index_path)
     pipeline = str(index.get("_class_name"))
     names = _read_index(index_path, index, pipeline)
+    _check_experts(index_path, loras, len(names))
     schedule = _read_schedule(root, index, len(names))
     clean_timestep = bool(index.get("expand_timesteps"))
     transformers, merged = [], []
@@ -111,16 +112,22 @@ def load_wan(
             rounds_timestep=schedule.told == "floor",
         )
         _check_source(index_path, pipeline, config)
-        chosen = [lora for lora in loras if lora.expert in (None, expert)]
+        chosen = [lora for lora in loras if (lora.expert or 0) == expert]
         if chosen:
             weights, notes = load_merged(root / name, chosen, dtype)
-            merged += [note for note in notes if note not in merged]
+            merged += notes
         else:
             weights = load_weights(root / name)
             if dtype is not None:
                 weights = {key: weight.to(dtype) for key, weight in weights.items()}
         transformers.append(build_transformer(config, weights))
-    check_vae_config(root / "vae" / "config.json", read_json(root / "vae" / "config.json"))
+    if transformers[-1].config != transformers[0].config:
+        raise ValueError(
+            f"{root}: the config.json of {names[0]} and of {names[1]} give other sizes; expected the same: take the "
+            "two of one checkpoint"
+        )
+    vae_config = root / "vae" / "config.json"
+    read_fields(vae_config, read_json(vae_config), AutoencoderKLWan, UNUSED_VAE_FIELDS)
     vae = load_part(AutoencoderKLWan, root / "vae", torch_dtype=torch.float32)
     check_vae(vae)
     config = transformers[0].config
@@ -188,6 +195,22 @@ def _read_index(path: Path, index: dict[str, Any], pipeline: str) -> list[str]:
             "and 1 for two, and null for one"
         )
     return names
+
+
+def _check_experts(path: Path, loras: Sequence[Lora], num_experts: int) -> None:
+    """Of two experts each adapter names its own, of one transformer none names any. Raises ValueError."""
+    for lora in loras:
+        if num_experts == len(EXPERTS) and lora.expert is None:
+            raise ValueError(
+                f"{path}: it has two transformers, one for high noise and one for low, and {lora.path} names none of "
+                f"them; expected the one that it was trained for: write {lora.path.name}@high or {lora.path.name}@low, "
+                "and give it twice for both"
+            )
+        if num_experts == 1 and lora.expert is not None:
+            raise ValueError(
+                f"{path}: {lora.path} is for the transformer for {EXPERTS[lora.expert]} noise, of two; expected an "
+                f"adapter of a checkpoint with one transformer: leave @{EXPERTS[lora.expert]} out if it is one"
+            )
 
 
 def _class_of(index: dict[str, Any], part: str) -> str | None:

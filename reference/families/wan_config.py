@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from diffusers import (
-    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanTransformer3DModel,
@@ -18,12 +16,12 @@ from diffusers import (
 
 from reference.families.wan import WanConfig
 from reference.solvers import TRAIN_STEPS, Schedule, Solver, Spacing
+from reference.weights import read_fields
 
 __all__ = [
     "NEGATIVE_PROMPT",
     "PIPELINES",
     "WanSchedule",
-    "check_vae_config",
     "limits_of",
     "read_scheduler",
     "read_transformer",
@@ -108,21 +106,6 @@ _SCHEDULER_MUST: dict[str, dict[str, Any]] = {
         "stochastic_sampling": False,
     },
 }
-# Written by other versions of diffusers, and read by none of this one's classes: frames are clipped anyway.
-_VAE_UNUSED = {"clip_output"}
-
-
-def _fields(path: Path, facts: Mapping[str, Any], cls: Any, unused: frozenset[str] = frozenset()) -> Any:
-    """The arguments of a class of diffusers: its defaults, and above them what the file says."""
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    known = {p.name: p.default for p in parameters if p.name != "kwargs"}
-    given = {name: value for name, value in facts.items() if not name.startswith("_")}
-    for name in sorted(given.keys() - known.keys() - unused):
-        raise ValueError(
-            f"{path}: {name} is {given[name]!r}, a field that {cls.__name__} of this diffusers does not "
-            "have; save the checkpoint with diffusers 0.42 or take the field out"
-        )
-    return known | given
 
 
 def _must(path: Path, facts: Mapping[str, Any], values: Mapping[str, Any], advice: str) -> None:
@@ -138,7 +121,7 @@ def read_transformer(
     name = facts.get("_class_name")
     if name not in _TRANSFORMERS:
         raise ValueError(f"{path}: _class_name is {name!r}; expected one of {', '.join(_TRANSFORMERS)}")
-    config = _fields(path, facts, _TRANSFORMERS[name])
+    config = read_fields(path, facts, _TRANSFORMERS[name])
     _must(path, config, _TRANSFORMER_MUST, "take a checkpoint whose networks see text and video alone")
     depth, rows, columns = config["patch_size"]
     if depth != 1 or rows != columns:
@@ -177,20 +160,15 @@ def read_scheduler(path: Path, facts: Mapping[str, Any]) -> WanSchedule:
     """scheduler_config.json. Raises ValueError for another class, or options that are not run."""
     name = facts.get("_class_name")
     if name == "UniPCMultistepScheduler":
-        config = _fields(path, facts, UniPCMultistepScheduler)
+        config = read_fields(path, facts, UniPCMultistepScheduler)
     elif name == "FlowMatchEulerDiscreteScheduler":
-        config = _fields(path, facts, FlowMatchEulerDiscreteScheduler)
+        config = read_fields(path, facts, FlowMatchEulerDiscreteScheduler)
     else:
         raise ValueError(f"{path}: _class_name is {name!r}; expected one of {', '.join(_SCHEDULER_MUST)}")
     _must(path, config, _SCHEDULER_MUST[name], "take the scheduler that the checkpoint was published with")
     if name == "UniPCMultistepScheduler":
         return WanSchedule("unipc2", "unipc_flow", "floor", float(config["flow_shift"]))
     return WanSchedule("euler", "euler_flow", "exact", float(config["shift"]))
-
-
-def check_vae_config(path: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse fields of vae/config.json that the class would overlook. Raises ValueError."""
-    _fields(path, facts, AutoencoderKLWan, frozenset(_VAE_UNUSED))
 
 
 def limits_of(config: WanConfig) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from reference.families.wan import WanConfig, WanTransformer
 from reference.families.wan_vace import VaceTransformer
+from reference.weights import assign_weights
 
 __all__ = ["build_transformer", "weights_from_diffusers"]
 
@@ -72,16 +73,5 @@ def build_transformer(config: WanConfig, weights: Mapping[str, Tensor]) -> WanTr
     """
     with torch.device("meta"):
         model = VaceTransformer(config) if config.source == "control" else WanTransformer(config)
-    found = weights_from_diffusers(weights, config)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in sorted(found.keys() ^ expected.keys()):
-        state = "missing" if name in expected else "not known"
-        raise ValueError(f"the transformer's weight {name} is {state}; take the folder's own config.json")
-    for name, shape in expected.items():
-        if tuple(found[name].shape) != shape:
-            raise ValueError(
-                f"the transformer's weight {name} is {tuple(found[name].shape)}; expected {shape} after "
-                "config.json: take config.json and weights of one folder"
-            )
-    model.load_state_dict(found, assign=True)
+    assign_weights(model, weights_from_diffusers(weights, config))
     return model.eval().requires_grad_(False)

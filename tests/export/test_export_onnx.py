@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -18,6 +20,7 @@ from export.export_onnx import export_bundle, export_graph
 from export.families import build_graphs, family_export
 from export.weights import MIN_MOVED_BYTES
 from reference.checkpoint import Checkpoint, load_checkpoint
+from reference.lora import Lora, MergedLora
 
 GRAPH_NAMES = (
     *("text_encoder", "vae_encoder_first", "vae_encoder_next", "solver_step", "noise"),
@@ -236,4 +239,85 @@ def test_the_command_says_what_is_wrong(
         export_onnx.main()
     assert stop.value.code == 2
     assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_bits_and_another_dtype_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="text_encoder_bits is 8 and dtype float16; expected one of them"):
+        export_onnx.export_bundle(tmp_path / "no", tmp_path / "out", dtype=torch.float16, text_encoder_bits=8)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_is_named_with_its_strength_and_its_expert() -> None:
+    for text, path, scale, expert in (
+        ("a.safetensors", "a.safetensors", 1.0, None),
+        ("a.safetensors:0.5", "a.safetensors", 0.5, None),
+        ("a.safetensors@high", "a.safetensors", 1.0, 0),
+        ("a.safetensors:-2@low", "a.safetensors", -2.0, 1),
+        ("C:/me@home/a.safetensors", "C:/me@home/a.safetensors", 1.0, None),
+        ("C:/me@home/a@low.safetensors:0.5@low", "C:/me@home/a@low.safetensors", 0.5, 1),
+        ("a@high@low", "a@high", 1.0, 1),
+        ("@high", "@high", 1.0, None),
+        ("a:b", "a:b", 1.0, None),
+    ):
+        assert export_onnx.lora_from_text(text) == Lora(Path(path), scale, expert), text
+    with pytest.raises(ValueError, match="its scale is inf; expected a finite number"):
+        export_onnx.lora_from_text("a.safetensors:inf")
+
+
+def test_notes_say_into_which_transformer_an_adapter_went() -> None:
+    loras = [
+        asdict(MergedLora("fast.safetensors", "0" * 64, 0.5, expert, 40, alpha_from="tensors"))
+        for expert in (0, 1, None)
+    ]
+    loras[2] |= {"dropped": ["blocks.0.norm3.diff"], "alpha_from": None}
+    assert export_onnx._notes_on_adapters({"loras": loras}) == [
+        "fast.safetensors: merged into 40 layers of the transformer for high noise at 0.5",
+        "fast.safetensors: merged into 40 layers of the transformer for low noise at 0.5",
+        "fast.safetensors: merged into 40 layers at 0.5",
+        "fast.safetensors: no alpha is stored with it; that of each layer was taken as its rank",
+        "fast.safetensors: 1 values were dropped: blocks.0.norm3.diff",
+    ]
+
+
+def test_a_quality_report_that_cannot_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, said in ((None, "cannot be read"), ("{", "cannot be read"), ("[]", "holds no object")):
+        report = tmp_path / "quality.json"
+        if text is not None:
+            report.write_text(text)
+        arguments = [str(tmp_path), str(tmp_path / "out"), "--quality", str(report)]
+        monkeypatch.setattr("sys.argv", ["export_onnx", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            export_onnx.main()
+        assert stop.value.code == 2
+        assert f"quality.json {said}" in capsys.readouterr().err
+
+
+def test_an_editverse_folder_that_cannot_be_exported_is_one_line(
+    checkpoint_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(checkpoint_folder, tmp_path / "checkpoint"))
+    config = folder / "transformer" / "config.json"
+    own = json.loads(config.read_text())
+    monkeypatch.setattr("sys.argv", ["export_onnx", str(folder), str(tmp_path / "out")])
+    for changes, said in (
+        ({"window": 9}, "config.json: window is 9, a field that the transformer does not have"),
+        ({"num_blocks": own["num_blocks"] + 1}, "is missing; take the folder's own config.json"),
+        (
+            {"mlp_width": own["mlp_width"] + 1},
+            "after config.json: take config.json and weights of one folder",
+        ),
+        ({"width": "wide"}, "config.json: width is 'wide'; expected a whole number above 0"),
+    ):
+        config.write_text(json.dumps(own | changes))
+        with pytest.raises(SystemExit) as stop:
+            export_onnx.main()
+        assert stop.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert said in line
     assert not (tmp_path / "out").exists()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
 import torch
 
 from reference.checkpoint import LIMITS, Checkpoint, load_checkpoint, make_random_checkpoint, save_checkpoint
+from reference.weights import write_json
 
 TRANSFORMER = {
     "width": 32, "num_blocks": 2, "num_heads": 2, "head_dim": 16, "mlp_width": 48, "time_width": 16,
@@ -128,6 +131,97 @@ def test_a_part_of_another_class_is_refused(checkpoint: Checkpoint, tmp_path: Pa
     path = copy / "model_index.json"
     path.write_text(path.read_text().replace("AutoencoderKLWan", "AutoencoderKL"))
     with pytest.raises(ValueError, match="vae is AutoencoderKL; expected AutoencoderKLWan"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (
+            "transformer/config.json",
+            {"window": 9},
+            r"config\.json: window is 9, a field that the transformer does not",
+        ),
+        (
+            "transformer/config.json",
+            {"width": None},
+            r"config\.json: width is missing; expected all of width, ",
+        ),
+        ("transformer/config.json", {"width": "32"}, "width is '32'; expected a whole number above 0; take"),
+        ("transformer/config.json", {"norm_eps": 0}, "norm_eps is 0; expected a number above 0"),
+        (
+            "transformer/config.json",
+            {"axis_dims": [4, 4, 8]},
+            r"axis_dims is \(4, 4, 8\); expected four whole",
+        ),
+        ("transformer/config.json", {"prediction": "noise"}, "prediction is 'noise'; expected 'velocity' or"),
+        (
+            "transformer/config.json",
+            {"head_dim": 32},
+            r"axis_dims \(4, 4, 4, 4\) must be even and sum to head_dim 32",
+        ),
+        (
+            "transformer/config.json",
+            {"num_blocks": 3},
+            r"weight blocks\.2\..* is missing; take the folder's own",
+        ),
+        ("transformer/config.json", {"num_blocks": 1}, r"weight blocks\.1\..* is not known"),
+        (
+            "transformer/config.json",
+            {"mlp_width": 64},
+            r"is \(48, 32\); expected \(64, 32\) after config\.json",
+        ),
+        ("vae/config.json", {"tiling": True}, r"config\.json: tiling is True, a field that AutoencoderKLWan"),
+        ("vae/config.json", {"z_dim": "48"}, r"z_dim is '48'; expected a number"),
+        ("vae/config.json", {"latents_mean": [0.0]}, r"latents_mean has 1 values; expected z_dim"),
+        (
+            "scheduler/scheduler_config.json",
+            {"guidance_scale": None},
+            "guidance_scale is None; expected a number",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_inference_steps": "x"},
+            "num_inference_steps is 'x'; expected",
+        ),
+        ("model_index.json", {"editverse": None}, "editverse is None; expected an object of min_area_px"),
+        ("model_index.json", {"editverse": {}}, r"editverse\.min_area_px is None; expected a number above 0"),
+        ("model_index.json", {"vae": "AutoencoderKLWan"}, "vae is None; expected AutoencoderKLWan"),
+    ],
+)
+def test_a_field_that_is_not_run_is_refused_by_its_name(
+    file: str, changes: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    """None takes a field out."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    facts = json.loads((copy / file).read_text()) | changes
+    write_json(copy / file, {name: value for name, value in facts.items() if value is not None})
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            "text_encoder",
+            "the text encoder's d_model is 40 and the transformer's text_dim 24; take the two of one",
+        ),
+        ("vae", r"the transformer's patch_dim is 256; expected 6 \* p \* p"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(
+    part: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    other = make_random_checkpoint(
+        "nano", tmp_path / "other", text_overrides={"d_model": 40},
+        vae_overrides={"base_dim": 2, "z_dim": 6, "latents_mean": [0.0] * 6, "latents_std": [1.0] * 6},
+        transformer_overrides=TRANSFORMER,
+    )  # fmt: skip
+    shutil.rmtree(copy / part)
+    shutil.copytree(other / part, copy / part)
+    with pytest.raises(ValueError, match=message):
         load_checkpoint(copy)
 
 

@@ -119,6 +119,23 @@ def test_adapters_go_to_the_expert_they_name(tiny_folder: Folder, tmp_path: Path
     assert [(note.file, note.expert) for note in merged.merged] == [("low.safetensors", 1)]
 
 
+def test_an_adapter_names_an_expert_where_there_are_two_and_there_alone(
+    tiny_folder: Folder, tmp_path: Path
+) -> None:
+    key = "diffusion_model.blocks.0.self_attn.v"
+    tensors = {f"{key}.lora_down.weight": torch.ones((1, 64)), f"{key}.lora_up.weight": torch.ones((64, 1))}
+    path = tmp_path / "fast.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(
+        ValueError, match=r"names none of them; .* fast\.safetensors@high or fast\.safetensors@low"
+    ):
+        load_any_checkpoint(tiny_folder("wan-a14b-tiny"), loras=[Lora(path, expert=0), Lora(path)])
+    with pytest.raises(ValueError, match=r"for low noise, of two; .*: leave @low out"):
+        load_any_checkpoint(tiny_folder("wan-t2v-tiny"), loras=[Lora(path, expert=1)])
+    both = load_wan(tiny_folder("wan-a14b-tiny"), loras=[Lora(path, expert=1), Lora(path, expert=0)])
+    assert [note.expert for note in both.merged] == [0, 1]
+
+
 def test_a_folder_of_transformers_5_has_its_tokenizer_made(copy: Folder) -> None:
     from transformers import AutoTokenizer
 
@@ -172,6 +189,7 @@ def test_an_index_that_is_not_run_is_refused(changes: dict[str, Any], message: s
             {"_class_name": "HunyuanVideoTransformer3DModel"},
             "_class_name is 'Hunyuan.*'; expected one of Wan",
         ),
+        ({"num_layers": "3"}, "num_layers is '3'; expected a number"),
         ({"num_layers": 4}, r"weight blocks\.3\..* is missing"),
         ({"ffn_dim": 128}, r"is \(96, 64\); expected \(128, 64\) after config\.json"),
     ],
@@ -222,6 +240,24 @@ def test_parts_that_do_not_belong_together_are_refused(copy: Folder) -> None:
     shutil.copytree(folder / "other" / "vae", folder / "vae")
     with pytest.raises(ValueError, match="z_dim is 48 and the transformer's latents have 16"):
         load_wan(folder)
+
+
+def test_two_experts_of_other_sizes_are_refused(copy: Folder) -> None:
+    folder = copy("wan-a14b-tiny")
+    make_random_checkpoint("wan-a14b-tiny", folder / "other", blocks=2)
+    shutil.rmtree(folder / "transformer_2")
+    shutil.copytree(folder / "other" / "transformer_2", folder / "transformer_2")
+    with pytest.raises(
+        ValueError, match="of transformer and of transformer_2 give other sizes; expected the same"
+    ):
+        load_wan(folder)
+
+
+def test_weights_that_do_not_fit_are_refused_with_an_adapter_too(copy: Folder, tmp_path: Path) -> None:
+    folder = copy("wan-t2v-tiny")
+    edit(folder / "transformer" / "config.json", num_layers=4)
+    with pytest.raises(ValueError, match=r"weight blocks\.3\..* is missing"):
+        load_wan(folder, loras=[Lora(tmp_path / "fast.safetensors")])
 
 
 def test_missing_files_are_named(copy: Folder) -> None:

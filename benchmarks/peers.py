@@ -117,6 +117,8 @@ def measure_work(
         contenders = [name for name in contenders if name in (REFERENCE, OURS)]
     rows: dict[str, dict[str, Any]] = {name: {"work": work.name, "contender": name} for name in contenders}
     results: dict[str, NDArray[Any]] = {}
+    # The very first call of each, which its turns leave out: a warm-up, or one that the process of a turn begins with.
+    firsts: dict[str, Sample] = {}
     calls: dict[str, Callable[[], Sample]] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
 
@@ -133,7 +135,7 @@ def measure_work(
             def turn() -> Sample:
                 with open_worker(name) as worker:
                     first = worker.run()
-                    rows[name].setdefault("first_wall_s", first.wall_s)
+                    firsts.setdefault(name, first)
                     ready = [part.cpu_s for part in (worker.opened, first)]
                     rows[name].setdefault("first_result_cpu_s", sum(ready))
                     sample = worker.run()
@@ -159,7 +161,7 @@ def measure_work(
                 continue
             try:
                 workers[name] = stack.enter_context(open_worker(name))
-                rows[name]["first_wall_s"] = workers[name].run().wall_s
+                firsts[name] = workers[name].run()
                 calls[name] = workers[name].run
             except WorkerError as error:
                 drop(name, error)
@@ -171,12 +173,11 @@ def measure_work(
             if worker.name in calls:
                 keep_result(worker)
     for name, timing in timings.items():
-        first = {key: rows[name][key] for key in ("first_wall_s",) if key in rows[name]}
         distance, tolerance = compare_results(
             results[name], results[REFERENCE], by_other_schedule=work.schedule is not None and name == OURS
         )
         agrees = {"error": distance, "tolerance": tolerance, "agrees": distance <= tolerance}
-        rows[name] |= timing.to_json() | first | agrees
+        rows[name] |= replace(timing, first=firsts[name]).to_json() | agrees
     return list(rows.values())
 
 

@@ -1,7 +1,8 @@
 """`python -m benchmarks.throughput`: what a request costs, stage by stage and end to end.
 
 A made-up clip is decoded, edited and encoded again; every graph's calls are timed. The first request, with
-all that is made once, is told apart from the steady state. Memory is that of this whole process.
+all that is made once, is told apart from the steady state. Memory is that of this whole process, and so is CPU time:
+with more than one lane no stage has any, since the others' work is in it; a request has its share of the whole.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ STAGES = {
     "decode": (),
     "text": ("text_encoder",),
     "vae encode": ("vae_encoder_first", "vae_encoder_next"),
-    "noise": ("noise",),
-    "transformer": ("transformer",),
-    "solver": ("solver_step",),
+    "condition": ("condition",),
+    "noise": ("noise", "add_noise"),
+    "transformer": ("transformer", "transformer_2"),
+    "solver": ("solver_step", "keep_known"),
     "vae decode": ("vae_decoder_first", "vae_decoder_next"),
     "encode": (),
 }
@@ -165,7 +167,8 @@ def measure_throughput(
     """Rows, one a stage, and facts of the whole.
 
     batch: requests one after another in a turn of a lane. concurrency: lanes that work at once, each a
-    pipeline of its own in this process; stages are those of the first lane. repeats: turns after the first.
+    pipeline of its own in this process; stages are those of the first lane, without CPU time if there are others.
+    repeats: turns after the first.
     Raises what the pipeline raises, for a size that the bundle does not take for one.
     """
     loaded = load_bundle(bundle)
@@ -190,7 +193,9 @@ def measure_throughput(
     laid_out = result.laid_out
     estimate = estimate_work(loaded.spec, laid_out.work)
     rows = [
-        _row(stage, first, turns, estimate) for stage in [*STAGES, "other", "end to end"] if stage in first
+        _row(stage, first, turns, estimate, is_alone=concurrency == 1)
+        for stage in [*STAGES, "other", "end to end"]
+        if stage in first
     ]
     solve_s = next(row["wall_s"] for row in rows if row["stage"] == "transformer")
     facts = {
@@ -250,8 +255,14 @@ def _run_lanes(lanes: list[Lane], work: Callable[[Lane], list[Any]], results: li
 
 
 def _row(
-    stage: str, first: dict[str, Sample], turns: list[dict[str, Sample]], estimate: Estimate
+    stage: str,
+    first: dict[str, Sample],
+    turns: list[dict[str, Sample]],
+    estimate: Estimate,
+    *,
+    is_alone: bool,
 ) -> dict[str, Any]:
+    """A stage's row. is_alone: nothing else ran in the process, so that its CPU time is the stage's."""
     walls = [turn[stage].wall_s for turn in turns]
     low, high = np.percentile(walls, [25, 75])
     row: dict[str, Any] = {
@@ -260,7 +271,7 @@ def _row(
         "wall_s": median(walls),
         "wall_s_quartiles": [float(low), float(high)],
     }
-    cpu = median(turn[stage].cpu_s for turn in turns)
+    cpu = median(turn[stage].cpu_s for turn in turns) if is_alone else float("nan")
     if np.isfinite(cpu):
         row["cpu_s"] = cpu
     names = COUNTED.get(stage, ())

@@ -2,8 +2,8 @@
 
 Images and clips are sampled without text and inputs, and held to real ones of nano's world, or of `--real FOLDER`
 (files .npy, uint8 [T, H, W, 3]; those of one frame are the images). The first row is the standard: the checkpoint's
-own 50 steps, or those of `--teacher`. `--distilled FOLDER` adds a distilled checkpoint at the steps that it was made
-for; it may be given more than once.
+own 50 steps. `--distilled FOLDER` adds a distilled checkpoint at the steps that it was made for; it may be given more
+than once.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from export.integers import add_initializer, replace_product, stored_values
 
-__all__ = ["BLOCK_SIZE", "has_blocks", "round_blocks", "round_matrix"]
+__all__ = ["BLOCK_SIZE", "OP_TYPE", "has_blocks", "round_blocks", "round_matrix"]
 
 OP_TYPE, DOMAIN = "MatMulNBits", "com.microsoft"
 BITS = 8
@@ -20,6 +20,7 @@ BLOCK_SIZE = 32
 ACCURACY_LEVEL = 4
 ZERO_POINT, LARGEST = 128, 127
 """What stands for 0 where no zero points are given, and the largest magnitude."""
+_NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def has_blocks(model: ir.Model) -> bool:
@@ -30,9 +31,12 @@ def has_blocks(model: ir.Model) -> bool:
 def round_blocks(model: ir.Model) -> int:
     """Round the matrix [K, N] of every product x W that has a constant one; say how many, in place.
 
-    Raises ValueError if there is none, or where the graph computes in another type than float32.
+    Raises ValueError, and changes nothing, if there is none or where one is of another type than float32: transformers
+    keeps some matrices of a T5 in float32 when the others are in float16, and those alone would be rounded.
     """
     graph, count = model.graph, 0
+    for node in graph:
+        _refuse_narrow(node)
     rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
     for node in list(graph):
         weight = node.inputs[1] if node.op_type == "MatMul" else None
@@ -68,6 +72,16 @@ def round_matrix(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scales = np.maximum(np.abs(blocks).max(axis=2), 1e-30) / LARGEST
     integers = np.round(blocks / scales[..., None]) + ZERO_POINT
     return integers.astype(np.uint8), scales.astype(np.float32).reshape(-1)
+
+
+def _refuse_narrow(node: ir.Node) -> None:
+    weight = node.inputs[1] if node.op_type == "MatMul" else None
+    tensor = None if weight is None else weight.const_value
+    if weight is not None and tensor is not None and tensor.dtype in _NARROW:
+        raise ValueError(
+            f"the matrix {weight.name} is {tensor.dtype.name}; expected float32, whose products alone are rounded to "
+            f"{BITS} bits: export the text encoder in float32"
+        )
 
 
 def _constant_matrix(weight: ir.Value) -> np.ndarray | None:

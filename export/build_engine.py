@@ -41,7 +41,7 @@ from editverse_rt.files import hash_file
 from editverse_rt.planning.targets import BACKENDS, PRECISIONS
 from export.builder import Builder, Options, Progress
 from export.emulate import score_rounding
-from export.orders import BUILT_GRAPHS, Order, describe_order, list_orders
+from export.orders import BUILT_GRAPHS, Order, check_stored, describe_order, list_orders, stored_precision
 from export.precision import count_types, save_typed, set_precision
 from export.precision_error import measure_error
 from export.profiles import profiles_of
@@ -76,8 +76,9 @@ def build_engines(
     """Build what is not there yet; the manifest is written after each graph, so a stop loses one at most.
 
     notes: to stand in the manifest beside what it notes already.
-    Raises BackendError where the builder fails, RequestCancelled, BundleError.
+    Raises RequestError as `check_stored` does, BackendError where the builder fails, RequestCancelled, BundleError.
     """
+    check_stored(bundle, order)
     gpu = _gpu_here(order)
     folder = _engine_folder(order, output, builder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,8 @@ def _build_graph(
             _empty(scratch)
             # Parts of the bundle that are not in the typed graph may have changed.
             return replace(plan, source_sha256=source)
-    errors = measure_error(bundle, graph, precision) if _is_typed_here(bundle, graph) else {}
+    # The types of a graph in 16 bits were chosen by PyTorch: there is no float32 here to hold it to.
+    errors = measure_error(bundle, graph, precision) if stored_precision(bundle, graph) is None else {}
     built = builder.build(onnx_file, profiles, options, progress)
     _empty(scratch)
     partial = engines.folder / f"{file}.partial"
@@ -182,25 +184,12 @@ def _build_graph(
     return PlanSpec(graph, precision, file, built.plan.nbytes, digest, source, key, profiles, facts)
 
 
-def _is_typed_here(bundle: Bundle, graph: str) -> bool:
-    """Whether the types of a graph are chosen here; those of a bfloat16 export were chosen by PyTorch."""
-    return bundle.spec.capabilities.dtype == "float32" or graph.startswith("vae_")
-
-
 def _write_typed(bundle: Bundle, order: Order, graph: str, file: Path) -> dict[str, int]:
-    """Write the strongly typed graph that a plan is built from; returns how many values have each type.
-
-    Raises RequestError for a precision that the bundle's own types rule out.
-    """
-    precision = order.precision_of(graph)
+    """Write the strongly typed graph that a plan is built from; returns how many values have each type."""
     has_plugin = order.plugin is not None and keeps_plugin(bundle, graph)
     model = load_standard(bundle, graph, keep_plugin=has_plugin)
-    if _is_typed_here(bundle, graph):
-        set_precision(model, precision)
-    elif graph != "solver_step" and precision != "bf16":
-        raise RequestError(
-            f"the bundle's {graph} is bfloat16, {precision} is asked for; export it in float32"
-        )
+    if stored_precision(bundle, graph) is None:
+        set_precision(model, order.precision_of(graph))
     types = count_types(model)
     save_typed(model, file)
     return types

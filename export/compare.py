@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,13 @@ from editverse_rt import stages
 from editverse_rt.backends import Runner, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
 from editverse_rt.errors import EditVerseError
+from editverse_rt.files import hash_file
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.layout import Grid
 from export.compare_wan import compare_wan_graphs, compare_wan_request
+from export.export_onnx import lora_from_text
 from export.graphs import Transformer
 from export.measurements import (
-    EDIT_TOLERANCE,
     Measure,
     Measurement,
     compare_keep_known,
@@ -43,6 +45,7 @@ from export.measurements import (
 from export.schedules import HISTORY_ROWS
 from reference.checkpoint import AnyCheckpoint, Checkpoint, load_any_checkpoint
 from reference.families.wan_checkpoint import WanCheckpoint
+from reference.lora import EXPERTS, Lora
 from reference.noise import draw_noise
 from reference.sampler import edit
 from reference.sequence import interleave
@@ -52,6 +55,7 @@ from reference.vae import decode_clip, encode_clip
 __all__ = [
     "CASES",
     "Case",
+    "check_loras",
     "compare_edit",
     "compare_graphs",
     "write_report",
@@ -238,14 +242,14 @@ def compare_edit(
     """One whole edit of a video through the runtime and through the reference's loop, from the same frames.
 
     Both take the schedule's own steps and guidance. `relative` is the share of pixels, channels counted one
-    by one, that differ by more than one grey level.
+    by one, that differ by more than `grey_levels`.
     """
     steps, guidance = int(checkpoint.scheduler["num_inference_steps"]), checkpoint.scheduler["guidance_scale"]
     with (
         Pipeline.open(folder, backend) as pipeline,
         tqdm(total=2 * steps, desc="whole edit", unit="step", disable=not progress) as bar,
     ):
-        geometry = pipeline.bundle.spec.geometry
+        geometry, measure = pipeline.bundle.spec.geometry, measure_against(pipeline.bundle)
         num_frames = geometry.round_frames(min(geometry.max_frames, 2 * geometry.temporal_ratio + 1))
         clip = make_clip(num_frames, geometry.default_height_px, geometry.default_width_px, seed)
         result = pipeline(
@@ -262,10 +266,33 @@ def compare_edit(
             seed=seed,
             on_step=lambda _: bar.update(),
         )
-    difference = np.abs(result.frames.astype(int) - expected.astype(int))
-    share = float((difference > 1).mean())
-    worst = float(difference.max())
-    return Measurement(f"whole edit, {steps} steps", "video", expected.shape, worst, share, EDIT_TOLERANCE)
+    return measure(f"whole edit, {steps} steps", "video", result.frames, expected)
+
+
+def check_loras(bundle: Bundle, loras: Sequence[Lora]) -> None:
+    """Hold adapters to those that the bundle was exported with: the file by its hash, the strength, the expert.
+
+    Raises ValueError that says what to give instead, OSError for a file that cannot be read.
+    """
+    recorded: Any = bundle.spec.made.get("loras", [])
+    known = [(merged["file"], merged["sha256"], merged["scale"], merged["expert"]) for merged in recorded]
+    given = [(lora.path.name, hash_file(lora.path), lora.scale, lora.expert) for lora in loras]
+    # A file may have another name by now; of two adapters the order does not matter.
+    if Counter(adapter[1:] for adapter in known) == Counter(adapter[1:] for adapter in given):
+        return
+
+    def describe(adapters: Sequence[tuple[str, str, float, int | None]]) -> str:
+        names = (
+            f"{file}:{scale:g}{'' if expert is None else f'@{EXPERTS[expert]}'} (sha256 {sha256[:12]})"
+            for file, sha256, scale, expert in adapters
+        )
+        return ", ".join(names) or "none"
+
+    advice = "give each with --lora FILE[:SCALE][@high|@low]" if known else "leave --lora out"
+    raise ValueError(
+        f"the adapters given are {describe(given)}; expected those that bundle "
+        f'"{bundle.spec.name}" was exported with, {describe(known)}: {advice}'
+    )
 
 
 def write_report(bundle: Bundle, measurements: Sequence[Measurement], backend: str) -> None:
@@ -294,6 +321,13 @@ def main() -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="its folder, or the name of one that ships")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE][@high|@low]",
+        help="an adapter that the bundle was exported with, as it was given there",
+    )
     parser.add_argument("--backend", default="ort-cpu", help="what runs the bundle (default: ort-cpu)")
     parser.add_argument("--threads", type=int, help="threads of the backend (default: one a core)")
     parser.add_argument("--skip-edit", action="store_true", help="compare the graphs alone")
@@ -301,7 +335,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         bundle = load_bundle(args.bundle)
-        checkpoint = load_any_checkpoint(args.checkpoint, dtype=torch.float32)
+        loras = [lora_from_text(text) for text in args.lora]
+        check_loras(bundle, loras)
+        checkpoint = load_any_checkpoint(args.checkpoint, dtype=torch.float32, loras=loras)
         if isinstance(checkpoint, WanCheckpoint) != (bundle.spec.family == "wan"):
             raise ValueError(f"{args.bundle} is of the family {bundle.spec.family}, {args.checkpoint} is not")
         backend = select_backend(args.backend, bundle).backend
@@ -320,13 +356,15 @@ def main() -> None:
         elif not args.skip_edit:
             whole = _compare_whole(bundle, checkpoint, args)
             measurements += whole
+            levels = whole[-1].grey_levels
             print(
-                f"{whole[-1].graph} of {whole[-1].shape}: {1 - whole[-1].relative:.4%} of pixels within one "
-                f"grey level (at least {1 - whole[-1].tolerance:.1%}), largest difference {whole[-1].max_abs:.0f}"
+                f"{whole[-1].graph} of {whole[-1].shape}: {1 - whole[-1].relative:.4%} of pixels within "
+                f"{'one grey level' if levels == 1 else f'{levels} grey levels'} "
+                f"(at least {1 - whole[-1].tolerance:.1%}), largest difference {whole[-1].max_abs:.0f}"
             )
         if args.write:
             write_report(bundle, measurements, args.backend)
-    except (EditVerseError, FileNotFoundError, ValueError) as error:
+    except (EditVerseError, OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     broken = [m for m in measurements if not m.passed]
     if broken:

@@ -19,7 +19,7 @@ from editverse_rt.bundle.spec import Geometry
 from editverse_rt.pipeline import Pipeline
 from editverse_rt.request.layout import Grid
 from export.graphs import AddNoise, Transformer
-from export.measurements import Measurement, compare_keep_known, make_clip, measure_against
+from export.measurements import REQUEST_PATCHES, Measurement, compare_keep_known, make_clip, measure_against
 from export.schedules import pad_matrices
 from reference.families.wan_checkpoint import WanCheckpoint
 from reference.families.wan_sampler import Inputs, encode_masked, encode_text, grid_positions, sample
@@ -180,7 +180,7 @@ def compare_wan_request(
     expected = patches if inputs.first_frame is None else patches[1:]
     measure = measure_against(pipeline.bundle)
     return [
-        measure("request, patches", CASE, found, expected.numpy()),
+        measure(REQUEST_PATCHES, CASE, found, expected.numpy()),
         measure(f"whole request, {num_inference_steps} steps", CASE, result.frames, frames),
     ]
 

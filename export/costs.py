@@ -1,8 +1,9 @@
 """What each graph of a bundle costs, counted on the graph itself: operations, values moved, values held.
 
 The counts are polynomials in the graph's dynamic axes, and go into `bundle.json` as data, so that the planner knows no
-architecture. Shapes of the transformer and the text encoder are found by symbolic inference, which reads no weights;
-the VAE's, whose padding the inference does not follow, in runs of ONNX Runtime at a few small sizes.
+architecture. A graph with matrices in 8 bits gets the bytes of its weights as well; of all others the number of
+parameters says them. Shapes of the transformer and the text encoder are found by symbolic inference, which reads no
+weights; the VAE's, whose padding the inference does not follow, in runs of ONNX Runtime at a few small sizes.
 
 A multiplication and an addition are two operations; matrix products, convolutions and attention count, as is usual.
 Values held are those alive at the worst point of the graph, inputs and outputs among them and weights not.
@@ -23,13 +24,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import sympy
 from onnx import inliner
 
 from editverse_rt.backends.ort import import_onnxruntime
 from editverse_rt.bundle.spec import GraphSpec
-from export import attention_nodes
+from export import attention_nodes, blocks
 from export.graphs import axis_size
+from export.weights import count_session_bytes
 
 __all__ = ["Polynomial", "count_costs"]
 
@@ -47,7 +50,7 @@ _AXES = {
 """The names of axes as symbols; sympy takes some letters for functions otherwise."""
 _MEASURED_HELD = 1.53
 """What a run of a VAE's graph held beyond the count: 1.52 to 1.55 in ONNX Runtime 1.32, whose convolutions reorder."""
-_PRODUCTS = frozenset({"MatMul", "Gemm"})
+_PRODUCTS = frozenset({"MatMul", "Gemm", blocks.OP_TYPE})
 _ATTENTION = frozenset({"Attention", "MultiHeadAttention", attention_nodes.OP_TYPE})
 
 
@@ -83,7 +86,10 @@ def _count_rows(path: Path) -> dict[str, Polynomial]:
         _live_sets(nodes, sizes, inferred),
         key=lambda held: float(sympy.sympify(held).subs({_AXES[a]: n for a, n in _TYPICAL.items()})),
     )
-    return {"flops": _polynomial(flops), "moved": _polynomial(moved), "held": _polynomial(worst)}
+    counted = {"flops": _polynomial(flops), "moved": _polynomial(moved), "held": _polynomial(worst)}
+    if any(node.op == blocks.OP_TYPE for node in nodes):
+        counted["weight_bytes"] = {"1": float(count_session_bytes(ir.load(path)))}
+    return counted
 
 
 @contextmanager
@@ -209,7 +215,7 @@ class _Node:
         self.inputs = [name for name in node.input if name and name not in weights]
         self.outputs = [name for name in node.output if name]
         self.given = list(node.input)
-        self.transposes = {a.name: a.i for a in node.attribute if a.name in ("transA", "transB")}
+        self.numbers = {a.name: a.i for a in node.attribute if a.name in ("transA", "transB", "K", "N")}
 
     def flops(self, shapes: Mapping[str, Shape]) -> Any:
         """Two for each multiplication and addition."""
@@ -220,7 +226,9 @@ class _Node:
             first = self.weights.get(self.given[0]) or shapes.get(self.given[0])
             if not first:
                 return 0
-            return 2 * made * (first[0] if self.transposes.get("transA") else first[-1])
+            if self.op == blocks.OP_TYPE:
+                return 2 * math.prod(first[:-1]) * self.numbers["K"] * self.numbers["N"]
+            return 2 * made * (first[0] if self.numbers.get("transA") else first[-1])
         if self.op == "Conv" and len(self.given) > 1 and self.given[1] in self.weights:
             return 2 * made * math.prod(self.weights[self.given[1]][1:])
         if self.op in _ATTENTION:

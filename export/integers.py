@@ -24,7 +24,7 @@ import onnx_ir as ir
 from editverse_rt.bundle.manifest import file_specs, load_bundle, write_bundle_json
 from editverse_rt.engines.manifest import ENGINES_FOLDER
 from editverse_rt.errors import EditVerseError
-from export.weights import MAX_INLINE_BYTES, count_weight_bytes, move_weights_out
+from export.weights import MAX_INLINE_BYTES, count_session_bytes, count_weight_bytes, move_weights_out
 
 __all__ = [
     "INTEGERS",
@@ -48,12 +48,19 @@ PART = ".blocks."
 def quantize_bundle(source: str | Path, target: Path) -> Path:
     """Write a copy of a bundle with its transformers' products in integers; its quality report is left out.
 
-    Raises FileExistsError when target is there, ValueError for a bundle that ONNX Runtime's form is not in.
+    Raises FileExistsError when target is there, ValueError for a bundle that is not in ONNX Runtime's form or not in
+    float32.
     """
     bundle = load_bundle(source)
-    if bundle.spec.capabilities.attention != "fused":
+    can = bundle.spec.capabilities
+    if can.attention != "fused":
         raise ValueError(
-            f'{source} was exported with "{bundle.spec.capabilities.attention}"; expected "fused"'
+            f'{source} was exported with "{can.attention}"; expected "fused": export it with that'
+        )
+    if can.dtype != "float32":
+        raise ValueError(
+            f"{source} computes in {can.dtype}, and {OP_TYPE} takes float32; expected float32: export the checkpoint "
+            "with --dtype float32"
         )
     if target.exists():
         raise FileExistsError(f"{target} is there; give another path, or remove it")
@@ -61,6 +68,7 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     # Plans multiply as the original does.
     shutil.copytree(bundle.root, partial, ignore=shutil.ignore_patterns(ENGINES_FOLDER))
+    costs = dict(bundle.spec.costs)
     try:
         for name, graph in bundle.spec.graphs.items():
             if not name.startswith("transformer"):
@@ -73,9 +81,15 @@ def quantize_bundle(source: str | Path, target: Path) -> Path:
                 move_weights_out([model], weights)
             ir.save(model, partial / graph.file)
             onnx.checker.check_model(partial / graph.file)
-        can = dataclasses.replace(bundle.spec.capabilities, weights=INTEGERS)
+            if name in costs:
+                costs[name] = {**costs[name], "weight_bytes": {"1": float(count_session_bytes(model))}}
         spec = dataclasses.replace(
-            bundle.spec, name=target.name, files=file_specs(partial), capabilities=can, quality={}
+            bundle.spec,
+            name=target.name,
+            files=file_specs(partial),
+            capabilities=dataclasses.replace(can, weights=INTEGERS),
+            costs=costs,
+            quality={},
         )
         write_bundle_json(partial, spec)
         partial.rename(target)

@@ -20,7 +20,15 @@ from editverse_rt.planning.targets import (
 from export.precision import precision_of_graph
 from export.profiles import Overrides, parse_shapes, profiles_of
 
-__all__ = ["BUILT_GRAPHS", "Order", "built_graphs", "describe_order", "list_orders"]
+__all__ = [
+    "BUILT_GRAPHS",
+    "Order",
+    "built_graphs",
+    "check_stored",
+    "describe_order",
+    "list_orders",
+    "stored_precision",
+]
 
 BUILT_GRAPHS = (
     "text_encoder",
@@ -34,6 +42,8 @@ BUILT_GRAPHS = (
     "vae_decoder_next",
 )
 """In the order of a request; a bundle has those of its family. The others run on the CPU with every backend."""
+_STORED = {"bfloat16": "bf16", "float16": "fp16"}
+"""The precision of graphs that were exported in 16 bits, by the bundle's dtype."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,35 @@ def built_graphs(bundle: Bundle) -> tuple[str, ...]:
     return tuple(name for name in BUILT_GRAPHS if name in bundle.spec.graphs)
 
 
+def stored_precision(bundle: Bundle, graph: str) -> str | None:
+    """The precision that a graph was exported in, "bf16" or "fp16"; None for one in float32, typed when it is built.
+
+    Of a bundle in 16 bits the transformers and the text encoder carry its dtype, and all else is float32.
+    """
+    if not graph.startswith(("transformer", "text_encoder")):
+        return None
+    return _STORED.get(bundle.spec.capabilities.dtype)
+
+
+def check_stored(bundle: Bundle, order: Order) -> None:
+    """Refuse another precision than that of graphs in 16 bits. Raises RequestError that says which one to take."""
+    # The transformer's comes first: it is what --precision names.
+    for graph in sorted(order.graphs, key=lambda name: not name.startswith("transformer")):
+        stored, asked = stored_precision(bundle, graph), order.precision_of(graph)
+        if stored not in (None, asked):
+            raise RequestError(
+                f'the {graph} of bundle "{bundle.spec.name}" is {bundle.spec.capabilities.dtype}, and {asked} is '
+                "asked for",
+                expected=stored,
+                hint=f"use --precision {stored}, or export it in float32",
+            )
+
+
 def list_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
     """What the arguments ask for: one order, or for --all one for each set of precisions.
 
-    Raises RequestError for what no backend can build, with what to use instead, and for a graph that the bundle
-    does not have.
+    Raises RequestError for what no backend can build, with what to use instead, for a graph that the bundle does
+    not have, and as `check_stored` does.
     """
     graphs = built_graphs(bundle)
     for name in args.graph or ():
@@ -101,7 +135,7 @@ def list_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
     backend = args.backend or ("tensorrt-rtx" if args.all else targets[0].backend)
     groups: dict[tuple[str, ...], list[Target]] = {}
     for target in targets:
-        precision = default_precisions(target, args.precision)
+        precision = _choose_precisions(bundle, target, args.precision)
         check_build(target, backend, precision)
         groups.setdefault(tuple(precision.values()), []).append(target)
     if len(groups) > 1 and not args.all:
@@ -123,11 +157,11 @@ def list_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
         )
     bounds = {"min": args.minShapes, "opt": args.optShapes, "max": args.maxShapes}
     overrides = {bound: parse_shapes(text) for bound, text in bounds.items()}
-    return [
+    orders = [
         Order(
             backend=backend,
             targets=tuple(group),
-            precision=default_precisions(group[0], args.precision),
+            precision=_choose_precisions(bundle, group[0], args.precision),
             max_tokens=args.max_tokens,
             overrides=overrides,
             weight_streaming=args.weight_streaming,
@@ -136,6 +170,17 @@ def list_orders(args: argparse.Namespace, bundle: Bundle) -> list[Order]:
         )
         for group in groups.values()
     ]
+    for order in orders:
+        check_stored(bundle, order)
+    return orders
+
+
+def _choose_precisions(bundle: Bundle, target: Target, precision: str | None) -> dict[str, str]:
+    """As `default_precisions`; a text encoder in the 16 bits that are asked for stays in them."""
+    chosen = default_precisions(target, precision)
+    if precision is not None and precision == stored_precision(bundle, "text_encoder"):
+        chosen["text_encoder"] = precision
+    return chosen
 
 
 def _check_plugin(library: Path, backend: str, precision: str) -> None:

@@ -235,7 +235,9 @@ def judge(args: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[Sample, 
         results += own_results
         print(f"\n{title}:\n" + format_report(own))
     if bundle is not None:
-        write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, quality=report))
+        # What export.compare found is of the graphs, not of these edits.
+        kept = {key: value for key, value in bundle.spec.quality.items() if key == "parity"}
+        write_bundle_json(bundle.root, dataclasses.replace(bundle.spec, quality={**report, **kept}))
     return report, results
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,22 @@ def test_every_command_runs_as_a_file_from_another_folder(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_a_command_is_described_with_exist() -> None:
+    """They are its own, of a file that it imports, or of another command that its text names."""
+    unknown = []
+    for path in COMMANDS:
+        text = (ROOT / path).read_text("utf-8")
+        described = ast.get_docstring(ast.parse(text)) or ""
+        others = re.findall(r"python -m ([\w.]+\w)", described) + re.findall(
+            r"^from ([\w.]+) import", text, re.M
+        )
+        files = [ROOT / path, *(ROOT / f"{name.replace('.', '/')}.py" for name in others)]
+        known = "".join(file.read_text("utf-8") for file in files if file.is_file())
+        options = re.findall(r"(?<![\w-])--[a-z][\w-]*", described)
+        unknown += [f"{path}: {option}" for option in options if f'"{option}"' not in known]
+    assert unknown == []
 
 
 def test_plans_are_listed_from_a_file_in_another_folder(tmp_path: Path) -> None:

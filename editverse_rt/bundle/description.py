@@ -29,6 +29,7 @@ _MAX_SIDE_PX = 16384
 _MAX_COUNT = 1 << 24
 _CONDITIONING = ("none", "interleaved", "rows", "channels", "control")
 COST_KINDS = ("flops", "moved", "held")
+_OPTIONAL_COST_KINDS = ("weight_bytes",)
 _UNCONDITIONAL = ("drop_text", "prompt")
 
 
@@ -147,7 +148,7 @@ def spec_from_json(value: object, where: str = BUNDLE_JSON) -> BundleSpec:
 
 
 def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
-    """Matrices of the solver's size, and graphs that are there."""
+    """Matrices of the solver's size, and graphs and transformers that are there."""
     (history,) = (t.shape[0] for t in spec.graphs["solver_step"].inputs if t.name == "history")
     states = 1 + int(history)
     for name, schedule in spec.schedules.items():
@@ -167,6 +168,10 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
                 sorted(schedule.options),
                 f"values of {', '.join(sorted(required))}",
             )
+        experts = schedule.table.experts
+        if any(experts) and "transformer_2" not in spec.graphs:
+            expected = '0 for each step without a graph "transformer_2"'
+            fields.refuse(f"{where}.table.experts", list(experts), expected)
         sizes = {(len(matrix), *{len(row) for row in matrix}) for matrix in schedule.table.matrices}
         if sizes != {(states, states + 1)}:
             expected = f"matrices of {states} rows of {states + 1} numbers, as the graph solver_step takes"
@@ -174,13 +179,12 @@ def _check_schedules(spec: BundleSpec, fields: Fields) -> None:
 
 
 def _read_costs(fields: Fields) -> Costs:
-    return {
-        graph: {
-            kind: {term: polynomial.number(term) for term in polynomial}
-            for kind, polynomial in ((kind, costs.child(kind)) for kind in COST_KINDS)
-        }
-        for graph, costs in fields.named_children_of()
-    }
+    found: Costs = {}
+    for graph, costs in fields.named_children_of():
+        kinds = (*COST_KINDS, *(kind for kind in _OPTIONAL_COST_KINDS if kind in costs))
+        polynomials = {kind: costs.child(kind) for kind in kinds}
+        found[graph] = {kind: {term: p.number(term) for term in p} for kind, p in polynomials.items()}
+    return found
 
 
 def _read_capabilities(fields: Fields) -> Capabilities:
@@ -227,6 +231,14 @@ def _read_geometry(fields: Fields) -> Geometry:
         if side % geometry.size_multiple or side > geometry.max_side_px:
             expected = f"a multiple of {geometry.size_multiple} up to max_side_px = {geometry.max_side_px}"
             fields.refuse(field, side, expected)
+    area_px = geometry.default_height_px * geometry.default_width_px
+    # The default is a size like any other, so that there is at least one.
+    if not geometry.min_area_px <= area_px <= geometry.max_area_px:
+        expected = (
+            f"with default_width_px = {geometry.default_width_px} an area from min_area_px = {geometry.min_area_px} "
+            f"to max_area_px = {geometry.max_area_px}"
+        )
+        fields.refuse("default_height_px", geometry.default_height_px, expected)
     for field, frames in (("max_frames", geometry.max_frames), ("default_frames", geometry.default_frames)):
         if frames > geometry.max_frames or geometry.round_frames(frames) != frames:
             expected = f"1 + {geometry.temporal_ratio} * k, up to max_frames = {geometry.max_frames}"

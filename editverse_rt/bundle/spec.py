@@ -123,7 +123,8 @@ class Capabilities:
 
 
 Costs = dict[str, dict[str, dict[str, float]]]
-"""Of each graph the polynomials `flops`, `moved` and `held`: coefficients by product of axes, "L*L" for a square."""
+"""Of each graph the polynomials `flops`, `moved` and `held`: coefficients by product of axes, "L*L" for a square. A
+graph whose matrices are in 8 bits also has the constant `weight_bytes`: what its weights take in ONNX Runtime."""
 
 
 @dataclass(frozen=True)

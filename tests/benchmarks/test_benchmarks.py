@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks import peers, scaling, throughput, versus
+from benchmarks.clock import Sample
 from benchmarks.contenders import CONTENDERS, OURS, REFERENCE, why_missing
 from benchmarks.machine import describe_machine, measure_matrix_peak
 from benchmarks.results import read_results
 from benchmarks.work import Work, draw_clip, draw_text, draw_transformer_inputs, prepare_work, tokens_of
 from benchmarks.worker import Worker, WorkerError
 from editverse_rt.backends import select_backend
+from editverse_rt.bundle.interface import FAMILIES, interfaces_of
 from editverse_rt.bundle.manifest import load_bundle
 from editverse_rt.request.tokenizer import Tokenizer
 
@@ -146,22 +148,61 @@ def test_a_worker_that_fails_says_at_what():
         Worker(OURS, TEXT, FORMS, 1).run()
 
 
-def test_the_throughput_of_a_request_adds_up(tmp_path: Path):
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_the_throughput_of_a_request_adds_up(concurrency: int, tmp_path: Path):
     out = tmp_path / "throughput.json"
     size, turns = ["--frames", "5", "--size", "64x64", "--steps", "2"], ["--repeats", "1", "--batch", "2"]
-    arguments = [*size, *turns, "--threads", "1", "--concurrency", "2"]
+    arguments = [*size, *turns, "--threads", "1", "--concurrency", str(concurrency)]
     assert throughput.main([*arguments, "--out", str(out)]) == 0
     results = read_results(out)
     stages = {row["stage"]: row for row in results.rows}
-    assert list(stages) == [*throughput.STAGES, "other", "end to end"]
-    assert results.facts["requests"] == 4
+    own = [
+        stage for stage in throughput.STAGES if stage != "condition"
+    ]  # a control video's, which nano has none of
+    assert list(stages) == [*own, "other", "end to end"]
+    assert results.facts["requests"] == 2 * concurrency
     assert results.facts["evaluations"] == 4
     assert results.facts["peak_bytes"] > results.facts["bytes_before"]
+    assert results.facts["cpu_s_per_request"] > 0
     counted = sum(row["flops"] for name, row in stages.items() if "flops" in row and name != "end to end")
     assert counted == stages["end to end"]["flops"] > 10**8
     assert stages["transformer"]["wall_s"] < stages["end to end"]["wall_s"]
-    assert out.with_suffix(".md").read_text().startswith("nano on ort-cpu: 5 frames of 64x64, 2 steps")
+    # The clock of CPU time is the process's: what another lane did meanwhile would be in it.
+    of_cpu = {"cpu_s", "flops_per_cpu_s", "share_of_peak"}
+    assert of_cpu & stages["transformer"].keys() == (of_cpu if concurrency == 1 else set())
+    assert any(of_cpu & row.keys() for row in stages.values()) == (concurrency == 1)
+    report = out.with_suffix(".md").read_text()
+    assert report.startswith("nano on ort-cpu: 5 frames of 64x64, 2 steps")
+    line = next(line for line in report.splitlines() if line.startswith("| transformer |"))
+    _, _, _, cpu, _, _, share_of_peak = (cell.strip() for cell in line.strip("|").split("|"))
+    assert (cpu != "", share_of_peak != "") == (concurrency == 1, concurrency == 1)
     assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_every_graph_of_a_request_is_in_one_stage():
+    staged = [graph for graphs in throughput.STAGES.values() for graph in graphs]
+    assert len(staged) == len(set(staged))
+    tables = [interfaces_of(family, "none", ()) for family in FAMILIES]
+    tables.append(interfaces_of("wan", "control", ()))
+    assert {graph for table in tables for graph in table} == set(staged)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_first_call_is_told_by_both_clocks(apart: bool, monkeypatch: pytest.MonkeyPatch):
+    """Not the wall clock of the first call beside the CPU time of a later, warm one."""
+
+    class Counted(Worker):
+        calls = 0
+
+        def run(self) -> Sample:
+            super().run()
+            self.calls += 1
+            return Sample(100.0 / self.calls, 90.0 / self.calls)
+
+    monkeypatch.setattr(peers, "Worker", Counted)
+    (row,) = peers.measure_work(TEXT, FORMS, [REFERENCE], threads=1, repeats=1, apart=apart)
+    assert (row["first_wall_s"], row["first_cpu_s"]) == (100.0, 90.0)
+    assert row["wall_s"] < 60
 
 
 def test_exponents_are_those_of_the_law_that_made_the_values():

@@ -70,6 +70,33 @@ def test_another_dtype_and_a_graph_without_products_are_refused() -> None:
         round_blocks(model_of(matrix, TensorProto.FLOAT16))
 
 
+def test_a_text_encoder_that_is_float32_in_part_is_refused_whole() -> None:
+    """transformers keeps the matrices `wo` of a T5 in float32 when the others are in float16."""
+    info, float16, float32 = helper.make_tensor_value_info, TensorProto.FLOAT16, TensorProto.FLOAT
+    matrix = np.ones((32, 32), np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=float32),
+        helper.make_node("MatMul", ["wide", "wo"], ["a"]),
+        helper.make_node("Cast", ["a"], ["narrow"], to=float16),
+        helper.make_node("MatMul", ["narrow", "wi"], ["y"]),
+    ]
+    weights = [
+        numpy_helper.from_array(matrix, "wo"),
+        numpy_helper.from_array(matrix.astype(np.float16), "wi"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [info("x", float16, ["L", 32])], [info("y", float16, ["L", 32])], weights
+    )
+    model = ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    )
+    with pytest.raises(
+        ValueError, match=r"the matrix wi is FLOAT16; expected float32, .* text encoder in float32"
+    ):
+        round_blocks(model)
+    assert [node.op_type for node in model.graph] == ["Cast", "MatMul", "Cast", "MatMul"]
+
+
 def test_plans_are_not_built_of_such_a_bundle(bundle_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle_folder, tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")

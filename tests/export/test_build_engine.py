@@ -373,12 +373,63 @@ def test_a_bundle_that_is_not_the_models_own_is_refused_in_one_line(
     assert not list(tmp_path.rglob("*.plan"))
 
 
-def test_a_bfloat16_bundle_is_built_in_bfloat16_alone(nano: Bundle, order: Order, tmp_path: Path) -> None:
-    can = replace(nano.spec.capabilities, dtype="bfloat16")
-    narrow = Bundle(nano.root, replace(nano.spec, capabilities=can))
-    wanted = replace(order, graphs=("transformer",), precision={**order.precision, "transformer": "fp16"})
-    with pytest.raises(Exception, match="export it in float32"):
+def stored_in(nano: Bundle, dtype: str) -> Bundle:
+    """nano as if its transformer and its text encoder had been exported in a dtype."""
+    can = replace(nano.spec.capabilities, dtype=dtype)
+    return Bundle(nano.root, replace(nano.spec, capabilities=can))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "stored"),
+    [("bfloat16", "fp16", "bf16"), ("bfloat16", "fp32", "bf16"), ("float16", None, "fp16"),
+     ("float16", "bf16", "fp16"), ("float16", "fp32", "fp16")],
+)  # fmt: skip
+def test_a_bundle_in_16_bits_is_built_in_its_own_alone(
+    dtype: str,
+    asked: str | None,
+    stored: str,
+    nano: Bundle,
+    order: Order,
+    no_building: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Refused before the graphs that come first are built, and by what the bundle is."""
+    narrow = stored_in(nano, dtype)
+    monkeypatch.setattr(build_engine, "load_bundle", lambda _: narrow)
+    said = f'the transformer of bundle "nano" is {dtype}, and {asked or "bf16"} is asked for; expected {stored}; '
+    said += f"use --precision {stored}, or export it in float32"
+    argv = ["nano", "--target", "l4", "--output", str(tmp_path), *(["--precision", asked] if asked else [])]
+    for dry in ([], ["--dry-run"]):
+        assert main([*argv, *dry]) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", f"error: {said}\n")
+    # A caller of the function is refused, too; the text encoder is built first otherwise.
+    wanted = replace(order, graphs=("text_encoder", "transformer"))
+    wanted = replace(wanted, precision={**order.precision, "transformer": asked or "bf16"})
+    with pytest.raises(RequestError, match=re.escape(said)):
         build_engines(narrow, wanted, tmp_path, Builder("tensorrt-rtx"))
+    assert no_building == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "bf16"), ("float16", "fp16")])
+def test_the_graphs_of_a_bundle_in_16_bits_have_their_precisions(
+    dtype: str, stored: str, nano: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The VAE and the solver are float32 in every bundle, and are typed as in any other."""
+    monkeypatch.setattr(build_engine, "load_bundle", lambda _: stored_in(nano, dtype))
+    assert main(["nano", "--target", "l4", "--precision", stored, "--dry-run"]) == 0
+    lines = [line.split(": ") for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    found = {name.strip(): precision for name, precision, *_ in lines}
+    expected = {
+        "transformer": stored,
+        "text_encoder": stored,
+        "vae_decoder_next": "fp32",
+        "solver_step": "fp32",
+    }
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_a_quality_report_stays_beside_the_plans(

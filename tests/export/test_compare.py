@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import pytest
 import torch
 
 from editverse_rt.backends import Runner, select_backend
-from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.bundle.manifest import Bundle, load_bundle, write_bundle_json
 from editverse_rt.commands.main import main
+from editverse_rt.files import hash_file
 from export import compare, measurements
 from export.compare import CASES, compare_edit, compare_graphs, write_report
 from export.graphs import EXAMPLE_AXES
 from export.measurements import Measurement, format_table, make_clip
 from reference.checkpoint import Checkpoint, load_checkpoint
+from reference.lora import Lora
 
 
 @pytest.fixture
@@ -140,6 +144,101 @@ def test_the_command_says_what_is_wrong(
         compare.main()
     assert stop.value.code == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.fixture
+def merged_folder(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A bundle that says it was exported with an adapter at half its strength, in the expert for low noise."""
+    adapter = tmp_path / "fast.safetensors"
+    adapter.write_bytes(b"an adapter")
+    shutil.copytree(bundle_folder, tmp_path / "merged")
+    spec = load_bundle(bundle_folder).spec
+    note = {"file": adapter.name, "sha256": hash_file(adapter), "scale": 0.5, "expert": 1}
+    write_bundle_json(tmp_path / "merged", replace(spec, name="merged", made={**spec.made, "loras": [note]}))
+    return tmp_path / "merged"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            [],
+            r"given are none; .* bundle \"merged\" .* fast.safetensors:0.5@low \(sha256 [0-9a-f]{12}\)",
+        ),
+        (["fast.safetensors:0.75@low"], "given are fast.safetensors:0.75@low .* with --lora FILE"),
+        (
+            ["fast.safetensors:0.5@high"],
+            "given are fast.safetensors:0.5@high .* expected .* fast.safetensors:0.5@low",
+        ),
+        (["other.safetensors:0.5@low"], "given are other.safetensors:0.5@low"),
+        (["fast.safetensors:0.5@low"] * 2, "given are fast.safetensors:0.5@low .*, fast.safetensors:0.5@low"),
+        (["absent.safetensors"], "absent.safetensors"),
+    ],
+)
+def test_a_bundle_with_adapters_is_held_to_the_checkpoint_with_the_same(
+    given: list[str],
+    said: str,
+    merged_folder: Path,
+    checkpoint_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Refused before the checkpoint is read, and no report says that its parity failed."""
+    (merged_folder.parent / "other.safetensors").write_bytes(b"another adapter")
+    monkeypatch.setattr(compare, "load_any_checkpoint", lambda *_, **__: pytest.fail("it was read"))
+    loras = [word for text in given for word in ("--lora", str(merged_folder.parent / text))]
+    argv = ["compare", str(merged_folder), str(checkpoint_folder), "--write", *loras]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        compare.main()
+    assert stop.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert "parity" not in load_bundle(merged_folder).spec.quality
+
+
+def test_the_adapters_of_the_export_are_merged_for_the_comparison(
+    merged_folder: Path, checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch, bundle_folder: Path
+) -> None:
+    merged: list[Lora] = []
+
+    def load(folder: Path, *, dtype: torch.dtype, loras: list[Lora]) -> Checkpoint:
+        assert dtype == torch.float32
+        merged.extend(loras)
+        return load_checkpoint(folder)
+
+    monkeypatch.setattr(compare, "load_any_checkpoint", load)
+    monkeypatch.setattr(compare, "compare_graphs", lambda *_: [])
+    renamed = (merged_folder.parent / "fast.safetensors").rename(merged_folder.parent / "renamed.safetensors")
+    argv = ["compare", str(merged_folder), str(checkpoint_folder), "--skip-edit"]
+    monkeypatch.setattr("sys.argv", [*argv, "--lora", f"{renamed}:0.5@low"])
+    compare.main()
+    assert merged == [Lora(renamed, 0.5, 1)]
+    # A bundle without adapters takes none.
+    monkeypatch.setattr(
+        "sys.argv", ["compare", str(bundle_folder), str(checkpoint_folder), "--lora", str(renamed)]
+    )
+    with pytest.raises(SystemExit) as stop:
+        compare.main()
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(("dtype", "tolerance", "levels"), [("float32", 1e-4, 1), ("float16", 5e-3, 2)])
+def test_a_request_is_held_to_the_widest_of_its_graphs(
+    dtype: str, tolerance: float, levels: int, bundle_folder: Path
+) -> None:
+    bundle = load_bundle(bundle_folder)
+    can = replace(bundle.spec.capabilities, dtype=dtype)
+    measure = measurements.measure_against(Bundle(bundle.root, replace(bundle.spec, capabilities=can)))
+    patches = np.ones(10_000, np.float32)
+    for error, passed in ((0.9, True), (1.1, False)):
+        found = patches * np.float32(1 + error * tolerance)
+        assert measure("request, patches", "clip", found, patches).passed is passed
+    frames = np.full((1, 100, 100, 3), 100, np.uint8)
+    for difference, passed in ((levels, True), (levels + 1, False)):
+        found = measure("whole request, 6 steps", "clip", frames + np.uint8(difference), frames)
+        assert (found.passed, found.grey_levels) == (passed, levels)
+    # Frames of a graph alone are float32 whatever the transformer is.
+    assert not measure("vae_decoder_first", "clip", frames + np.uint8(2), frames).passed
 
 
 def test_a_report_is_kept_in_the_bundle_and_shown(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from editverse_rt.bundle.description import json_from_spec, spec_from_json
 from editverse_rt.bundle.interface import interfaces_of, tensor_from_line
 from editverse_rt.bundle.manifest import Bundle, load_bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
-from editverse_rt.planning.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae
+from editverse_rt.planning.costs import Tokens, cost_text_encoder, cost_transformer, cost_vae, weight_bytes
+from export.blocks import round_blocks
 from export.costs import count_costs
 from export.export_onnx import export_graph
 from export.families import family_export
@@ -210,6 +213,29 @@ def test_a_graph_that_cannot_be_counted_leaves_no_file(
         count_costs(tmp_path / "bundle", {"text_encoder": graph})
     assert Path.cwd() == tmp_path / "work"
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_matrices_in_blocks_cost_the_same_operations_and_fewer_bytes(nano: Bundle, tmp_path: Path) -> None:
+    graph = nano.spec.graphs["text_encoder"]
+    model = ir.load(nano.graph_path("text_encoder"))
+    round_blocks(model)
+    ir.save(model, tmp_path / graph.file)
+    costs = count_costs(tmp_path, {"text_encoder": graph})["text_encoder"]
+    stored = costs.pop("weight_bytes")
+    assert costs == nano.spec.costs["text_encoder"]
+    # By hand: a byte a value and four a block of 32, of matrices whose sums are of whole blocks; all else float32.
+    rounded = [
+        array.const_value for name, array in model.graph.initializers.items() if name.endswith(".int8")
+    ]
+    values = sum(tensor.size for tensor in rounded if tensor is not None)
+    parameters = nano.spec.model["parameters"]["text_encoder"]  # type: ignore[index]
+    assert stored["1"] == pytest.approx(4 * (parameters - values) + values * (1 + 4 / 32), rel=TOLERANCE)
+    # So a budget of memory counts what is held; a plan is built of an export without blocks, and counts as it did.
+    spec = replace(nano.spec, costs={**nano.spec.costs, "text_encoder": {**costs, "weight_bytes": stored}})
+    written = spec_from_json(json.loads(json.dumps(json_from_spec(spec))))
+    assert weight_bytes(written, {"text_encoder": "fp32"}) == {"text_encoder": stored["1"]}
+    assert weight_bytes(written, {"text_encoder": "bf16"}) == {"text_encoder": 2 * parameters}
+    assert weight_bytes(nano.spec, {"text_encoder": "fp32"}) == {"text_encoder": 4 * parameters}
 
 
 @pytest.mark.parametrize("lowering", ["inline", "plugin"])

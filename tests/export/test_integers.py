@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from editverse_rt.bundle.manifest import load_bundle
+from editverse_rt.bundle.manifest import load_bundle, write_bundle_json
 from editverse_rt.engines.manifest import ENGINES_FOLDER
 from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
+from editverse_rt.planning.costs import weight_bytes
+from editverse_rt.planning.planner import CPU_PRECISION
 from export.integers import quantize_bundle, quantize_products, round_columns
 from export.standard import load_standard
 
@@ -88,6 +91,13 @@ def test_a_bundle_in_integers_edits_and_says_what_it_is(tmp_path: Path):
     assert spec.capabilities.weights == "int8"
     assert (spec.name, spec.quality) == ("nano-int8", {})
     assert spec.schedules == exact.schedules
+    # The weights are counted as they are held, and only they.
+    stored = spec.costs["transformer"].pop("weight_bytes")["1"]
+    assert spec.costs == exact.costs
+    parameters = exact.model["parameters"]["transformer"]  # type: ignore[index]
+    assert 1.0 * parameters < stored < 2.0 * parameters
+    held, wide = (weight_bytes(s, CPU_PRECISION)["transformer"] for s in (load_bundle(folder).spec, exact))
+    assert (held, wide) == (stored, 4 * parameters)
     transformers = [next(f for f in s.files if f.path == "transformer.onnx").num_bytes for s in (spec, exact)]
     assert transformers[0] < transformers[1]
     frames = []
@@ -113,6 +123,20 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="is there; give another path"):
         quantize_bundle("nano", tmp_path / "there")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_bundle_in_16_bits_is_refused_before_anything_is_written(dtype: str, tmp_path: Path):
+    """The checker takes an integer product of 16-bit values, and ONNX Runtime does not open it."""
+    nano = load_bundle("nano")
+    shutil.copytree(nano.root, tmp_path / "narrow")
+    can = replace(nano.spec.capabilities, dtype=dtype)
+    write_bundle_json(tmp_path / "narrow", replace(nano.spec, capabilities=can))
+    with pytest.raises(
+        ValueError, match=f"narrow computes in {dtype}, .*; expected float32: .* --dtype float32"
+    ):
+        quantize_bundle(tmp_path / "narrow", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["narrow"]
 
 
 def test_a_bias_is_added_after_the_product(tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from editverse_rt.bundle.manifest import load_bundle, write_bundle_json
 from export import quality
 from reference.nano.heldout import REAL_CLIPS, heldout_samples, real_clip_folder, real_samples, summarize
 from reference.nano.train_vae import make_vae
@@ -82,6 +85,24 @@ def test_what_is_no_model_and_what_cannot_take_a_report_are_said_at_once(tmp_pat
         printed = capsys.readouterr()
         assert f'error: bundle "{words[0]}": no bundle.json in it' in printed.err
         assert not printed.out
+
+
+def test_a_report_that_is_written_leaves_the_parity(tmp_path, monkeypatch):
+    """export.compare --write puts it there: it is of the graphs, not of these edits."""
+    nano = load_bundle("nano")
+    shutil.copytree(nano.root, tmp_path / "nano")
+    parity = {"passed": True, "backend": "ort-cpu"}
+    old = {"success_rate": 0.25, "schedules": {"fast": {}}, "parity": parity}
+    write_bundle_json(tmp_path / "nano", dataclasses.replace(nano.spec, quality=old))
+    monkeypatch.setattr(quality, "choose_editor", lambda *_: lambda sample: sample.target)
+    monkeypatch.setattr(quality, "read_real_clips", list)
+    for name in ("heldout_samples", "real_samples", "photograph_samples"):
+        monkeypatch.setattr(quality, name, lambda *_, **__: itertools.islice(heldout_samples(1), 1))
+    monkeypatch.setattr("sys.argv", ["quality", str(tmp_path / "nano"), "--write"])
+    assert quality.main() == 0
+    found = load_bundle(tmp_path / "nano").spec.quality
+    assert found["parity"] == parity
+    assert (found["success_rate"], "schedules" in found) == (1.0, False)
 
 
 def test_a_bundles_report_is_of_the_fixed_set_alone(capsys, monkeypatch):

@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from editverse_rt.errors import BundleError, EditVerseError
+from editverse_rt.errors import BundleError, EditVerseError, RequestError
 
-__all__ = ["EXPORT_AGAIN", "LARGEST", "Fields", "json_from_text", "read_json"]
+__all__ = ["EXPORT_AGAIN", "LARGEST", "Fields", "finite_number", "json_from_text", "read_json"]
 
 EXPORT_AGAIN = "export the bundle again"
 LARGEST = 2**63 - 1  # what a host in another language can hold
+_MOST_DIGITS = 1000
+"""Of a whole number: more than any float has, and far fewer than take time to read."""
 
 
 def read_json(path: Path, *, error: type[EditVerseError] = BundleError, fix: str = EXPORT_AGAIN) -> object:
@@ -43,16 +45,36 @@ def json_from_text(
             raise ValueError(f"a field stands twice among {', '.join(names)}")
         return dict(pairs)
 
+    def whole_number(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            raise ValueError(f"a whole number of {len(digits)} digits")
+        return int(digits)
+
     try:
-        value: object = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+        value: object = json.loads(
+            text, parse_constant=refuse_constant, parse_int=whole_number, object_pairs_hook=unique
+        )
     except (ValueError, RecursionError) as cause:
         raise _unreadable(where, cause, error, fix) from cause
     return value
 
 
+def finite_number(value: object) -> float | None:
+    """A number of JSON as a float; None for another value, and for a number that is too large for one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _unreadable(where: str, cause: Exception, error: type[EditVerseError], fix: str) -> EditVerseError:
     line = str(cause).splitlines()[0]
-    return error(f"{where} cannot be read as UTF-8 JSON: {line}", hint=f"fetch or {fix}")
+    # A request is its caller's own; bundles and plans are published.
+    hint = fix if issubclass(error, RequestError) else f"fetch or {fix}"
+    return error(f"{where} cannot be read as UTF-8 JSON: {line}", hint=hint)
 
 
 class Fields:
@@ -176,18 +198,19 @@ class Fields:
 
     def number(self, field: str, minimum: float = -math.inf) -> float:
         value = self._take(field)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or float(str(value)) < minimum:
+        number = finite_number(value)
+        if number is None or number < minimum:
             self.refuse(
                 field, value, "a number" if minimum == -math.inf else f"a number of at least {minimum:g}"
             )
-        return float(str(value))
+        return number
 
     def positive_number(self, field: str) -> float:
         value = self._take(field)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        number = finite_number(value)
+        if number is None or number <= 0:
             self.refuse(field, value, "a number above 0")
-        return float(value)
+        return number
 
     def numbers(self, field: str) -> tuple[float, ...]:
         return self._numbers(field, self._take(field))
@@ -204,8 +227,9 @@ class Fields:
         )
 
     def _numbers(self, field: str, value: object) -> tuple[float, ...]:
-        numbers = [float(x) for x in value if type(x) in (int, float)] if isinstance(value, list) else []
-        if not isinstance(value, list) or len(numbers) != len(value) or not all(map(math.isfinite, numbers)):
+        found = [finite_number(x) for x in value] if isinstance(value, list) else [None]
+        numbers = [number for number in found if number is not None]
+        if len(numbers) != len(found):
             self.refuse(field, value, "a list of numbers")
         return tuple(numbers)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from editverse_rt import media
-from editverse_rt.errors import RequestCancelled, RequestError
+from editverse_rt.errors import MediaError, RequestCancelled, RequestError
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline, StepCallback
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.edit_request import EditRequest
-from editverse_rt.result import EditedWindow
+from editverse_rt.result import EditedWindow, until_cancelled
 from editverse_rt.window_parts import WindowParts, parts_folder
 
 __all__ = ["FileRun", "check_file_run", "run_to_file"]
@@ -79,7 +79,6 @@ def check_file_run(
     """What `run_to_file` does before it begins: look at the request, its inputs and its output. Raises the same."""
     output = Path(path)
     media.check_target(output, fps=request.fps)
-    checked = pipeline.prepare(request)
     if resume and not parts_folder(output).exists():
         raise RequestError(
             f"{parts_folder(output)} is not there",
@@ -88,6 +87,12 @@ def check_file_run(
             code="request.unfinished",
             field="resume",
         )
+    checked = pipeline.prepare(request)
+    try:
+        media.check_rate(output, checked.inputs.expected_fps)
+    except MediaError:
+        checked.inputs.close_files()
+        raise
     return checked
 
 
@@ -100,6 +105,7 @@ def _run_one(
     is_cancelled: Callable[[], bool],
 ) -> FileRun:
     result = pipeline.run(checked, callback_on_step_end=callback_on_step_end, is_cancelled=is_cancelled)
+    notices = result.save(output, audio=audio, is_cancelled=is_cancelled)
     return FileRun(
         path=output,
         num_frames=len(result.frames),
@@ -107,7 +113,7 @@ def _run_one(
         fps=result.fps,
         num_windows=1,
         timings=result.timings,
-        notices=(*result.notices, *result.save(output, audio=audio)),
+        notices=(*result.notices, *notices),
         sources=result.sources,
         shown=result.frames,
     )
@@ -135,9 +141,10 @@ def _run_windows(
         parts.add(edited.frames)
         shown.add(edited)
     windows, clips = run.windows, shown.clips() or (np.stack(list(islice(parts.frames(), 1))),)
+    parts.check_num_frames(windows.num_frames)
     report = media.write_clip(
         output,
-        parts.frames(),
+        until_cancelled(parts.frames(), is_cancelled),
         windows.fps,
         times_s=windows.times_s,
         audio_from=windows.sound if audio else None,
@@ -149,7 +156,7 @@ def _run_windows(
         fps=windows.fps,
         num_windows=parts.count,
         timings=dict(run.timings),
-        notices=(*windows.notices, *report.notices),
+        notices=(*parts.notices, *windows.notices, *report.notices),
         sources=clips[:-1],
         shown=clips[-1],
     )

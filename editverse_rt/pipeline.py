@@ -22,11 +22,11 @@ from editverse_rt.families import family_of
 from editverse_rt.media.frames import Frames
 from editverse_rt.native_calls import NativeCalls
 from editverse_rt.request.checked import CheckedRequest, check_request
-from editverse_rt.request.edit_request import EditRequest, Source
+from editverse_rt.request.edit_request import EditRequest, Source, request_of_call
 from editverse_rt.request.sizes import Size
 from editverse_rt.request.tokenizer import Tokenizer
 from editverse_rt.request.windows import Windows, read_windows
-from editverse_rt.result import EditedWindow, Result, WindowRun, check_fits_memory
+from editverse_rt.result import EditedWindow, Result, WindowRun, check_fits_memory, check_not_cancelled
 
 __all__ = ["Pipeline", "Result", "StepCallback"]
 
@@ -177,12 +177,12 @@ class Pipeline:
         strength: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         schedule: str | None = None,
         size: Size | None = None,
         num_frames: int | None = None,
         fps: float | None = None,
-        start_s: float = 0.0,
+        start_s: float | None = None,
         length: str | None = None,
         callback_on_step_end: StepCallback | None = None,
         **inputs: Source,
@@ -193,17 +193,17 @@ class Pipeline:
         lowest number. Without inputs it is generated at the bundle's sizes.
 
         Args:
-            prompt: The instruction, or an `EditRequest`, which contains all of the options below.
+            prompt: The instruction, or an `EditRequest`; options and inputs that are given beside it replace its own.
             negative_prompt: What the result should not show, for bundles with this capability.
             strength: How much a source is changed, for bundles with this capability.
             num_inference_steps: Steps of the solver; None for the schedule's own number.
             guidance_scale: Strength of the guidance by text; None for the schedule's own.
-            seed: Of the noise. The same seed gives the same bytes.
+            seed: Of the noise; None for 0. The same seed gives the same bytes.
             schedule: One of the bundle's schedules; None for its default.
             size: (height, width) of the result in pixels.
             num_frames: Frames of the result.
             fps: Frames a second to take from the videos; None for the main video's own rate.
-            start_s: Where to begin in the videos, in seconds.
+            start_s: Where to begin in the videos, in seconds; None for 0.
             length: "whole" edits a video of any length window by window, "cut" what one window holds.
             callback_on_step_end: Called as f(pipeline, step, timestep, {"num_inference_steps": n}) after each
                 step of the solver. The request stops if it returns False.
@@ -216,24 +216,21 @@ class Pipeline:
             BackendError: A graph fails, or the pipeline is closed.
             RequestCancelled: The callback returned False, or Ctrl-C was pressed.
         """
+        options = {
+            "negative_prompt": negative_prompt,
+            "strength": strength,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+            "schedule": schedule,
+            "size": size,
+            "num_frames": num_frames,
+            "fps": fps,
+            "start_s": start_s,
+            "length": length,
+        }
         try:
-            if isinstance(prompt, EditRequest):
-                return self.run(self.prepare(prompt), callback_on_step_end=callback_on_step_end)
-            request = EditRequest(
-                prompt,
-                inputs,
-                negative_prompt=negative_prompt,
-                strength=strength,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                seed=seed,
-                schedule=schedule,
-                size=size,
-                num_frames=num_frames,
-                fps=fps,
-                start_s=start_s,
-                length=length,
-            )
+            request = request_of_call(prompt, {**inputs, **options})
             return self.run(self.prepare(request), callback_on_step_end=callback_on_step_end)
         except KeyboardInterrupt:
             raise RequestCancelled(
@@ -259,8 +256,8 @@ class Pipeline:
     ) -> Result:
         """Run what `prepare` gave, and put its windows together in memory.
 
-        is_cancelled: asked before each frame of an input is read and before each call of a graph, from this
-        thread. on_graph: told the name of each graph before it is called.
+        is_cancelled: asked before each frame of an input is read, before each call of a graph and after the last, from
+        this thread. on_graph: told the name of each graph before it is called.
 
         Raises RequestError where the result would not fit this machine's memory, MediaError, BackendError,
         RequestCancelled.
@@ -272,7 +269,9 @@ class Pipeline:
             is_cancelled=is_cancelled,
             on_graph=on_graph,
         )
-        return run.join(list(run))
+        edited = list(run)
+        check_not_cancelled(is_cancelled)
+        return run.join(edited)
 
     def run_windows(
         self,
@@ -294,11 +293,7 @@ class Pipeline:
         clock = stages.StageClock()
         steps, num_windows = checked.schedule.num_inference_steps, checked.inputs.expected_windows
 
-        def check() -> None:
-            if is_cancelled():
-                raise RequestCancelled(
-                    "cancelled by its caller", hint="nothing was written", code="cancelled"
-                )
+        check = partial(check_not_cancelled, is_cancelled)
 
         def run(graph: str, **inputs: Any) -> Mapping[str, Array]:
             check()

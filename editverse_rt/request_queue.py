@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,8 +21,7 @@ from editverse_rt.pipeline import Pipeline, StepCallback
 from editverse_rt.planning.costs import weight_bytes
 from editverse_rt.planning.planner import CPU_PRECISION, Work, check_budget
 from editverse_rt.request.checked import CheckedRequest
-from editverse_rt.request.edit_request import EditRequest
-from editverse_rt.request.prompt import INPUT_NAME
+from editverse_rt.request.edit_request import EditRequest, request_of_call
 from editverse_rt.result import Result
 
 __all__ = ["FileHandle", "RequestHandle", "RequestQueue"]
@@ -36,18 +34,10 @@ LAST_PATIENCE_S = 1.0
 _GLANCE_S = 0.05
 
 
-def _request_from(request: EditRequest | str, options: dict[str, Any]) -> EditRequest:
-    if isinstance(request, EditRequest):
-        return replace(request, **options)
-    names = {name for name in options if INPUT_NAME.fullmatch(name)}
-    inputs = {name: options.pop(name) for name in names}
-    return EditRequest(request, inputs, **options)
-
-
 class _Handle(Future[Value]):
     """One submitted request: a `concurrent.futures.Future`, so `wait` and `asyncio.wrap_future` take it.
 
-    result() raises what the request raised, and RequestCancelled after cancel(). num_steps_done of
+    result() raises what the request raised, RequestCancelled after cancel(), see there. num_steps_done of
     num_inference_steps: how far it is, over all windows of a long video. memory_bytes: what it is estimated to hold
     beside the weights, 0 for a queue without a memory budget.
     """
@@ -64,9 +54,10 @@ class _Handle(Future[Value]):
         self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
-        """Stop the request: at once where it waits, before its next graph where it runs.
+        """Stop the request: at once where it waits, before its next graph or frame where it runs.
 
-        False if it is done already; after True, result() raises RequestCancelled.
+        False if it is done already. After True, result() raises RequestCancelled, and nothing was written; but a
+        request that was past its last frame by then, or failed, ends as if nobody had cancelled it.
         """
         return self._queue._cancel(self)
 
@@ -160,7 +151,7 @@ class RequestQueue:
         callback_on_step_end: StepCallback | None = None,
         **options: Any,
     ) -> RequestHandle:
-        """Put a request in the queue: an `EditRequest`, or a prompt with options as of a call of the
+        """Put a request in the queue: an `EditRequest` or a prompt, with inputs and options as of a call of the
         pipeline.
 
         It is checked now, and its files are opened and read when it runs; arrays are not copied, so leave
@@ -170,7 +161,7 @@ class RequestQueue:
         """
         with self._changed:
             self._check_room()
-        checked = self._pipeline.prepare(_request_from(request, options))
+        checked = self._pipeline.prepare(request_of_call(request, options))
         handle = RequestHandle(self, *self._expect(checked))
         run = partial(self._pipeline.run, checked)
         return self._put(handle, run, checked.schedule.num_inference_steps, callback_on_step_end)
@@ -192,8 +183,7 @@ class RequestQueue:
         with self._changed:
             self._check_room()
         checked = check_file_run(self._pipeline, request, path, resume=resume)
-        for file in checked.inputs.files.values():
-            file.close()
+        checked.inputs.close_files()
         handle = FileHandle(self, *self._expect(checked))
         run = partial(run_to_file, self._pipeline, request, path, resume=resume, audio=audio)
         return self._put(handle, run, checked.schedule.num_inference_steps, callback_on_step_end)
@@ -329,13 +319,10 @@ class RequestQueue:
             self._running.remove(handle)
             self._held_bytes -= handle.memory_bytes
             self._changed.notify_all()
-            is_stopped = handle._stop.is_set()
         # Outside of the lock, because a future calls its callbacks here.
-        if is_stopped and not isinstance(error, RequestCancelled):
-            error = RequestCancelled("cancelled by its caller", hint="nothing was written", code="cancelled")
         if error is not None:
             handle.set_exception(error)
-        elif result is not None:
+        else:
             handle.set_result(result)
 
     def _cancel(self, handle: _Handle[Any]) -> bool:

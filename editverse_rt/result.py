@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from editverse_rt import media
-from editverse_rt.errors import RequestError
+from editverse_rt.errors import RequestCancelled, RequestError
 from editverse_rt.media.frames import Frames
 from editverse_rt.media.sound import Sound
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.laid_out import LaidOutRequest
 from editverse_rt.request.windows import Windows
 
-__all__ = ["EditedWindow", "Result", "WindowRun", "check_fits_memory"]
+__all__ = [
+    "EditedWindow",
+    "Result",
+    "WindowRun",
+    "check_fits_memory",
+    "check_not_cancelled",
+    "until_cancelled",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +53,22 @@ class Result:
     sound: Sound | None = None
     num_windows: int = 1
 
-    def save(self, path: str | os.PathLike[str], *, audio: bool = True) -> tuple[str, ...]:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        audio: bool = True,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> tuple[str, ...]:
         """Write the frames in one step: a video, a picture or a folder of pictures, by the suffix of path.
 
         The source's sound goes along, as it is, if the result keeps the source's length and the file can
-        hold it. Returns the writer's lines for the user. Raises MediaError if path cannot be written.
+        hold it. Returns the writer's lines for the user. is_cancelled: asked before each frame is taken, from this
+        thread. Raises MediaError if path cannot be written, RequestCancelled.
         """
         return media.write_clip(
             path,
-            self.frames,
+            until_cancelled(self.frames, is_cancelled),
             self.fps,
             times_s=self.times_s,
             audio_from=self.sound if audio else None,
@@ -112,6 +126,20 @@ class WindowRun:
             sound=windows.sound,
             num_windows=len(edited),
         )
+
+
+def check_not_cancelled(is_cancelled: Callable[[], bool]) -> None:
+    """Raise RequestCancelled where the caller has cancelled the request."""
+    if is_cancelled():
+        raise RequestCancelled("cancelled by its caller", hint="nothing was written", code="cancelled")
+
+
+def until_cancelled(frames: Iterable[Frames], is_cancelled: Callable[[], bool]) -> Iterator[Frames]:
+    """The frames, for a writer: where the request is cancelled before the last is taken, it leaves no file."""
+    for frame in frames:
+        check_not_cancelled(is_cancelled)
+        yield frame
+    check_not_cancelled(is_cancelled)
 
 
 def check_fits_memory(checked: CheckedRequest) -> None:

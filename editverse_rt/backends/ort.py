@@ -40,7 +40,7 @@ _FATAL_SEVERITY = 4
 # attention that is split by heads and rows. Rounding of other kernels depends on how the work is split across
 # threads: convolutions over volumes, and logarithm and cosine, which differ between vectorized and remaining
 # elements. Graphs with those get one thread. They take a few per cent of a request.
-_THREADED_GRAPHS = frozenset({"text_encoder", "transformer"})
+_THREADED_GRAPHS = frozenset({"text_encoder", "transformer", "transformer_2"})
 # Convolutions of pictures are computed row by row, in a blocked layout, and threads change nothing, on these
 # processors from this version on (1.23.2 and 1.24.1 gave other bytes, 1.25.1 and 1.26 the same); elsewhere ONNX
 # Runtime may not have that layout.

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from editverse_rt import media
 from editverse_rt.batch.folder import BatchFolder, keep_result, save_result
 from editverse_rt.batch.rows import BatchRow, Failure, KeyMaker
 from editverse_rt.errors import EditVerseError, RequestCancelled, RequestError
@@ -191,10 +193,14 @@ class BatchLog:
 
 
 def is_long(pipeline: Pipeline, row: BatchRow) -> bool:
-    """Whether a row has more windows than one, so that its result goes to a file. Raises EditVerseError."""
+    """Whether a row has more windows than one, so that its result goes to a file.
+
+    Raises EditVerseError for a row that cannot be run, or whose result could not be written.
+    """
     inputs = pipeline.prepare(row.request).inputs
-    for file in inputs.files.values():
-        file.close()
+    inputs.close_files()
+    if inputs.expected_frames != 1:
+        media.check_rate(Path(row.stem + BatchFolder.SUFFIXES[False]), inputs.expected_fps)
     return inputs.expected_windows != 1
 
 

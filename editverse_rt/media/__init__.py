@@ -9,7 +9,13 @@ from __future__ import annotations
 from editverse_rt.media.frames import Clip, MediaInfo, WriteReport, contact_sheet, sample_by_time
 from editverse_rt.media.reading import MediaFile, clip_from_array, open_media, probe, read_clip
 from editverse_rt.media.sound import Sound
-from editverse_rt.media.targets import IMAGE_SUFFIXES, VIDEO_SUFFIXES, check_target, is_pattern
+from editverse_rt.media.targets import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_rate,
+    check_target,
+    is_pattern,
+)
 from editverse_rt.media.video_reader import VideoReader, open_array_frames
 from editverse_rt.media.writing import write_clip, write_image
 
@@ -22,6 +28,7 @@ __all__ = [
     "Sound",
     "VideoReader",
     "WriteReport",
+    "check_rate",
     "check_target",
     "clip_from_array",
     "contact_sheet",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from editverse_rt.errors import MediaError
 
 __all__ = [
+    "FPS_RANGE",
     "Clip",
     "FrameTaker",
     "Frames",
@@ -44,6 +45,8 @@ _TIMESTAMP_ROUNDING_S = 0.002
 # Frames that stay within this share of their mean gap of an even grid count as evenly spaced.
 _EVEN_SHARE = 0.25
 _MAX_SIDE_PX = 16384
+FPS_RANGE = (0.001, 1000.0)
+"""Of a video that is read by time or written."""
 _SEPARATOR_LEVEL = 230
 
 
@@ -292,8 +295,9 @@ def check_sampling(start_s: float, num_frames: int, fps: float | None, height_px
 
 def check_fps(fps: float) -> None:
     """Raise MediaError unless `fps` is a rate that a video can have."""
-    if not (math.isfinite(fps) and 0.001 <= fps <= 1000):
-        raise MediaError(f"found {fps} frames a second", expected="0.001 to 1000", code="media.rate")
+    least, most = FPS_RANGE
+    if not least <= fps <= most:
+        raise MediaError(f"found {fps} frames a second", expected=f"{least:g} to {most:g}", code="media.rate")
 
 
 def checked_frames(array: NDArray[Any]) -> Frames:

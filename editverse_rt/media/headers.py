@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,13 @@ _PICTURE_STARTS = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0"
 )  # fmt: skip
 _MAX_PROFILE_BYTES = 1 << 20
+# Tags of a TIFF's directory, by what is read of them: one number, a list of numbers, bytes.
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
+_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES = 0x0111, 0x0117, 0x0144, 0x0145
+_ICC_PROFILE = 0x8773
+_TIFF_NUMBERS = {_WIDTH, _HEIGHT, _ORIENTATION}
+_TIFF_TAGS = {*_TIFF_NUMBERS, _STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES, _ICC_PROFILE}
+_MAX_TAG_VALUES = 1 << 16
 # Red, green and blue of sRGB and Display P3 as profiles state them: XYZ, adapted to D50.
 _COLORANTS: tuple[tuple[Profile, tuple[float, ...]], ...] = (
     ("", (0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7141)),
@@ -137,7 +144,7 @@ def _jpeg(data: bytes) -> Header:
             height, width = struct.unpack_from(">HH", data, body + 1)
         elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
             orientation = _orientation(bytes(data[body + 6 : at + 2 + length]))
-        elif marker == 0xE2 and data[body : body + 12] == b"ICC_PROFILE\0":
+        elif marker == 0xE2 and data[body : body + 12] == b"ICC_PROFILE\0" and len(icc) < _MAX_PROFILE_BYTES:
             icc += data[body + 14 : at + 2 + length]
         at += 2 + length
     is_cut = scan == 0 or data.find(b"\xff\xd9", scan) < 0
@@ -153,15 +160,15 @@ def _png(data: bytes) -> Header:
         if kind == b"eXIf":
             orientation = _orientation(bytes(data[at + 8 : at + 8 + length]))
         elif kind == b"iCCP":
-            body = data[at + 8 : at + 8 + length]
-            icc = _inflated(body[body.index(b"\0") + 2 :]) if b"\0" in body else b""
+            icc = data[at + 8 : at + 8 + length]
         elif kind == b"acTL":
             is_animated = struct.unpack_from(">I", data, at + 8)[0] > 1
         elif kind == b"IEND":
             is_cut = False
             break
         at += 12 + length
-    return Header("png", width, height, orientation, is_cut, is_animated, profile_of(icc))
+    _, _, packed = icc.partition(b"\0")
+    return Header("png", width, height, orientation, is_cut, is_animated, profile_of(_inflated(packed[1:])))
 
 
 def _gif(data: bytes) -> Header:
@@ -236,26 +243,28 @@ def _bmp(data: bytes) -> Header:
 
 
 def _tiff(data: bytes) -> Header:
-    order = "<" if data[:2] == b"II" else ">"
-    tags = _tiff_tags(data, order)
-    offsets, sizes = (tags.get(code, ()) for code in (0x0111, 0x0117))
-    offsets, sizes = offsets or tags.get(0x0144, ()), sizes or tags.get(0x0145, ())
+    tags = _tiff_tags(data, "<" if data[:2] == b"II" else ">", _TIFF_TAGS)
+    offsets = tags.get(_STRIP_OFFSETS) or tags.get(_TILE_OFFSETS, ())
+    sizes = tags.get(_STRIP_SIZES) or tags.get(_TILE_SIZES, ())
     is_cut = not offsets or any(a + b > len(data) for a, b in zip(offsets, sizes, strict=False))
-    first = {code: tags.get(code, (0,))[0] for code in (0x0100, 0x0101, 0x0112)}
-    orientation = first[0x0112] if 1 <= first[0x0112] <= 8 else 1
-    profile = profile_of(bytes(tags.get(0x8773, ())))
-    return Header("tiff", first[0x0100], first[0x0101], orientation, is_cut, profile=profile)
+    width, height, turn = (tags.get(tag, (0,))[0] for tag in (_WIDTH, _HEIGHT, _ORIENTATION))
+    orientation = turn if 1 <= turn <= 8 else 1
+    return Header(
+        "tiff", width, height, orientation, is_cut, profile=profile_of(bytes(tags.get(_ICC_PROFILE, ())))
+    )
 
 
 def _ico(data: bytes) -> Header:
     (count,) = struct.unpack_from("<H", data, 4)
+    if not 0 < count < 100:
+        return Header("container")
     width = height = 0
-    is_cut = count == 0
+    is_cut = False
     for at in range(6, 6 + 16 * count, 16):
         size, offset = struct.unpack_from("<II", data, at + 8)
         width, height = max(width, data[at] or 256), max(height, data[at + 1] or 256)
         is_cut |= offset + size > len(data)
-    return Header("ico" if 0 < count < 100 else "container", width, height, is_cut=is_cut)
+    return Header("ico", width, height, is_cut=is_cut)
 
 
 def _heif(data: bytes) -> Header:
@@ -310,22 +319,31 @@ def _orientation(exif: bytes) -> int:
     if not exif.startswith((b"II*\0", b"MM\0*")):
         return 1
     try:
-        value = _tiff_tags(exif, "<" if exif[:2] == b"II" else ">").get(0x0112, (1,))[0]
+        order = "<" if exif[:2] == b"II" else ">"
+        value = _tiff_tags(exif, order, {_ORIENTATION}).get(_ORIENTATION, (1,))[0]
     except (struct.error, IndexError):
         return 1
     return value if 1 <= value <= 8 else 1
 
 
-def _tiff_tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
-    """The short and long values of a TIFF's first directory, by tag; at most 65,536 of each."""
+def _tiff_tags(data: bytes, order: str, wanted: Set[int]) -> dict[int, tuple[int, ...]]:
+    """The short and long values of the wanted tags of a TIFF's first directory, the bytes of its ICC profile.
+
+    Of a list all, and none where it is longer than _MAX_TAG_VALUES; of _TIFF_NUMBERS the first. What a file says of
+    other tags takes no memory, and of a tag that comes again the last entry counts, so that what is read is
+    bounded whatever the directory says.
+    """
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)
-    tags: dict[int, tuple[int, ...]] = {}
+    entries: dict[int, tuple[str, int, int]] = {}
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", data, entry)
-        letter, size = {3: ("H", 2), 4: ("I", 4)}.get(kind, ("B", 1) if tag == 0x8773 else ("", 0))
-        if not size or not 1 <= number <= 1 << 16:
+        letter, size = ("B", 1) if tag == _ICC_PROFILE else {3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
+        if tag not in wanted or not size or not 1 <= number <= _MAX_TAG_VALUES:
             continue
         where = entry + 8 if number * size <= 4 else struct.unpack_from(order + "I", data, entry + 8)[0]
-        tags[tag] = struct.unpack_from(f"{order}{number}{letter}", data, where)
-    return tags
+        entries[tag] = letter, 1 if tag in _TIFF_NUMBERS else number, where
+    return {
+        tag: struct.unpack_from(f"{order}{number}{letter}", data, where)
+        for tag, (letter, number, where) in entries.items()
+    }

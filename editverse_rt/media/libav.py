@@ -5,12 +5,13 @@ Down-scaling averages areas, up-scaling is bicubic; both are bit-exact.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 import av
 import av.logging
 import numpy as np
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.video.frame import VideoFrame
 
 from editverse_rt.media.frames import Frames
@@ -27,6 +28,7 @@ __all__ = [
     "SeekableReader",
     "frame_from_rgb",
     "open_input",
+    "open_output",
     "resized",
     "rgb_array",
 ]
@@ -82,6 +84,14 @@ def open_input(reader: SeekableReader) -> InputContainer:
         buffer_size=_BUFFER_BYTES,
         io_open=_refuse_to_open,
     )
+
+
+def open_output(path: Path, muxer: str, options: dict[str, str]) -> OutputContainer:
+    """Open a file for writing; raises what libav raises.
+
+    libav is told that the name is a file's: it takes the first part of "10:00/out.mp4" for a protocol.
+    """
+    return av.open(f"file:{path}", "w", format=muxer, options=options)
 
 
 def _refuse_to_open(*_: object) -> NoReturn:

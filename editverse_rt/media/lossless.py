@@ -7,13 +7,17 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from editverse_rt.errors import MediaError
 from editverse_rt.files import OpenFile, reason, replacing
 from editverse_rt.media.frames import Frames
-from editverse_rt.media.libav import frame_from_rgb, open_input
+from editverse_rt.media.libav import frame_from_rgb, open_input, open_output
 
 __all__ = ["read_lossless", "write_lossless"]
+
+_FPS = 25
+_MICROSECONDS = 1_000_000
 
 
 def write_lossless(path: Path, frames: Frames) -> None:
@@ -23,8 +27,8 @@ def write_lossless(path: Path, frames: Frames) -> None:
     """
     with replacing(path) as part:
         try:
-            with av.open(str(part), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
-                stream = container.add_stream("ffv1", rate=25)
+            with open_output(part, "matroska", {"fflags": "+bitexact"}) as container:
+                stream = container.add_stream("ffv1", rate=_FPS)
                 stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "bgr0"
                 stream.codec_context.thread_count = 1
                 for picture in frames:
@@ -39,17 +43,30 @@ def write_lossless(path: Path, frames: Frames) -> None:
 
 
 def read_lossless(path: Path) -> Iterator[Frames]:
-    """The frames [H, W, 3] of a file that `write_lossless` wrote, one by one. Raises MediaError."""
-    file = OpenFile(str(path))
+    """The frames [H, W, 3] of a file that `write_lossless` wrote, one by one.
+
+    Raises MediaError where it cannot be read, and after the last frame where some are missing.
+    """
+    file, count = OpenFile(str(path)), 0
     try:
         with open_input(file.reader()) as container:
+            num_frames = _num_frames(container)
             for frame in container.decode(video=0):
+                count += 1
                 yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except (av.FFmpegError, OSError, EOFError) as error:
-        raise MediaError(
-            f"{path}: cannot be read ({reason(error)})",
-            hint="it is damaged; begin anew",
-            code="media.undecodable",
-        ) from error
+        raise _damage_error(path, f"cannot be read ({reason(error)})") from error
     finally:
         file.close()
+    if count != num_frames:
+        # What is missing at the end of a file, or cannot be decoded, is no error for libav.
+        raise _damage_error(path, f"holds {count} of its {num_frames} frames")
+
+
+def _num_frames(container: InputContainer) -> int:
+    """How many frames were written, by the length that the muxer notes at the end, in the file's header."""
+    return round((container.duration or 0) * _FPS / _MICROSECONDS)
+
+
+def _damage_error(path: Path, found: str) -> MediaError:
+    return MediaError(f"{path}: {found}", hint="it is damaged; run again", code="media.undecodable")

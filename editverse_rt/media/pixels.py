@@ -96,14 +96,12 @@ def picture_from_frame(
     720 lines on.
     """
     size = (width_px, height_px) if placement.transpose else (height_px, width_px)
-    lines = frame.height
+    matrix = None if is_image else _unnamed_matrix(frame)
     if frame.interlaced_frame:
         frame = _top_field(frame)
     mapping = _colour_mapping(frame)
     if has_alpha(frame):
-        frame = over_white(frame)
-    is_unnamed_hd = frame.colorspace == UNSPECIFIED and lines >= _HD_LINES and not is_image
-    matrix = BT709 if is_unnamed_hd else None
+        frame = over_white(frame, matrix)
     shrinks = size[0] < frame.height or size[1] < frame.width
     flags = EXACT | (AREA if shrinks else BICUBIC)
     if frame.format.name.startswith("gray") and frame.color_range == LIMITED_RANGE:
@@ -115,6 +113,11 @@ def picture_from_frame(
         deep = frame.reformat(size[1], size[0], "rgb48le", matrix, interpolation=flags, threads=1)
         picture = _mapped(np.asarray(deep.to_ndarray()), *mapping)
     return place(picture, placement)
+
+
+def _unnamed_matrix(frame: VideoFrame) -> int | None:
+    """The YUV matrix of a frame of a video that does not name its own; None for swscale's own choice, BT.601."""
+    return BT709 if frame.colorspace == UNSPECIFIED and frame.height >= _HD_LINES else None
 
 
 def place(picture: NDArray[Any], placement: Placement) -> NDArray[Any]:
@@ -153,9 +156,9 @@ def has_alpha(frame: VideoFrame) -> bool:
 
 
 def joined(colours: VideoFrame, alpha: VideoFrame) -> VideoFrame:
-    """One frame with transparency, of a frame of colours and a frame whose luma is their opacity."""
-    flags = EXACT | BICUBIC
-    rgb = colours.reformat(format="rgb24", interpolation=flags, threads=1).to_ndarray()
+    """One frame of a video with transparency, of a frame of colours and a frame whose luma is their opacity."""
+    flags, matrix = EXACT | BICUBIC, _unnamed_matrix(colours)
+    rgb = colours.reformat(None, None, "rgb24", matrix, interpolation=flags, threads=1).to_ndarray()
     grey = alpha.reformat(
         colours.width, colours.height, "gray", dst_color_range=FULL_RANGE, interpolation=flags, threads=1
     )
@@ -164,9 +167,9 @@ def joined(colours: VideoFrame, alpha: VideoFrame) -> VideoFrame:
     return frame
 
 
-def over_white(frame: VideoFrame) -> VideoFrame:
-    """Lay a frame with transparency over white."""
-    rgba = frame.reformat(format="rgba", interpolation=EXACT | BICUBIC, threads=1).to_ndarray()
+def over_white(frame: VideoFrame, matrix: int | None) -> VideoFrame:
+    """Lay a frame with transparency over white. matrix: of a frame in YUV that names none."""
+    rgba = frame.reformat(None, None, "rgba", matrix, interpolation=EXACT | BICUBIC, threads=1).to_ndarray()
     return frame_from_rgb(blended(rgba[..., :3], rgba[..., 3], is_premultiplied=False))
 
 

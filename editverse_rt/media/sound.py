@@ -46,15 +46,24 @@ class Sound:
         """Add a stream like this one to a file that is being written."""
         return output.add_stream_from_template(self._stream)
 
-    def packets_for(self, copy: AudioStream) -> Iterator[Packet[Any]]:
-        """Yield the packets for the stream that `add_to` gave, timed from where the source's video begins."""
+    def times_s(self) -> Iterator[Fraction]:
+        """When each packet is due, from where the source's video begins."""
+        for _, _, dts, _, time_base in self._packets:
+            yield (dts - round(self._begin_s / time_base)) * time_base
+
+    def mux(self, number: int, output: OutputContainer, copy: AudioStream) -> None:
+        """Write the packet of that number to the stream that `add_to` gave, timed as `times_s` says it.
+
+        Raises what libav raises. The packets are shared by all files that are written at the same time, and libav
+        changes their times: so each is set and written in one go.
+        """
+        packet, pts, dts, duration, time_base = self._packets[number]
+        shift = round(self._begin_s / time_base)
         with self._turn:
-            for packet, pts, dts, duration, time_base in self._packets:
-                shift = round(self._begin_s / time_base)
-                packet.time_base, packet.duration = time_base, duration
-                packet.pts, packet.dts = pts - shift, dts - shift
-                packet.stream = copy
-                yield packet
+            packet.time_base, packet.duration = time_base, duration
+            packet.pts, packet.dts = pts - shift, dts - shift
+            packet.stream = copy
+            output.mux(packet)
 
 
 def _durations(packets: list[Packet[Any]]) -> list[int]:

@@ -152,7 +152,9 @@ class StreamSource:
         if "mov" in self._names and self.stream.duration and self.stream.time_base:
             stated_s = float(self.stream.duration * self.stream.time_base)
         elif "DURATION" in self.stream.metadata:
-            stated_s = _seconds_of_clock(self.stream.metadata["DURATION"])
+            # When the track ends on the file's clock; `end_s` counts from where the track begins.
+            begin_s = float(self._origin * self.stream.time_base) if self.stream.time_base else 0.0
+            stated_s = _seconds_of_clock(self.stream.metadata["DURATION"]) - begin_s
         if self.end_s < stated_s * _STATED_SHARE - _STATED_SLACK_S:
             self.num_damaged += 1
             self.notices.append(f"the file ends at {self.end_s:.2f} s of {stated_s:.2f} s: it was cut short")

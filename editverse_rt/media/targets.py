@@ -8,14 +8,22 @@ import tempfile
 from pathlib import Path
 
 from editverse_rt.errors import MediaError
+from editverse_rt.media.frames import FPS_RANGE
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_FPS", "VIDEO_SUFFIXES", "check_target", "is_pattern", "numbered"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_FPS",
+    "VIDEO_SUFFIXES",
+    "check_rate",
+    "check_target",
+    "is_pattern",
+    "numbered",
+]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".gif"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 MAX_FPS = {".gif": 50.0}
 """The highest rate of a type; GIF counts hundredths of a second, and players slow single ones down."""
-_MAX_FPS = 1000.0
 # One number, as in out_%04d.png or out_%d.png. A letter behind it, as in "50%done.png", makes it a word.
 _PATTERN = re.compile(r"%(?:0([1-9]))?d(?![A-Za-z])")
 _SPARE_NAME_BYTES = 255
@@ -68,14 +76,30 @@ def check_target(path: Path, *, fps: float | None = None, is_picture: bool = Fal
             hint=f"choose another name, such as {path}.mp4",
             code="media.place",
         )
-    if suffix in VIDEO_SUFFIXES and fps is not None and fps > MAX_FPS.get(suffix, _MAX_FPS):
+    if suffix in VIDEO_SUFFIXES and fps is not None and fps > MAX_FPS.get(suffix, FPS_RANGE[1]):
         raise MediaError(
             f"{path}: found {fps:g} frames a second",
-            expected=f"at most {MAX_FPS.get(suffix, _MAX_FPS):g} in {suffix}",
+            expected=f"at most {MAX_FPS.get(suffix, FPS_RANGE[1]):g} in {suffix}",
             hint="ask for fewer" + (" or write .mp4" if suffix in MAX_FPS else ""),
             code="media.rate",
         )
     _check_place(path)
+
+
+def check_rate(path: Path, fps: float) -> None:
+    """Refuse a rate that a video of that name cannot have, before anything is computed. Raises MediaError.
+
+    fps: the result's, by what its source says of itself. A rate above that of a GIF is none: frames are left out.
+    """
+    least, most = FPS_RANGE
+    if path.suffix.lower() in VIDEO_SUFFIXES and not least <= fps <= most:
+        raise MediaError(
+            f"{path}: the result would have {fps:g} frames a second",
+            expected=f"{least:g} to {most:g} in {path.suffix}",
+            hint="choose its rate with fps, --fps on the command line, or write pictures",
+            code="media.rate",
+            field="fps",
+        )
 
 
 def _check_name(path: Path) -> None:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -34,6 +36,7 @@ from editverse_rt.media.libav import (
     FULL_RANGE,
     LIMITED_RANGE,
     frame_from_rgb,
+    open_output,
 )
 from editverse_rt.media.sound import Sound, read_sound
 from editverse_rt.media.targets import MAX_FPS, is_pattern, numbered
@@ -218,6 +221,9 @@ def _write_pictures(pictures: Iterable[Frames], folder: Path, pattern: str) -> l
 
 # --- containers ---
 
+_Due = tuple[Fraction, "Packet[Any] | int"]
+"""A packet of the video, or the number of one of the sound, and when it is due in seconds."""
+
 
 def _write_container(target: Path, part: Path, timed: TimedPictures, sound: Sound | None) -> WriteReport:
     suffix = target.suffix.lower()
@@ -240,18 +246,21 @@ def _write_container(target: Path, part: Path, timed: TimedPictures, sound: Soun
         )
         convert = _frames_with_palette if suffix == ".gif" else _frames_in_yuv
         video_packets = _encoded_packets(output.video, convert(padded), timed.tick_s)
-        audio_packets: Iterator[Packet[Any]] = iter(())
+        video: Iterable[_Due] = ((_packet_time_s(packet), packet) for packet in video_packets)
+        audio: Iterable[_Due] = ()
         if sound is not None and output.audio is not None:
-            audio_packets = sound.packets_for(output.audio)
+            audio = zip(sound.times_s(), count())
         # In order of time, so that players need not jump about in the file.
         is_silent = False
-        for packet in heapq.merge(video_packets, audio_packets, key=_packet_time_s):
-            is_sound = output.audio is not None and packet.stream.index == output.audio.index
+        for _, packet in heapq.merge(video, audio, key=itemgetter(0)):
+            if isinstance(packet, Packet):
+                output.container.mux(packet)
+                continue
             try:
-                if not (is_sound and is_silent):
-                    output.container.mux(packet)
+                if sound is not None and output.audio is not None and not is_silent:
+                    sound.mux(packet, output.container, output.audio)
             except av.FFmpegError as error:
-                if not is_sound or isinstance(error, OSError):
+                if isinstance(error, OSError):
                     raise
                 is_silent = True
                 notices.append(
@@ -296,7 +305,7 @@ def _open_output(
 ) -> _Output:
     kind = _CONTAINERS[suffix]
     options = {"fflags": "+bitexact", **kind.muxer_options}
-    container = av.open(str(part), "w", format=kind.muxer, options=options)
+    container = open_output(part, kind.muxer, options)
     try:
         stream = cast(
             VideoStream, container.add_stream(kind.encoder, rate=timed.rate, options=kind.encoder_options)

@@ -69,9 +69,7 @@ def check_request(
     """Check a request and look at its inputs. Raises RequestError, MediaError."""
     _check_capabilities(spec, request)
     is_interleaved = spec.conditioning == "interleaved"
-    # In families whose text is not part of the sequence, an input has no place in the instruction and needs no tag.
-    prompt = request.prompt if is_interleaved else with_tags(request.prompt, request.inputs)
-    segments = parse_prompt(prompt, request.inputs)
+    segments = parse_prompt(with_tags(request.prompt, request.inputs), request.inputs)
     words = [segment.text for segment in segments if isinstance(segment, TextSegment)]
     if not is_interleaved:
         words = [" ".join(words)]

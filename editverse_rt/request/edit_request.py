@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from editverse_rt.media.frames import Frames
 from editverse_rt.request.options import OPTIONS, check_option, parse_size, refuse_choices_of_bundles
 from editverse_rt.request.prompt import check_input_name
 
-__all__ = ["EditRequest", "Source"]
+__all__ = ["EditRequest", "Source", "request_of_call"]
 
 Source = str | os.PathLike[str] | Frames
 """An input: the path of a video or an image, or an array uint8 [T, H, W, 3] (video) or [H, W, 3] (image)."""
@@ -113,6 +113,20 @@ class EditRequest:
         """The same request with other inputs, such as files in place of the names that JSON gave."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return EditRequest(**{**values, "inputs": inputs})
+
+
+def request_of_call(prompt: str | EditRequest, values: Mapping[str, Any]) -> EditRequest:
+    """The request of a call with a prompt, or with a request some of whose inputs and options are replaced.
+
+    values: options by name, of which None leaves the request's own, or the default; the others are inputs.
+    Raises RequestError as `EditRequest`.
+    """
+    names = {option.name for option in OPTIONS}
+    options = {name: value for name, value in values.items() if name in names and value is not None}
+    inputs = {name: value for name, value in values.items() if name not in names}
+    if isinstance(prompt, EditRequest):
+        return replace(prompt, inputs={**prompt.inputs, **inputs}, **options)
+    return EditRequest(prompt, inputs, **options)
 
 
 def _path_of(name: str, source: Source) -> str:

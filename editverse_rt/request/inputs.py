@@ -67,6 +67,12 @@ class ExaminedInputs:
     def has_video(self) -> bool:
         return self.main is not None and _kind(self.main) == "video"
 
+    def close_files(self) -> None:
+        """Close what was opened here, where nothing is to be read. A `MediaFile` of the caller's stays open."""
+        for name, file in self.files.items():
+            if file is not self.request.inputs[name]:
+                file.close()
+
     def expected_shapes(self) -> dict[str, tuple[int, int, int]]:
         """Frames, height and width in pixels that each input will have, by what its file says of itself.
 
@@ -80,6 +86,12 @@ class ExaminedInputs:
                 frames = self.geometry.round_frames(max(1, min(self.num_frames, there or self.num_frames)))
             shapes[name] = (frames, *self.sizes[name])
         return shapes
+
+    @property
+    def expected_fps(self) -> float:
+        """The result's rate, by what the main video says of itself."""
+        own = self.media[self.names[0]].fps if self.has_video else None
+        return self.request.fps or own or self.fps
 
     @property
     def expected_frames(self) -> int | None:

@@ -159,16 +159,16 @@ def check_option(name: str, value: object) -> OptionValue:
     elif option.kind == "size":
         checked = _size_from(value)
     elif not isinstance(value, bool) and isinstance(value, numbers.Real):
-        number = float(value)
-        if option.kind == "float" and math.isfinite(number):
-            checked = number
-        elif option.kind == "int" and isinstance(value, numbers.Integral):
+        if option.kind == "float":
+            checked = _finite(value)
+        elif isinstance(value, numbers.Integral):
             checked = int(value)
         if isinstance(checked, (int, float)) and not _is_within(option, checked):
             checked = None
     if checked is None:
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-        raise RequestError(shown, expected=option.expected, code="request.option", field=name, is_value=True)
+        raise RequestError(
+            _shown_value(value), expected=option.expected, code="request.option", field=name, is_value=True
+        )
     return checked
 
 
@@ -192,6 +192,24 @@ def parse_size(text: str) -> tuple[int, int] | None:
     """(height, width) of "WIDTHxHEIGHT" in pixels, None for another text."""
     match = _SIZE.fullmatch(text)
     return None if match is None else (int(match[2]), int(match[1]))
+
+
+def _finite(value: numbers.Real) -> float | None:
+    """A number as a float; None for one that is not finite, or too large for a float."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown_value(value: object) -> str:
+    """A value in a few characters. Python refuses to write whole numbers of thousands of digits."""
+    try:
+        shown = repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} that is too large to be shown"
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _size_from(value: object) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ Rules: paper section 5.1; where the paper is silent, docs/architecture.md.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,6 +23,11 @@ Size = tuple[int, int]
 _SAME_ASPECT_PERCENT = 1
 # A source is refused, and not distorted, if no size of the bundle has its aspect ratio within this many percent.
 _MAX_DISTORTION_PERCENT = 33
+# Of a size that is refused, the nearest one is advised if its aspect ratio is within this many percent, else one of the
+# asked shape.
+_NEAR_SHAPE_PERCENT = 10
+_LARGEST_SIDE_PX = 65_536
+"""Of a size that has a shape worth keeping in an advice; products of two such sides fit 64 bits."""
 
 
 def choose_sizes(
@@ -73,14 +78,7 @@ def choose_size(name: str, source: Size, geometry: Geometry) -> Size:
             hint=f"the nearest shape that this bundle takes is {closest[1]}x{closest[0]}; crop it first",
             code="request.size",
         )
-    least = _aspect_error(closest, source)
-    candidates = [size for size in sizes if _is_same_aspect(size, source)] or [
-        size for size in sizes if _aspect_error(size, source) == least
-    ]
-    area = height * width
-    return min(
-        candidates, key=lambda size: (abs(size[0] * size[1] - area), _aspect_error(size, source), size)
-    )
+    return _choose_of_shape(source, sizes)
 
 
 def fit_inside(source: Size, target: Size) -> Size:
@@ -125,6 +123,18 @@ def _iterate_sizes(geometry: Geometry) -> Iterator[Size]:
                 yield height, width
 
 
+def _choose_of_shape(source: Size, sizes: Sequence[Size]) -> Size:
+    """Of the sizes of the source's shape, or of the closest one, that of the nearest area."""
+    least = min(_aspect_error(size, source) for size in sizes)
+    candidates = [size for size in sizes if _is_same_aspect(size, source)] or [
+        size for size in sizes if _aspect_error(size, source) == least
+    ]
+    area = source[0] * source[1]
+    return min(
+        candidates, key=lambda size: (abs(size[0] * size[1] - area), _aspect_error(size, source), size)
+    )
+
+
 def _check_size(size: Size, geometry: Geometry) -> Size:
     try:
         height, width = map(operator.index, size)
@@ -136,6 +146,9 @@ def _check_size(size: Size, geometry: Geometry) -> Size:
     if (height, width) in sizes:
         return height, width
     nearest = min(sizes, key=lambda s: (abs(s[0] - height) + abs(s[1] - width), s))
+    has_shape = min(height, width) >= 1 and max(height, width) <= _LARGEST_SIDE_PX
+    if has_shape and _differ_by_more(nearest, (height, width), _NEAR_SHAPE_PERCENT):
+        nearest = _choose_of_shape((height, width), sizes)
     raise RequestError(
         f"size is {width}x{height} (width x height)",
         hint=(

@@ -404,6 +404,130 @@ def test_a_long_video_goes_to_a_file_in_its_turn(
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "expected.mp4").read_bytes()
 
 
+@pytest.fixture
+def short_request(slow_clip: Callable[..., Any], tmp_path: Path) -> EditRequest:
+    media.write_clip(tmp_path / "in.mp4", slow_clip(9, 48, 48), 8.0)
+    return EditRequest(PROMPT, {"video1": tmp_path / "in.mp4"})
+
+
+def test_cancelled_while_its_file_is_written_nothing_is_there(
+    windowed_pipeline: Pipeline, short_request: EditRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    real = media.write_clip
+
+    def write_clip(*args: Any, **options: Any) -> Any:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return real(*args, **options)
+
+    monkeypatch.setattr(media, "write_clip", write_clip)
+    with RequestQueue(windowed_pipeline) as queue:
+        handle = queue.submit_to_file(short_request, tmp_path / "out.mp4")
+        assert begun.wait(PATIENCE_S)
+        assert handle.cancel()
+        go_on.set()
+        with pytest.raises(RequestCancelled, match="nothing was written"):
+            handle.result(PATIENCE_S)
+        assert handle.cancelled()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == []
+
+
+@pytest.mark.parametrize("ends", ["written", "failed"])
+def test_cancelled_after_its_last_frame_it_ends_as_it_did(
+    windowed_pipeline: Pipeline,
+    short_request: EditRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    """A file that is there is told of, and an error of its own is not taken for a cancelled request."""
+    done, go_on = threading.Event(), threading.Event()
+    real = media.write_clip
+
+    def write_clip(*args: Any, **options: Any) -> Any:
+        report = real(*args, **options)
+        done.set()
+        assert go_on.wait(PATIENCE_S)
+        if ends == "failed":
+            raise MediaError("the disk is gone", code="media.unwritable")
+        return report
+
+    monkeypatch.setattr(media, "write_clip", write_clip)
+    with RequestQueue(windowed_pipeline) as queue:
+        handle = queue.submit_to_file(short_request, tmp_path / "out.mp4")
+        assert done.wait(PATIENCE_S)
+        assert handle.cancel()
+        go_on.set()
+        if ends == "written":
+            assert handle.result(PATIENCE_S).num_frames == 9
+            assert (tmp_path / "out.mp4").exists()
+        else:
+            with pytest.raises(MediaError, match="the disk is gone"):
+                handle.result(PATIENCE_S)
+        assert not handle.cancelled()
+
+
+def test_a_file_that_the_caller_opened_is_read(
+    windowed_pipeline: Pipeline, short_request: EditRequest, tmp_path: Path
+) -> None:
+    """Looking at a request leaves it open, as often as it is looked at; reading closes it."""
+    file = media.open_media(tmp_path / "in.mp4")
+    request = replace(short_request, inputs={"video1": file})
+    with RequestQueue(windowed_pipeline) as queue:
+        with pytest.raises(RequestError, match="is not there"):
+            queue.submit_to_file(request, tmp_path / "out.mp4", resume=True)
+        with pytest.raises(MediaError, match=r"out\.txt"):
+            queue.submit_to_file(request, tmp_path / "out.txt")
+        run = queue.submit_to_file(request, tmp_path / "out.mp4").result(PATIENCE_S)
+    assert run.num_frames == 9
+    with pytest.raises(MediaError, match="the file was closed"):
+        file.read_sound()
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({"seed": 7}, {"seed": 7}),
+        ({"seed": 0, "start_s": 0.0}, {"seed": 0}),
+        ({"num_inference_steps": 2, "schedule": None}, {"num_inference_steps": 2}),
+        ({"size": (32, 32)}, {"size": (32, 32)}),
+        ({}, {}),
+    ],
+)
+def test_options_beside_a_request_replace_its_own(
+    pipeline: Pipeline, blocky_clip: Any, options: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    """In a call of the pipeline and in the queue alike."""
+    request = EditRequest(PROMPT, {"video1": blocky_clip(5)}, seed=3, num_inference_steps=1)
+    expected = pipeline(replace(request, **changed))
+    called = pipeline(request, **options)
+    with RequestQueue(pipeline) as queue:
+        queued = queue.submit(request, **options).result(PATIENCE_S)
+    for found in (called, queued):
+        np.testing.assert_array_equal(found.frames, expected.frames)
+        assert found.laid_out.seed == expected.laid_out.seed == changed.get("seed", 3)
+
+
+def test_inputs_beside_a_request_replace_its_own(pipeline: Pipeline, blocky_clip: Any) -> None:
+    one, two = blocky_clip(5, seed=1), blocky_clip(5, seed=2)
+    request = EditRequest(PROMPT, {"video1": one})
+    with RequestQueue(pipeline) as queue:
+        queued = queue.submit(request, video1=two).result(PATIENCE_S)
+        np.testing.assert_array_equal(queued.frames, two)
+        np.testing.assert_array_equal(pipeline(request, video1=two).frames, two)
+        for wrong, code in (
+            ({"seed": -1}, "request.option"),
+            ({"sed": 1}, "request.input_name"),
+            ({"lora": "x"}, "request.unsupported"),
+            ({"image1": one}, "request.tag"),
+        ):
+            for call in (pipeline, queue.submit):
+                with pytest.raises(RequestError) as caught:
+                    call(request, **wrong)
+                assert caught.value.code == code
+
+
 def test_a_cancelled_file_can_be_resumed(
     windowed_pipeline: Pipeline, windowed_runner: Any, slow_clip: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ NAMES = [
     "layouts",
     "schedules",
     "sampling",
+    "rates",
     "bundles",
     "engines",
     "wan",

@@ -25,6 +25,7 @@ from editverse_rt.backends.ort_cuda import BoundOrtRunner, BoundTensor, OrtCudaB
 from editverse_rt.bundle.manifest import Bundle
 from editverse_rt.bundle.spec import GraphSpec, TensorSpec
 from editverse_rt.errors import BackendError
+from editverse_rt.stages import TRANSFORMERS
 
 FLOAT = 1
 
@@ -174,6 +175,14 @@ def test_the_vae_takes_threads_where_it_goes_frame_by_frame(
         runner.run("vae_decoder_next", matrices(2, 2, 2))
         (session,) = runner._sessions.values()
         assert session.get_session_options().intra_op_num_threads == expected
+
+
+def test_products_take_threads_in_each_transformer(bundle: Bundle) -> None:
+    """Of a checkpoint with two experts, as of one."""
+    with open_runner(bundle, 3) as runner:
+        for graph in ("text_encoder", *TRANSFORMERS):
+            assert runner._takes_threads(graph), graph
+        assert not runner._takes_threads("noise")
 
 
 def test_a_graph_is_loaded_when_it_is_first_run(bundle: Bundle) -> None:

@@ -201,13 +201,14 @@ def test_bad_rows_do_not_stop_the_others(pipeline: Pipeline, source: Path, tmp_p
         "{",
         {"id": "missing", "prompt": PROMPT, "inputs": {"image1": "nowhere.png"}},
         {"id": "field", "prompt": PROMPT, "sed": 1},
-        {"id": "range", "prompt": PROMPT, "seed": -1},
+        {"id": "range", "prompt": PROMPT, "seed": -(10**400)},
         {"id": "../up", "prompt": PROMPT},
         {"prompt": PROMPT},
         {"id": "damaged", "prompt": PROMPT, "inputs": {"image1": "text.png"}},
         "",
         {"id": "good", "prompt": PROMPT, "num_frames": 1},
         {"id": "long", "prompt": PROMPT * 100},
+        '{"id": "digits", "prompt": "x", "seed": 1' + "0" * 5000 + "}",
     )
     report = run(pipeline, source, tmp_path / "out")
     assert (report.num_done, report.num_left, report.is_complete) == (1, 0, False)
@@ -221,9 +222,11 @@ def test_bad_rows_do_not_stop_the_others(pipeline: Pipeline, source: Path, tmp_p
         6: ("", "request.field"),
         7: ("damaged", "media.undecodable"),
         10: ("long", "request.prompt_length"),
+        11: ("", "request"),
     }
     assert all(row["message"] for row in failed.values())
     assert f"{path}:3" in failed[3]["message"]
+    assert failed[11]["message"].endswith(": a whole number of 5001 digits; correct the row")
     write_manifest(source, {"id": "good", "prompt": PROMPT, "num_frames": 1})
     assert run(pipeline, source, tmp_path / "out").is_complete
     assert not (tmp_path / "out" / "failed.jsonl").exists()

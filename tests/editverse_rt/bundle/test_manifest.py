@@ -214,6 +214,26 @@ def test_a_field_that_the_format_does_not_know_is_refused(fake_template: Any, fi
         spec_from_json(value)
 
 
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("geometry/default_fps", "a number above 0"),
+        ("geometry/max_frames", "a whole number from 1"),
+        ("schedules/paper/guidance_scale", "a number of at least 0"),
+        ("schedules/paper/options/shift", "a number"),
+        ("schedules/paper/table/guidance/1", "a list of numbers"),
+        ("schedules/paper/table/matrices/0/0/0", "a list of numbers"),
+    ],
+)
+def test_a_number_that_no_float_holds_is_refused(fake_template: Any, field: str, expected: str) -> None:
+    for wrong in (10**400, -(10**400)):
+        value = json.loads(json.dumps(json_from_spec(fake_template.spec)))
+        set_field(value, field, wrong)
+        with pytest.raises(BundleError, match=expected) as caught:
+            spec_from_json(json.loads(json.dumps(value)))
+        assert len(str(caught.value)) < 300
+
+
 EULER = [[1, 0, 0, 0.25], [0, 0, 0, 1], [0, 1, 0, 0]]
 
 
@@ -223,6 +243,8 @@ EULER = [[1, 0, 0, 0.25], [0, 0, 0, 1], [0, 1, 0, 0]]
         ("geometry/min_area_px", 99999, "at most max_area_px"),
         ("geometry/default_width_px", 40, "a multiple of 16"),
         ("geometry/default_height_px", 160, "up to max_side_px"),
+        ("geometry/max_area_px", 48 * 48 - 1, "an area from min_area_px = 1024 to max_area_px = 2303"),
+        ("geometry/min_area_px", 48 * 48 + 1, "an area from min_area_px = 2305 to max_area_px = 4096"),
         ("geometry/max_frames", 8, r"1 \+ 4 \* k"),
         ("geometry/default_frames", 13, "up to max_frames"),
         ("default_schedule", "fast", "one of paper, interval"),
@@ -249,6 +271,7 @@ EULER = [[1, 0, 0, 0.25], [0, 0, 0, 1], [0, 1, 0, 0]]
         ("schedules/paper/table/experts", [0, 0, 0], "4, one for each of the timesteps"),
         ("schedules/paper/table/experts", [0, 0, 2, 0], "0 or 1 for each step"),
         ("schedules/paper/table/experts", [0, 0, 0.5, 0], "0 or 1 for each step"),
+        ("schedules/paper/table/experts", [0, 0, 1, 0], '0 for each step without a graph "transformer_2"'),
         ("files/0/sha256", "A" * 64, "lower-case"),
         ("tokenizer/file", "other.model", "list of files"),
         ("graphs/noise/file", "noise.onnx", "list of files"),

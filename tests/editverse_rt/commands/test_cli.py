@@ -36,7 +36,7 @@ class FakeResult:
         "took the first 5 of 90 frames; choose others with --start, --frames or --fps",
     )
 
-    def save(self, path: Path, *, audio: bool) -> tuple[str, ...]:
+    def save(self, path: Path, *, audio: bool, is_cancelled: Any) -> tuple[str, ...]:
         Path(path).write_bytes(b"saved")
         return ("the sound was left out",)
 
@@ -66,7 +66,7 @@ class FakePipeline:
         return {"bundle": "nano", "backend": "ort-cpu"}
 
     def prepare(self, request: EditRequest) -> SimpleNamespace:
-        return SimpleNamespace(request=request, inputs=SimpleNamespace(expected_windows=1))
+        return SimpleNamespace(request=request, inputs=SimpleNamespace(expected_windows=1, expected_fps=8.0))
 
     def run(self, checked: SimpleNamespace, *, callback_on_step_end: Any, is_cancelled: Any) -> FakeResult:
         request: EditRequest = checked.request

@@ -43,6 +43,7 @@ def make_corpus(folder: Path) -> list[Path]:
         write_image(folder / name, patchwork(48, 80))
     encode(folder / "a.bmp", patchwork(48, 80)[None], codec="bmp", pixel_format="bgr24")
     encode(folder / "a.tif", patchwork(48, 80)[None], codec="tiff", pixel_format="rgb24")
+    (folder / "long.tif").write_bytes(with_long_directory((folder / "a.tif").read_bytes()))
     encode(folder / "a.apng", grey_frames(4), codec="apng", pixel_format="rgb24", rate=10)
     for name in ("a.mp4", "a.mkv", "a.webm", "a.mov", "a.gif"):
         write_clip(
@@ -81,6 +82,18 @@ def make_corpus(folder: Path) -> list[Path]:
     (folder / "a.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\na.ts\n#EXT-X-ENDLIST\n")
     (folder / "a.ico").write_bytes(icon((folder / "a.png").read_bytes()))
     return sorted(path for path in folder.iterdir() if "item" not in path.name)
+
+
+def with_long_directory(tiff: bytes) -> bytes:
+    """The same picture with thousands of further tags of 65,536 values each, which all lie in the same place."""
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, at)
+    codes = range(0xC800, 0xFFFF)
+    begin = len(tiff) + 2 + 12 * (count + len(codes)) + 4
+    entries = tiff[at + 2 : at + 2 + 12 * count]
+    entries += b"".join(struct.pack("<HHII", code, 4, 1 << 16, begin) for code in codes)
+    directory = struct.pack("<H", count + len(codes)) + entries + bytes(4)
+    return tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:] + directory + b"\1" * (4 << 16)
 
 
 def animated_webp(still: bytes) -> bytes:

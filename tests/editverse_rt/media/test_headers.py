@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from media_samples import encode, exif_jpeg, grey_frames, patchwork, worst
 
 from editverse_rt.errors import MediaError
-from editverse_rt.media import decoding, probe, read_clip, write_clip, write_image
+from editverse_rt.media import decoding, headers, probe, read_clip, write_clip, write_image
 from editverse_rt.media.headers import examine, is_list, is_picture_type
 from editverse_rt.media.libav import MAX_SOURCE_AREA_PX
 
@@ -104,6 +108,72 @@ def test_a_tiff_is_turned_by_its_own_tag(tmp_path: Path, orientation: int) -> No
     assert (info.height_px, info.width_px) == expected.shape[:2]
     clip = read_clip(tmp_path / "in.tif", num_frames=1, height_px=info.height_px, width_px=info.width_px)
     assert (clip.frames[0] == expected).all()
+
+
+def long_directory(tags: Iterable[int]) -> bytes:
+    """A TIFF of nothing but a directory: entries of 65,536 long values each, which all lie in the same place."""
+    codes = list(tags)
+    begin = 10 + 12 * len(codes)
+    entries = b"".join(struct.pack("<HHII", code, 4, 1 << 16, begin) for code in codes)
+    return struct.pack("<4sIH", b"II*\0", 8, len(codes)) + entries + b"\1" * (4 << 16)
+
+
+@pytest.mark.parametrize("tags", [range(0x8000, 0x8100), [0x0111] * 256], ids=["others", "again"])
+def test_a_long_directory_takes_no_memory(monkeypatch: pytest.MonkeyPatch, tags: Iterable[int]) -> None:
+    """Values of tags that are not read are not kept, and those of a tag that comes again are read once."""
+    data = long_directory(tags)
+    png = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">II5x", 80, 48)) + png_chunk(b"eXIf", data)
+    num_values = 0
+
+    def unpack_from(form: str, data: bytes, offset: int = 0) -> tuple[Any, ...]:
+        nonlocal num_values
+        values = struct.unpack_from(form, data, offset)
+        num_values += len(values)
+        return values
+
+    monkeypatch.setattr(headers, "struct", SimpleNamespace(unpack_from=unpack_from, error=struct.error))
+    for whole, kind in ((data, "tiff"), (png, "png")):
+        num_values = 0
+        tracemalloc.start()
+        try:
+            header = examine(whole)
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (header.kind, header.orientation) == (kind, 1)
+        assert num_values < 1 << 17
+        assert peak_bytes < 16 << 20
+
+
+def test_what_is_said_of_other_tags_does_not_matter(tmp_path: Path) -> None:
+    """A tag that is not read may lie outside of the file; an ICC profile may have any type."""
+    data = written(tmp_path, ".tif")
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = data[at + 2 : at + 2 + 12 * count] + struct.pack("<HHII", 0x8773, 3, 2, 0xFFFFFFFF)
+    entries += struct.pack("<HHII", 50_000, 4, 1000, 10**6)
+    moved = data + struct.pack("<H", count + 2) + entries + bytes(4)
+    header = examine(moved[:4] + struct.pack("<I", len(data)) + moved[8:])
+    assert (header.kind, header.width_px, header.height_px, header.is_cut) == ("tiff", 160, 96, False)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", "png"),
+        (b"GIF89a\1", "gif"),
+        (b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0", "webp"),
+        (b"BM\0\0", "bmp"),
+        (b"II*\0\x08\0\0\0\2\0", "tiff"),
+        (b"\0\0\1\0\2\0", "ico"),
+    ],
+)
+def test_a_header_that_runs_past_the_end_keeps_its_kind(start: bytes, kind: str) -> None:
+    assert (examine(start).kind, examine(start).is_cut) == (kind, True)
+
+
+def test_an_icon_of_a_hundred_pictures_is_none() -> None:
+    assert examine(b"\0\0\1\0\x64\0").kind == "container"
 
 
 def test_words_in_other_segments_are_no_orientation(tmp_path: Path) -> None:

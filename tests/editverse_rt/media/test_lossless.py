@@ -25,8 +25,28 @@ def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.mkv").write_bytes(b"nothing of the kind")
-    with pytest.raises(MediaError, match="begin anew"):
+    with pytest.raises(MediaError, match="it is damaged; run again"):
         list(read_lossless(tmp_path / "a.mkv"))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_file_without_its_end_is_an_error(tmp_path: Path, share: float) -> None:
+    """libav reads it as far as it goes, without an error."""
+    frames = np.random.default_rng(0).integers(0, 256, (7, 48, 80, 3), np.uint8)
+    write_lossless(tmp_path / "a.mkv", frames)
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(MediaError, match=r"holds [0-6] of its 7 frames; it is damaged; run again"):
+        list(read_lossless(tmp_path / "a.mkv"))
+
+
+def test_a_folder_whose_name_has_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("2026-01-01T10:00", "a.mkv")
+    path.parent.mkdir()
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    write_lossless(path, frames)
+    assert np.array_equal(np.stack(list(read_lossless(path))), frames)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -143,6 +143,32 @@ def test_transparency_of_webm_is_laid_over_white(tmp_path: Path, codec: str) -> 
     assert worst(later.frames[0], expected) <= 8
 
 
+@pytest.mark.parametrize("height", [480, 720])
+@pytest.mark.parametrize(
+    ("name", "codec", "opaque", "transparent", "options"),
+    [
+        ("in.webm", "libvpx-vp9", "yuv420p", "yuva420p", {"auto-alt-ref": "0", "b": "4M", "cpu-used": "8"}),
+        ("in.mov", "prores_ks", "yuv444p10le", "yuva444p10le", {"profile": "4444"}),
+        ("in.mkv", "ffv1", "yuv420p", "yuva420p", {}),
+    ],
+)
+def test_the_unnamed_matrix_is_one_with_and_without_transparency(
+    tmp_path: Path, height: int, name: str, codec: str, opaque: str, transparent: str, options: dict[str, str]
+) -> None:
+    """The same numbers in YUV, with a plane of full opacity beside them and without, are the same colours."""
+    colours = np.zeros((height, 16 * height // 9, 4), np.uint8)
+    colours[:] = (200, 60, 40, 255)
+    found = []
+    for pixels in (opaque, transparent):
+        frame = av.VideoFrame.from_ndarray(colours, format="rgba").reformat(format=pixels)
+        frame.colorspace = 2
+        path = encode_raw(tmp_path / name, [frame], codec, pixels, options=dict(options))
+        found.append(read_clip(path, num_frames=1, height_px=16, width_px=16).frames[0])
+    assert worst(found[0], found[1]) <= 2
+    # The numbers were made as BT.601; from 720 lines on they are read as BT.709, where this red has more green.
+    assert (found[1][8, 8, 1] > 66) == (height == 720)
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "ffv1", "mpeg2video"])
 @pytest.mark.parametrize("is_full", [False, True])
 def test_the_range_is_respected(tmp_path: Path, codec: str, is_full: bool) -> None:

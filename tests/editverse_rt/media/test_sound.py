@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -111,6 +113,46 @@ def test_sound_in_memory_outlives_its_file_and_is_written_twice(tmp_path: Path) 
     for name in ("one.mkv", "two.mkv"):
         assert write_clip(tmp_path / name, grey_frames(25), 25.0, audio_from=sound).notices == ()
         assert audio_packets(tmp_path / name) == before
+
+
+def test_a_failed_writing_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    """The traceback of what failed is kept, and with it all that the failed writing had open."""
+    with open_media(encode_sound(tmp_path / "in.mkv", "flac")) as file:
+        sound = file.read_sound()
+
+    def breaks_off() -> Iterator[np.ndarray]:
+        yield from grey_frames(20)
+        raise OSError(27, "File too large")
+
+    with pytest.raises(MediaError, match="File too large") as caught:
+        write_clip(tmp_path / "one.mkv", breaks_off(), 25.0, audio_from=sound)
+    writer = threading.Thread(
+        target=write_clip,
+        args=(tmp_path / "two.mkv", grey_frames(25), 25.0),
+        kwargs={"audio_from": sound},
+        daemon=True,
+    )
+    writer.start()
+    writer.join(30)
+    assert not writer.is_alive()
+    assert audio_packets(tmp_path / "two.mkv") == audio_packets(tmp_path / "in.mkv")
+    assert caught.value.code == "media.unwritable"
+    assert names(tmp_path) == ["in.mkv", "two.mkv"]
+
+
+def test_one_sound_in_two_files_that_are_written_in_turns(tmp_path: Path) -> None:
+    with open_media(encode_sound(tmp_path / "in.mkv", "flac")) as file:
+        sound = file.read_sound()
+
+    def writes_another(count: int) -> Iterator[np.ndarray]:
+        for number, frame in enumerate(grey_frames(25)):
+            if number == count:
+                write_clip(tmp_path / "inner.mkv", grey_frames(25), 25.0, audio_from=sound)
+            yield frame
+
+    write_clip(tmp_path / "outer.mkv", writes_another(15), 25.0, audio_from=sound)
+    for name in ("inner.mkv", "outer.mkv"):
+        assert audio_packets(tmp_path / name) == audio_packets(tmp_path / "in.mkv")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

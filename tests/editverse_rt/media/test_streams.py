@@ -142,6 +142,22 @@ def test_a_video_beside_an_uneven_one_is_sampled_at_its_times(tmp_path: Path) ->
     assert numbers(clip.frames) == [0, 1, 4, 11, 12]
 
 
+@pytest.mark.parametrize("name", ["in.mkv", "in.webm", "in.mp4"])
+def test_a_video_that_begins_late_is_whole(tmp_path: Path, name: str) -> None:
+    """Matroska states when a track ends on the clock of the file."""
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    pts = [4000 + 100 * number for number in range(10)]
+    frames = np.random.default_rng(0).integers(0, 256, (10, 48, 64, 3), dtype=np.uint8)
+    path = encode(tmp_path / name, frames, pts=pts, time_base=Fraction(1, 1000), codec=codec)
+    clip = read_clip(path, num_frames=30, height_px=48, width_px=64)
+    assert (len(clip.frames), clip.num_damaged, clip.notices) == (10, 0, ())
+    data = path.read_bytes()
+    if name.endswith("mkv"):
+        path.write_bytes(data[: len(data) // 2])
+        clip = read_clip(path, num_frames=30, height_px=48, width_px=64)
+        assert any("s of 0.94 s: it was cut short" in line for line in clip.notices)
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
 def test_a_file_that_ends_early_says_so(tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(0)

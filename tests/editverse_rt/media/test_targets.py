@@ -8,7 +8,7 @@ import pytest
 from media_samples import grey_frames, names
 
 from editverse_rt.errors import MediaError
-from editverse_rt.media import check_target, is_pattern, probe, write_clip
+from editverse_rt.media import check_rate, check_target, is_pattern, probe, write_clip
 from editverse_rt.media.targets import numbered
 
 
@@ -94,6 +94,34 @@ def test_what_can_be_written_leaves_no_trace(tmp_path: Path, name: str) -> None:
     check_target(tmp_path / name, fps=50.0)
     assert names(tmp_path) == []
     write_clip(tmp_path / name, grey_frames(1), 25.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["2026-01-01T10:00/out.mp4", "md5:x/out.webm", "10:00/out.png", "a:b/frames"]
+)
+def test_a_folder_whose_name_has_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """libav takes the first part of such a name for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir()
+    check_target(Path(name))
+    write_clip(name, grey_frames(1), 25.0)
+    assert Path(name).exists()
+    if not Path(name).is_dir():
+        assert probe(name).width_px == 64
+
+
+@pytest.mark.parametrize("fps", [0.0009, 1000.5, float("inf"), float("nan")])
+def test_the_rate_of_a_source_that_no_video_can_have(tmp_path: Path, fps: float) -> None:
+    for suffix in (".mp4", ".gif"):
+        with pytest.raises(
+            MediaError, match=f"0.001 to 1000 in {suffix}; choose its rate with fps"
+        ) as caught:
+            check_rate(tmp_path / f"out{suffix}", fps)
+        assert (caught.value.code, caught.value.field) == ("media.rate", "fps")
+    for name in ("out.png", "new", "out_%d.jpg"):
+        check_rate(tmp_path / name, fps)
+    for known in (0.001, 25.0, 1000.0):
+        check_rate(tmp_path / "out.gif", known)
 
 
 def test_a_preview_is_a_picture(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ FULL: dict[str, Any] = {
     "start_s": 1.5,
 }
 
+NUMBERS = [option.name for option in OPTIONS if option.kind in ("int", "float")]
+
 names = st.builds("{}{}".format, st.sampled_from(["video", "image"]), st.integers(1, 99))
 requests = st.builds(
     EditRequest,
@@ -97,6 +99,7 @@ def test_frames_do_not_go_into_json_and_are_refused_by_name(name: str, clip: Any
         ({"seed": -1}, "seed"),
         ({"seed": None}, "seed"),
         ({"seed": True}, "seed"),
+        *(({name: sign * 10**400}, name) for name in NUMBERS for sign in (1, -1)),
         ({"num_frames": 0}, "num_frames"),
         ({"num_inference_steps": 2.0}, "num_inference_steps"),
         ({"fps": 0}, "fps"),

@@ -83,6 +83,13 @@ def test_limits_are_told_in_full(name: str, value: float, said: str) -> None:
     assert str(refusal(name, value)) == said
 
 
+@pytest.mark.parametrize("name", [*LIMITS, "fps", "strength"])
+def test_numbers_that_no_float_holds_are_out_of_range(name: str) -> None:
+    # Of the last one, Python does not even write the digits.
+    for value in (10**400, -(10**400), Fraction(10**400), 10**5000):
+        assert len(str(refusal(name, value))) < 200
+
+
 @pytest.mark.parametrize("name", [*LIMITS, "fps"])
 @pytest.mark.parametrize(
     "value", [True, False, np.bool_(True), "1", "", b"1", math.nan, math.inf, -math.inf, [1], 1j, {}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,26 @@ def test_an_odd_length_is_rounded_down_and_says_so(pipeline: Pipeline, blocky_cl
     assert "took frames 0-4" in pipeline("<video1> Go", video1=source, num_frames=7).notices[0]
 
 
+def test_an_instruction_without_tags_gets_all_of_them_in_front(pipeline: Pipeline, blocky_clip: Any) -> None:
+    inputs = {"video1": blocky_clip(5), "image1": blocky_clip(1)[0]}
+    plain, tagged = pipeline("Go", **inputs), pipeline("<video1> <image1> Go", **inputs)
+    np.testing.assert_array_equal(plain.frames, tagged.frames)
+    assert plain.laid_out.sources == tagged.laid_out.sources
+    assert plain.laid_out.segments == tagged.laid_out.segments
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [((512, 512), "64x64"), ((720, 1280), "80x48"), ((1280, 720), "48x80"), ((0, 0), "32x32")],
+)
+def test_a_size_that_is_refused_is_led_to_one_of_its_shape(
+    pipeline: Pipeline, asked: tuple[int, int], nearest: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        pipeline("A ring", size=asked)
+    assert f"the nearest is {nearest}" in caught.value.hint
+
+
 def test_a_start_is_a_time_in_the_video(pipeline: Pipeline, blocky_clip: Any) -> None:
     source = blocky_clip(13)
     result = pipeline("<video1> Go", video1=source, start_s=1.0)
@@ -145,10 +166,11 @@ def test_sound_goes_along_only_if_the_result_keeps_the_length(
     fake_media(monkeypatch, {"in.mp4": info}, make_clip(num_frames, covers_source))
     written: list[Any] = []
 
-    def write_clip(path: str, frames: Array, fps: float, *, times_s: None, audio_from: Any) -> Any:
+    def write_clip(path: str, frames: Iterable[Array], fps: float, *, times_s: None, audio_from: Any) -> Any:
         assert times_s is None
-        written.append((path, frames.shape, fps, audio_from))
-        return media.WriteReport(Path(path), len(frames), ("a line",))
+        pictures = np.stack([*frames])
+        written.append((path, pictures.shape, fps, audio_from))
+        return media.WriteReport(Path(path), len(pictures), ("a line",))
 
     monkeypatch.setattr(media, "write_clip", write_clip)
     result = pipeline("<video1> Go", video1="in.mp4")
@@ -198,7 +220,11 @@ def test_damage_is_reported(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch)
     [
         ("", {}, "instruction is empty"),
         ("<video1> Go", {}, "no video1 is given"),
-        ("Go", {"video1": np.zeros((1, 48, 64, 3), np.uint8)}, "does not mention <video1>"),
+        (
+            "<image1> Go",
+            {"image1": np.zeros((48, 64, 3), np.uint8), "video1": np.zeros((1, 48, 64, 3), np.uint8)},
+            "does not mention <video1>",
+        ),
         ("Go", {"steps": 5}, 'an input is called "steps"'),
         ("Turn the circle green " * 9, {}, "takes up to 24; shorten it"),
         ("A ring", {"num_frames": 10}, "num_frames is 10; this bundle takes 1 to 9"),

@@ -292,7 +292,7 @@ $(NATIVE_DEPS)/ready-clang: cpp/tools/fetch_deps.sh .venv/ready
 	cpp/tools/fetch_deps.sh $(NATIVE_DEPS) --python .venv/bin/python clang-14 libclang-rt-14-dev
 	@touch $@
 
-# Altered files of 26 kinds through the Python host's readers: no crash, 10 s and 3 GiB a file at most.
+# Altered files of 27 kinds through the Python host's readers: no crash, 10 s and 3 GiB a file at most.
 FUZZ_MEDIA_FILES ?= 10000
 FUZZ_MEDIA_SEED ?= 0
 fuzz-media: .venv/ready

@@ -193,7 +193,8 @@ typedef int (*ev_window_callback)(void* user_data, const ev_window* window);
 typedef struct ev_request {
   size_t struct_size; /* set by ev_request_init */
 
-  /* The instruction, which mentions each input once by its tag: "<video1> Make it night". Required. */
+  /* The instruction, which mentions each input once by its tag: "<video1> Make it night". Without any tag it gets
+     those of all inputs in front. Required. */
   const char* prompt;
 
   /* num_inputs elements, each prepared by ev_input_init; NULL where there are none. */

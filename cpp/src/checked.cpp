@@ -97,9 +97,7 @@ CheckedRequest check_request(const BundleSpec& spec, const Tokenizer& tokenizer,
   std::vector<std::string> names, words;
   for (const Source& source : request.sources) names.push_back(source.name);
   const bool is_interleaved = spec.conditioning == "interleaved";
-  // Beside a text that stands apart an input has no place in the instruction, and needs no tag there.
-  std::vector<Segment> segments =
-      parse_prompt(is_interleaved ? request.prompt : with_tags(request.prompt, names), names);
+  std::vector<Segment> segments = parse_prompt(with_tags(request.prompt, names), names);
   for (const Segment& segment : segments) {
     if (const auto* text = std::get_if<TextSegment>(&segment)) words.push_back(text->text);
   }

@@ -16,12 +16,14 @@ namespace ev {
 
 constexpr std::int64_t kMaxFrameSidePx = 16384;
 
-/// What an input holds, as it is shown: upright, with square pixels. fps: nothing for an image.
+/// What an input holds, as it is shown: upright, with square pixels. fps, duration_s: nothing for an image; duration_s
+/// and num_frames also where the file does not say.
 struct MediaInfo {
   std::string kind;  // "video" or "image"
   std::int64_t width_px = 0;
   std::int64_t height_px = 0;
   std::optional<double> fps;
+  std::optional<double> duration_s;
   std::optional<std::int64_t> num_frames;
   bool has_audio = false;
 };

@@ -44,6 +44,13 @@ Geometry read_geometry(Fields fields) {
                     join_text("a multiple of ", g.size_multiple(), " up to max_side_px = ", g.max_side_px));
     }
   }
+  // The default is a size like any other, so that there is at least one.
+  const std::int64_t area_px = g.default_height_px * g.default_width_px;
+  if (area_px < g.min_area_px || area_px > g.max_area_px) {
+    fields.refuse("default_height_px", g.default_height_px,
+                  join_text("with default_width_px = ", g.default_width_px,
+                            " an area from min_area_px = ", g.min_area_px, " to max_area_px = ", g.max_area_px));
+  }
   const std::pair<const char*, std::int64_t> lengths[] = {{"max_frames", g.max_frames},
                                                           {"default_frames", g.default_frames}};
   for (const auto& [field, frames] : lengths) {
@@ -170,7 +177,7 @@ void check_options(const Schedule& schedule, const GraphSpec& graph, const Field
   fields.refuse("schedules." + schedule.name + ".options", given, names);
 }
 
-/// Matrices of the solver's size, and graphs that are there. The interfaces were checked before.
+/// Matrices of the solver's size, and graphs and transformers that are there. The interfaces were checked before.
 void check_schedules(const BundleSpec& spec, const Fields& fields) {
   std::size_t states = 1;
   for (const TensorSpec& tensor : spec.find_graph("solver_step")->inputs) {
@@ -189,6 +196,10 @@ void check_schedules(const BundleSpec& spec, const Fields& fields) {
       fields.refuse(where + ".graph", schedule.graph, "one of the graphs " + graphs);
     }
     if (makes_tables) check_options(schedule, *graph, fields);
+    const std::vector<std::int64_t>& experts = schedule.table.experts;
+    if (spec.find_graph("transformer_2") == nullptr && std::count(experts.begin(), experts.end(), 1) > 0) {
+      fields.refuse(where + ".table.experts", experts, "0 for each step without a graph \"transformer_2\"");
+    }
     for (const Matrix& matrix : schedule.table.matrices) {
       const bool fits = matrix.size() == states && std::all_of(matrix.begin(), matrix.end(), [&](const auto& row) {
                           return row.size() == states + 1;

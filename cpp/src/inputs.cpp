@@ -55,7 +55,7 @@ MediaInfo describe_frames(const Source& source, double fps) {
               " RGB pixels (width x height) with these strides need ", needed);
   }
   const bool is_image = source.num_frames == 1 && input_kind(name) == "image";
-  return {is_image ? "image" : "video", width, height, fps, source.num_frames, false};
+  return {is_image ? "image" : "video", width, height, fps, std::nullopt, source.num_frames, false};
 }
 
 MediaInfo describe_source(const Source& source, const InputFile* file, double fps) {
@@ -114,22 +114,29 @@ std::int64_t count_frames(const std::string& name, std::int64_t num_frames, doub
   return count;
 }
 
-/// How many frames of a video are taken, by what it says of itself.
-std::int64_t expect_frames(const ExaminedInputs& examined, const std::string& name, std::int64_t at_most,
-                           double result_fps) {
+/// Frames that a file has at the rate at which it is read, at most kLargestNumFrames; nothing where it does not say.
+std::optional<std::int64_t> frames_there(const ExaminedInputs& examined, const std::string& name, double result_fps) {
   const MediaInfo& info = examined.media.at(name);
-  const Request& request = *examined.request;
-  const double source_fps = info.fps.value_or(examined.geometry->default_fps);
-  if (!examined.sources.at(name)->is_path()) {
-    return count_frames(name, *info.num_frames, source_fps, request.start_s, at_most);
-  }
+  const double start_s = examined.request->start_s, own_fps = info.fps.value_or(examined.fps);
   const std::optional<double> fps = examined.rate_for(name, result_fps);
-  if (!fps && request.start_s <= 0) return std::min(at_most, info.num_frames.value_or(at_most));
-  // Sampled by time: the frames that are left, at the rate asked for.
-  const double left_s = static_cast<double>(info.num_frames.value_or(INT32_MAX)) / source_fps - request.start_s;
-  const double count = std::ceil(left_s * fps.value_or(source_fps) - 1e-6);
-  if (count < 1) return 1;
-  return count < static_cast<double>(at_most) ? static_cast<std::int64_t>(count) : at_most;
+  if (!fps && start_s == 0 && info.num_frames) return info.num_frames;
+  std::optional<double> there_s = info.duration_s;
+  if (info.num_frames) there_s = static_cast<double>(*info.num_frames) / own_fps;
+  if (!there_s) return std::nullopt;
+  const double count = std::ceil((*there_s - start_s) * fps.value_or(own_fps) - 1e-6);
+  return static_cast<std::int64_t>(std::clamp(count, 1.0, static_cast<double>(kLargestNumFrames)));
+}
+
+/// How many frames of a video are taken, by what it says of itself; nothing where it does not say.
+std::optional<std::int64_t> expect_frames(const ExaminedInputs& examined, const std::string& name, std::int64_t at_most,
+                                          double result_fps) {
+  if (examined.sources.at(name)->is_path()) {
+    const std::optional<std::int64_t> there = frames_there(examined, name, result_fps);
+    return there ? std::optional(std::min(at_most, *there)) : std::nullopt;
+  }
+  const MediaInfo& info = examined.media.at(name);
+  const double source_fps = info.fps.value_or(examined.geometry->default_fps);
+  return count_frames(name, *info.num_frames, source_fps, examined.request->start_s, at_most);
 }
 
 /// Whether a request is done window by window. Throws EV_ERROR_REQUEST where the bundle cannot do that.
@@ -253,9 +260,7 @@ Footage read_inputs(const ExaminedInputs& examined, const std::function<void()>&
 std::optional<std::int64_t> expect_num_frames(const ExaminedInputs& examined) {
   if (!examined.total_frames) return examined.num_frames;
   if (!examined.has_video()) return examined.total_frames;
-  const std::string& main = examined.names.front();
-  if (!examined.media.at(main).num_frames && !examined.request->num_frames) return std::nullopt;
-  return expect_frames(examined, main, *examined.total_frames, examined.fps);
+  return expect_frames(examined, examined.names.front(), *examined.total_frames, examined.fps);
 }
 
 std::optional<std::int64_t> expect_length(const ExaminedInputs& examined, const std::string& name) {
@@ -284,7 +289,8 @@ Footage expect_footage(const ExaminedInputs& examined) {
       const bool is_main = name == examined.names.front();
       count = footage.num_frames;
       if (!examined.total_frames) {
-        count = geometry.round_frames(expect_frames(examined, name, footage.num_frames, footage.fps));
+        const std::int64_t most = footage.num_frames;
+        count = geometry.round_frames(expect_frames(examined, name, most, footage.fps).value_or(most));
       }
       if (is_main) {
         footage.num_frames = count;

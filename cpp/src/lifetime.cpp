@@ -42,18 +42,29 @@ State& state() {
 /// How many of the calls that are counted are this thread's.
 thread_local int num_own_calls = 0;
 
+/// Whether another thread than this one ends the process.
+bool is_ended_by_another() {
+  const State& known = state();
+  return known.is_ending && known.ending_thread != std::this_thread::get_id();
+}
+
 /// Does not return when the process is ending, but in the thread that ends it.
 void sleep_if_ending() {
-  const State& known = state();
-  if (!known.is_ending || known.ending_thread == std::this_thread::get_id()) return;
+  if (!is_ended_by_another()) return;
   while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 void begin_call() {
+  {
+    const std::lock_guard lock(state().mutex);
+    // Under the lock: a call is either counted before the process begins to end, or it does not begin.
+    if (!is_ended_by_another()) {
+      ++state().num_calls;
+      ++num_own_calls;
+      return;
+    }
+  }
   sleep_if_ending();
-  const std::lock_guard lock(state().mutex);
-  ++state().num_calls;
-  ++num_own_calls;
 }
 
 void end_call() {

@@ -123,6 +123,7 @@ MediaInfo probe_file(const InputFile& file) {
   info.num_frames = 1;
   if (info.kind == "video") {
     info.fps = source.rate();
+    info.duration_s = source.duration_s();
     info.num_frames = source.stream()->nb_frames > 0 ? std::optional(source.stream()->nb_frames) : std::nullopt;
   }
   return info;

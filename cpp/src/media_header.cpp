@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 namespace ev {
@@ -21,6 +22,9 @@ constexpr std::array<Text, 8> kPictureStarts = {"\xff\xd8\xff"sv, kPng,      "GI
 const std::set<Text> kHeifBrands = {"mif1", "mif2", "heic", "heix", "heim", "heis", "avif", "miaf"};
 const std::set<Text> kSequenceBrands = {"msf1", "hevc", "hevx", "hevm", "hevs", "avis"};
 constexpr std::size_t kMaxTagValues = 1 << 16;
+// Tags of a TIFF's directory. Of the first three one number is read, of the others a list.
+constexpr unsigned int kWidth = 0x0100, kHeight = 0x0101, kOrientation = 0x0112;
+constexpr unsigned int kStripOffsets = 0x0111, kStripSizes = 0x0117, kTileOffsets = 0x0144, kTileSizes = 0x0145;
 // Red, green and blue of sRGB and Display P3 as profiles state them: XYZ, adapted to D50.
 constexpr std::pair<const char*, std::array<double, 9>> kColorants[] = {
     {"", {0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7141}},
@@ -69,25 +73,38 @@ bool have_common(const std::set<Text>& one, const std::set<Text>& other) {
   return std::any_of(one.begin(), one.end(), [&](Text name) { return other.count(name) != 0; });
 }
 
-/// The short and long values of a TIFF's first directory, by tag.
-std::map<unsigned int, std::vector<unsigned int>> read_tiff_tags(const Bytes& data) {
-  std::map<unsigned int, std::vector<unsigned int>> tags;
+/// The short and long values of the wanted tags of a TIFF's first directory. Of a list all, and none where it is longer
+/// than kMaxTagValues; of other tags the first. What a file says of other tags takes no memory, and of a tag that comes
+/// again the last entry counts, so that what is read is bounded whatever the directory says.
+std::map<unsigned int, std::vector<unsigned int>> read_tiff_tags(const Bytes& data,
+                                                                 const std::set<unsigned int>& wanted) {
+  struct Entry {
+    std::size_t where, number, size;
+  };
+  std::map<unsigned int, Entry> entries;
   const std::size_t begin = data.four(4);
   const std::size_t count = data.two(begin);
   for (std::size_t entry = begin + 2; entry < begin + 2 + 12 * count; entry += 12) {
     const unsigned int tag = data.two(entry), kind = data.two(entry + 2);
     const std::size_t number = data.four(entry + 4), size = kind == 3 ? 2 : kind == 4 ? 4 : 0;
-    if (size == 0 || number < 1 || number > kMaxTagValues) continue;
-    const std::size_t where = number * size <= 4 ? entry + 8 : data.four(entry + 8);
-    std::vector<unsigned int> values;
-    values.reserve(number);
-    for (std::size_t i = 0; i < number; ++i) {
-      values.push_back(size == 2 ? data.two(where + 2 * i) : data.four(where + 4 * i));
+    if (wanted.count(tag) == 0 || size == 0 || number < 1 || number > kMaxTagValues) continue;
+    entries[tag] = {number * size <= 4 ? entry + 8 : data.four(entry + 8), number, size};
+  }
+  std::map<unsigned int, std::vector<unsigned int>> tags;
+  for (const auto& [tag, entry] : entries) {
+    const bool is_one = tag == kWidth || tag == kHeight || tag == kOrientation;
+    for (std::size_t i = 0; i < (is_one ? 1 : entry.number); ++i) {
+      const std::size_t at = entry.where + entry.size * i;
+      tags[tag].push_back(entry.size == 2 ? data.two(at) : data.four(at));
     }
-    tags[tag] = std::move(values);
   }
   return tags;
 }
+
+bool is_webp(Text data) { return starts_with(data, "RIFF") && data.size() >= 12 && data.substr(8, 4) == "WEBP"; }
+
+/// Whether a file begins as those of ISO/IEC 14496-12 do.
+bool is_iso_media(Text data) { return data.size() >= 8 && data.substr(4, 4) == "ftyp"; }
 
 bool is_tiff(Text data) { return starts_with(data, "II*\0"sv) || starts_with(data, "MM\0*"sv); }
 
@@ -95,8 +112,8 @@ bool is_tiff(Text data) { return starts_with(data, "II*\0"sv) || starts_with(dat
 int orientation_of(Text exif) {
   if (!is_tiff(exif)) return 1;
   try {
-    const auto tags = read_tiff_tags(Bytes(exif, exif[0] == 'I'));
-    const auto found = tags.find(0x0112);
+    const auto tags = read_tiff_tags(Bytes(exif, exif[0] == 'I'), {kOrientation});
+    const auto found = tags.find(kOrientation);
     return found != tags.end() && found->second[0] >= 1 && found->second[0] <= 8 ? static_cast<int>(found->second[0])
                                                                                  : 1;
   } catch (const std::out_of_range&) {
@@ -233,16 +250,18 @@ FileHeader read_bmp(Text text) {
 
 FileHeader read_tiff(Text text) {
   const Bytes data(text, text[0] == 'I');
-  const auto tags = read_tiff_tags(data);
+  const auto tags =
+      read_tiff_tags(data, {kWidth, kHeight, kStripOffsets, kOrientation, kStripSizes, kTileOffsets, kTileSizes});
   const auto values = [&](unsigned int tag) {
     const auto found = tags.find(tag);
     return found == tags.end() ? std::vector<unsigned int>() : found->second;
   };
   const auto first = [&](unsigned int tag) { return values(tag).empty() ? 0U : values(tag)[0]; };
-  FileHeader header{"tiff", first(0x0100), first(0x0101)};
-  if (first(0x0112) >= 1 && first(0x0112) <= 8) header.orientation = static_cast<int>(first(0x0112));
-  const auto offsets = values(0x0111).empty() ? values(0x0144) : values(0x0111);  // of strips, else of tiles
-  const auto sizes = values(0x0117).empty() ? values(0x0145) : values(0x0117);
+  FileHeader header{"tiff", first(kWidth), first(kHeight)};
+  const unsigned int orientation = first(kOrientation);
+  if (orientation >= 1 && orientation <= 8) header.orientation = static_cast<int>(orientation);
+  const auto offsets = values(kStripOffsets).empty() ? values(kTileOffsets) : values(kStripOffsets);
+  const auto sizes = values(kStripSizes).empty() ? values(kTileSizes) : values(kStripSizes);
   header.is_cut = offsets.empty();
   for (std::size_t i = 0; i < std::min(offsets.size(), sizes.size()); ++i) {
     header.is_cut = header.is_cut || static_cast<std::size_t>(offsets[i]) + sizes[i] > data.size();
@@ -303,11 +322,11 @@ FileHeader read_heif(Text text) {
 }  // namespace
 
 bool is_picture_type(Text start) {
-  if (start.size() > 12 && start.substr(4, 4) == "ftyp") {
+  if (is_iso_media(start)) {
     const auto brands = brands_of(start);
     return have_common(brands, kHeifBrands) || have_common(brands, kSequenceBrands);
   }
-  if (starts_with(start, "RIFF") && start.size() > 12 && start.substr(8, 4) == "WEBP") return true;
+  if (is_webp(start)) return true;
   return std::any_of(kPictureStarts.begin(), kPictureStarts.end(),
                      [&](Text known) { return starts_with(start, known); });
 }
@@ -345,17 +364,25 @@ std::string profile_of(Text icc) {
 }
 
 FileHeader examine_file(Text data) {
-  try {
-    if (starts_with(data, "\xff\xd8\xff")) return read_jpeg(data);
-    if (starts_with(data, kPng)) return read_png(data);
-    if (starts_with(data, "GIF87a") || starts_with(data, "GIF89a")) return read_gif(data);
-    if (starts_with(data, "RIFF") && data.size() > 12 && data.substr(8, 4) == "WEBP") return read_webp(data);
-    if (starts_with(data, "BM")) return read_bmp(data);
-    if (is_tiff(data)) return read_tiff(data);
-    if (starts_with(data, "\0\0\1\0"sv)) return read_ico(data);
-    if (data.size() > 12 && data.substr(4, 4) == "ftyp") return read_heif(data);
-  } catch (const std::out_of_range&) {
-    // Its end is missing before its size was found.
+  using Read = FileHeader (*)(Text);
+  const std::tuple<bool, const char*, Read> kinds[] = {
+      {starts_with(data, "\xff\xd8\xff"), "jpeg", read_jpeg},
+      {starts_with(data, kPng), "png", read_png},
+      {starts_with(data, "GIF87a") || starts_with(data, "GIF89a"), "gif", read_gif},
+      {is_webp(data), "webp", read_webp},
+      {starts_with(data, "BM"), "bmp", read_bmp},
+      {is_tiff(data), "tiff", read_tiff},
+      {starts_with(data, "\0\0\1\0"sv), "ico", read_ico},
+      {is_iso_media(data), "container", read_heif}};
+  for (const auto& [is_kind, kind, read] : kinds) {
+    if (!is_kind) continue;
+    try {
+      return read(data);
+    } catch (const std::out_of_range&) {
+      FileHeader cut{kind};  // its end is missing before its size was found
+      cut.is_cut = true;
+      return cut;
+    }
   }
   return {};
 }

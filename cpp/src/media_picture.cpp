@@ -186,7 +186,6 @@ std::vector<std::uint8_t> rgb_of(const AVFrame& given, bool is_image, int height
   const std::uint8_t* data[4] = {};
   int strides[4] = {};
   if (has_alpha || (format->flags & AV_PIX_FMT_FLAG_PAL) != 0) {
-    planes.colorspace = frame.colorspace;
     blended = over_white(frame, planes);
     const std::size_t row_bytes = static_cast<std::size_t>(frame.width) * 3;
     padded = Padded(row_bytes, static_cast<std::size_t>(frame.height));

@@ -1,7 +1,6 @@
 #include "media_source.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <sstream>
 #include <thread>
@@ -130,6 +129,15 @@ bool VideoSource::has_audio() const {
                      [](const AVStream* stream) { return stream->codecpar->codec_type == AVMEDIA_TYPE_AUDIO; });
 }
 
+std::optional<double> VideoSource::duration_s() const {
+  const auto is_said = [](std::int64_t duration) { return duration != AV_NOPTS_VALUE && duration != 0; };
+  if (is_said(stream_->duration) && stream_->time_base.num > 0) {
+    return static_cast<double>(stream_->duration) * av_q2d(stream_->time_base);
+  }
+  if (!is_said(format_->duration)) return std::nullopt;
+  return static_cast<double>(format_->duration) / AV_TIME_BASE;
+}
+
 Placement VideoSource::placement(const AVFrame& frame) const {
   return is_image() ? placement_of_exif(file_.header().orientation) : placement_of(frame, stream_);
 }
@@ -198,14 +206,15 @@ void VideoSource::compare_with_stated_end() {
     if (stream_->duration > 0 && stream_->time_base.num > 0) {
       stated_s = static_cast<double>(stream_->duration) * av_q2d(stream_->time_base);
     }
-  } else {
-    stated_s = seconds_of_clock(metadata(*stream_, "DURATION"));
+  } else if (const std::string end = metadata(*stream_, "DURATION"); !end.empty()) {
+    // When the track ends on the file's clock, while end_s_ counts from where the track begins.
+    const double begin_s = stream_->time_base.num > 0 ? static_cast<double>(origin_) * av_q2d(stream_->time_base) : 0;
+    stated_s = seconds_of_clock(end) - begin_s;
   }
   if (end_s_ >= stated_s * kStatedShare - kStatedSlack_s) return;
   ++num_damaged_;
-  char text[120];
-  std::snprintf(text, sizeof text, "the file ends at %.2f s of %.2f s: it was cut short", end_s_, stated_s);
-  notices_.emplace_back(text);
+  notices_.push_back(
+      join_text("the file ends at ", two_places(end_s_), " s of ", two_places(stated_s), " s: it was cut short"));
 }
 
 void VideoSource::open_decoder() {

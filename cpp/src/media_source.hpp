@@ -30,6 +30,8 @@ class VideoSource {
   const InputFile& file() const { return file_; }
   /// Frames a second; of an elementary stream known when its first frame is.
   double rate() const { return av_q2d(rate_); }
+  /// What the stream says of its length, else what the file does; nothing where neither says.
+  std::optional<double> duration_s() const;
   std::int64_t num_damaged() const { return num_damaged_; }
   double end_s() const { return end_s_; }
   const std::string& path() const { return file_.path(); }

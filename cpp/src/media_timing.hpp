@@ -6,9 +6,36 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace ev {
+
+/// The fraction with a denominator of at most 100,000 that is nearest to a rate from 0.001 to 1000: its numerator and
+/// denominator. As limit_denominator of Python's Fraction; av_d2q would bound the numerator as well.
+inline std::pair<int, int> fraction_of_rate(double fps) {
+  constexpr std::int64_t kMaxDenominator = 100'000;
+  constexpr int kMantissaBits = 53;
+  int exponent = 0;
+  auto number = static_cast<std::int64_t>(std::ldexp(std::frexp(fps, &exponent), kMantissaBits));
+  int shift = kMantissaBits - exponent;  // the rate is number / 2^shift; 0.001 has the largest, 62
+  for (; shift > 0 && number % 2 == 0; --shift) number /= 2;
+  const std::int64_t denominator = std::int64_t{1} << shift;
+  if (denominator <= kMaxDenominator) return {static_cast<int>(number), static_cast<int>(denominator)};
+  // Its continued fraction, up to the last convergent p1 / q1 that the bound allows.
+  std::int64_t p0 = 0, q0 = 1, p1 = 1, q1 = 0, rest = denominator;
+  while (true) {
+    const std::int64_t whole = number / rest;
+    if (q1 > 0 && whole > (kMaxDenominator - q0) / q1) break;
+    p0 = std::exchange(p1, p0 + whole * p1);
+    q0 = std::exchange(q1, q0 + whole * q1);
+    number = std::exchange(rest, number - whole * rest);
+  }
+  // It is one of the two nearest, the other lies on the other side of the rate.
+  const std::int64_t steps = (kMaxDenominator - q0) / q1, p2 = p0 + steps * p1, q2 = q0 + steps * q1;
+  const bool is_convergent = rest <= denominator / (2 * q2);
+  return {static_cast<int>(is_convergent ? p1 : p2), static_cast<int>(is_convergent ? q1 : q2)};
+}
 
 /// Ticks from the beginning, and for how many.
 struct Span {

@@ -247,7 +247,8 @@ std::vector<std::optional<Span>> lay_out_in_time(const TimedFrames& clip, int cl
 
 void write_container(const fs::path& target, const fs::path& part, const TimedFrames& clip, const Container& type) {
   const Tensor& frames = clip.frames;
-  const AVRational rate = av_d2q(clip.fps, 100000);
+  const auto [numerator, denominator] = fraction_of_rate(clip.fps);
+  const AVRational rate{numerator, denominator};
   const AVRational tick = clip.times_s.empty() ? av_inv_q(rate) : AVRational{1, type.clock};
   // 4:2:0 H.264 has even sides, and players know no other layout.
   const std::int64_t multiple = std::strcmp(type.encoder, "libx264") == 0 ? 2 : 1;

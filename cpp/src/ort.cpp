@@ -4,7 +4,6 @@
 #include <array>
 #include <map>
 #include <optional>
-#include <sstream>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -20,7 +19,7 @@ namespace {
 using namespace ort;
 
 // The graphs whose kernels give the same bytes on any number of threads; see backends/ort.py. The others take one.
-constexpr std::array<const char*, 2> kThreadedGraphs = {"text_encoder", "transformer"};
+constexpr std::array<const char*, 3> kThreadedGraphs = {"text_encoder", "transformer", "transformer_2"};
 // So do these where convolutions of pictures have a blocked layout, on x86-64, if they were exported frame by frame.
 constexpr std::array<const char*, 4> kFrameByFrameGraphs = {"vae_encoder_first", "vae_encoder_next",
                                                             "vae_decoder_first", "vae_decoder_next"};
@@ -43,14 +42,6 @@ constexpr std::array<const char*, 8> kUnknownOperator = {"NOT_IMPLEMENTED",
 bool lacks_operator(const std::string& reason) {
   return std::any_of(kUnknownOperator.begin(), kUnknownOperator.end(),
                      [&](const char* part) { return reason.find(part) != std::string::npos; });
-}
-
-/// version: "1.32.0". Before 1.25 such convolutions depend on how they are split across threads; see backends/ort.py.
-bool has_reproducible_convolutions(const std::string& version) {
-  int major = 0, minor = 0;
-  std::istringstream(version) >> major;
-  std::istringstream(version.substr(std::min(version.size(), version.find('.') + 1))) >> minor;
-  return major > 1 || (major == 1 && minor >= 25);
 }
 
 template <std::size_t count>
@@ -196,7 +187,8 @@ class OrtRunner : public Runner {
   /// Whether the graph gives the same bytes on any number of threads.
   bool takes_threads(const std::string& graph) const {
     if (kHasBlockedLayout && is_one_of(kFrameByFrameGraphs, graph)) {
-      return bundle_.spec.capabilities.convolutions == "frames" && has_reproducible_convolutions(library_.version);
+      // Before, such convolutions depend on how they are split across threads; see backends/ort.py.
+      return bundle_.spec.capabilities.convolutions == "frames" && is_version_from(library_.version, 1, 25);
     }
     return is_one_of(kThreadedGraphs, graph);
   }

@@ -3,9 +3,12 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <system_error>
+#include <tuple>
 
 #include "lifetime.hpp"
 
@@ -63,6 +66,15 @@ Library load_library(const std::string& path) {
         .expected("1.23 or newer");
   }
   return {api, base->GetVersionString()};
+}
+
+bool is_version_from(const std::string& version, int major, int minor) {
+  int found_major = 0, found_minor = 0;
+  const char* const end = version.data() + version.size();
+  const auto [dot, error] = std::from_chars(version.data(), end, found_major);
+  if (error != std::errc()) return false;
+  if (dot != end) std::from_chars(dot + 1, end, found_minor);
+  return std::tie(found_major, found_minor) >= std::tie(major, minor);
 }
 
 std::string take_status(const OrtApi* api, OrtStatus* status) {

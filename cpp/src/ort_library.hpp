@@ -37,6 +37,9 @@ struct Provider {
 /// that the loader finds. It stays loaded: its threads and statics do not survive being unloaded.
 Library load_library(const std::string& path);
 
+/// Whether a version such as "1.32.0" is this one or a newer one. It is read without the application's locale.
+bool is_version_from(const std::string& version, int major, int minor);
+
 /// The first line of a status, which is freed; "" where it says that all is well.
 std::string take_status(const OrtApi* api, OrtStatus* status);
 

@@ -13,6 +13,11 @@ namespace {
 constexpr int kSameAspectPercent = 1;
 // A source whose aspect ratio no size of the bundle meets within this many percent is refused, not distorted.
 constexpr int kMaxDistortionPercent = 33;
+// Of a size that is refused, the nearest one is advised if its aspect ratio is within this many percent, else one of
+// the asked shape.
+constexpr int kNearShapePercent = 10;
+// Of a size that has a shape worth keeping in an advice; products of two such sides fit 64 bits.
+constexpr std::int64_t kLargestSidePx = 65536;
 
 __extension__ using Wide = __int128;
 
@@ -59,6 +64,34 @@ void visit_sizes(const Geometry& geometry, const Visit& visit) {
       .hint("export the bundle again");
 }
 
+/// Of all sizes the one whose shape is closest to the source's, the first of equals; none where there is no size.
+std::optional<Size> find_closest_shape(const Size& source, const Geometry& geometry) {
+  std::optional<Size> closest;
+  visit_sizes(geometry, [&](const Size& size) {
+    if (!closest || AspectError(size, source) < AspectError(*closest, source)) closest = size;
+  });
+  return closest;
+}
+
+/// Of the sizes of the source's shape, or of the closest one, that of the nearest area.
+Size choose_of_shape(const Size& source, const Size& closest, const Geometry& geometry) {
+  const AspectError least(closest, source);
+  const bool has_same = is_same_aspect(closest, source);
+  const std::int64_t area = source.first * source.second;
+  std::optional<Size> best;
+  const auto distance = [&](const Size& size) { return std::abs(size.first * size.second - area); };
+  visit_sizes(geometry, [&](const Size& size) {
+    const AspectError error(size, source);
+    if (has_same ? !is_same_aspect(size, source) : least < error) return;
+    // Sizes come in order, so of equals the first, which is the lower, stays.
+    if (!best || distance(size) < distance(*best) ||
+        (distance(size) == distance(*best) && error < AspectError(*best, source))) {
+      best = size;
+    }
+  });
+  return *best;
+}
+
 Size check_size(const Size& size, const Geometry& geometry) {
   // Not a structured binding: before C++20 a lambda may not capture one.
   const auto height = size.first, width = size.second;
@@ -75,6 +108,10 @@ Size check_size(const Size& size, const Geometry& geometry) {
     if (!nearest || distance(s) < distance(*nearest)) nearest = s;
   });
   if (!nearest) fail_without_sizes(geometry);
+  const bool has_shape = height >= 1 && width >= 1 && std::max(height, width) <= kLargestSidePx;
+  if (has_shape && AspectError(*nearest, size).exceeds(kNearShapePercent)) {
+    nearest = choose_of_shape(size, *find_closest_shape(size, geometry), geometry);
+  }
   throw Error(EV_ERROR_REQUEST, "request.size")
       .found("size is ", width, "x", height, " (width x height)")
       .hint("this bundle takes multiples of ", multiple, " up to ", geometry.max_side_px, " px a side, with ",
@@ -113,31 +150,14 @@ Size choose_size(const std::string& name, const Size& source, const Geometry& ge
         .found(name, " is ", width, "x", height, " px (width x height)")
         .hint("give one that has pixels");
   }
-  std::optional<Size> closest;
-  visit_sizes(geometry, [&](const Size& size) {
-    if (!closest || AspectError(size, source) < AspectError(*closest, source)) closest = size;
-  });
+  const std::optional<Size> closest = find_closest_shape(source, geometry);
   if (!closest) fail_without_sizes(geometry);
-  const AspectError least(*closest, source);
-  if (least.exceeds(kMaxDistortionPercent)) {
+  if (AspectError(*closest, source).exceeds(kMaxDistortionPercent)) {
     throw Error(EV_ERROR_REQUEST, "request.size")
         .found(name, " is ", width, "x", height, " px (width x height)")
         .hint("the nearest shape that this bundle takes is ", closest->second, "x", closest->first, "; crop it first");
   }
-  const bool has_same = is_same_aspect(*closest, source);
-  const std::int64_t area = height * width;
-  std::optional<Size> best;
-  const auto distance = [&](const Size& size) { return std::abs(size.first * size.second - area); };
-  visit_sizes(geometry, [&](const Size& size) {
-    const AspectError error(size, source);
-    if (has_same ? !is_same_aspect(size, source) : least < error) return;
-    // Sizes come in order, so of equals the first, which is the lower, stays.
-    if (!best || distance(size) < distance(*best) ||
-        (distance(size) == distance(*best) && error < AspectError(*best, source))) {
-      best = size;
-    }
-  });
-  return *best;
+  return choose_of_shape(source, *closest, geometry);
 }
 
 Size fit_inside(const Size& source, const Size& target) {

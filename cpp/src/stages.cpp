@@ -1,5 +1,6 @@
 #include "stages.hpp"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <numeric>
@@ -39,6 +40,32 @@ std::vector<T> values_of(const Tensor& tensor) {
   return std::vector<T>(tensor.as<const T>(), tensor.as<const T>() + tensor.num_elements());
 }
 
+std::string show_shape(const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (const std::int64_t size : shape) text += join_text(text.empty() ? "" : ", ", size);
+  return "[" + text + "]";
+}
+
+/// Refuses a result of another shape than was asked for: what follows counts on it where it slices and copies. Throws
+/// EV_ERROR_BACKEND.
+void require_shape(const std::string& graph, const NamedTensors::value_type& output,
+                   const std::vector<std::int64_t>& shape) {
+  const auto& [name, tensor] = output;
+  if (tensor.shape == shape) return;
+  throw Error(EV_ERROR_BACKEND, "backend.outputs")
+      .found("graph \"", graph, "\" gave \"", name, "\" of shape ", show_shape(tensor.shape))
+      .expected(show_shape(shape))
+      .hint("export the bundle again");
+}
+
+/// The width of a text row, as the transformer takes it; a bundle without one was refused.
+std::int64_t text_dim_of(const BundleSpec& spec) {
+  const std::vector<TensorSpec>& inputs = spec.find_graph("transformer")->inputs;
+  const auto text =
+      std::find_if(inputs.begin(), inputs.end(), [](const auto& tensor) { return tensor.name == "text"; });
+  return std::get<std::int64_t>(text->shape.back());
+}
+
 /// A matrix as the graph takes it: float32 [S, S + 1].
 Tensor matrix_tensor(const Matrix& matrix) {
   const Tensor tensor = make_unset_tensor(
@@ -65,7 +92,9 @@ Tensor evaluate(const Graphs& graphs, std::int64_t expert, NamedTensors inputs, 
   inputs.emplace_back("noisy", noisy);
   inputs.emplace_back("timestep", scalar("float32", static_cast<float>(timestep)));
   NamedTensors outputs = {{"velocity", Tensor{"float32", {}}}};
-  graphs.run(kTransformers.at(static_cast<std::size_t>(expert)), inputs, outputs);
+  const char* const transformer = kTransformers.at(static_cast<std::size_t>(expert));
+  graphs.run(transformer, inputs, outputs);
+  require_shape(transformer, outputs[0], noisy.shape);
   return outputs[0].second;
 }
 
@@ -83,6 +112,7 @@ Tensor keep_known(const Graphs& graphs, const std::optional<Known>& known, const
               {"rows", known->rows},
               {"time", scalar("float32", static_cast<float>(time))}},
              outputs);
+  require_shape("keep_known", outputs[0], sample.shape);
   return outputs[0].second;
 }
 
@@ -114,14 +144,10 @@ ScheduleTable make_table(const Graphs& graphs, const Schedule& schedule, std::in
   graphs.give_back(schedule.graph);
   const std::int64_t rows = num_inference_steps - first_step;
   const auto states = static_cast<std::int64_t>(schedule.table.matrices.front().size());
-  for (const auto& [name, column] : outputs) {
-    const std::vector<std::int64_t> shape =
-        name == "matrices" ? std::vector<std::int64_t>{rows, states, states + 1} : std::vector<std::int64_t>{rows};
-    if (column.shape == shape) continue;
-    throw Error(EV_ERROR_BACKEND)
-        .found("graph \"", schedule.graph, "\" gave \"", name, "\" of another shape than ", rows,
-               " steps of a solver of ", states, " states have")
-        .hint("export the bundle again");
+  for (const auto& column : outputs) {
+    require_shape(schedule.graph, column,
+                  column.first == "matrices" ? std::vector<std::int64_t>{rows, states, states + 1}
+                                             : std::vector<std::int64_t>{rows});
   }
   ScheduleTable table{values_of<double>(outputs[0].second),
                       values_of<double>(outputs[1].second),
@@ -134,6 +160,13 @@ ScheduleTable make_table(const Graphs& graphs, const Schedule& schedule, std::in
     for (std::int64_t row = 0; row < states; ++row, value += states + 1) matrix.emplace_back(value, value + states + 1);
     table.matrices.push_back(std::move(matrix));
   }
+  for (const std::int64_t expert : table.experts) {
+    if (expert == 0 || (expert == 1 && graphs.spec().find_graph(kTransformers[1]) != nullptr)) continue;
+    throw Error(EV_ERROR_BACKEND, "backend.outputs")
+        .found("graph \"", schedule.graph, "\" gave a step of the transformer ", expert)
+        .expected("the number of one that the bundle has, from 0 on")
+        .hint("export the bundle again");
+  }
   return table;
 }
 
@@ -142,6 +175,7 @@ std::vector<Tensor> encode_texts(const Graphs& graphs, const std::vector<std::ve
   for (const std::vector<std::int64_t>& ids : texts) {
     NamedTensors outputs = {{"text", Tensor{"float32", {}}}};
     graphs.run("text_encoder", {{"ids", make_tensor("int64", {static_cast<std::int64_t>(ids.size())}, ids)}}, outputs);
+    require_shape("text_encoder", outputs[0], {static_cast<std::int64_t>(ids.size()), text_dim_of(graphs.spec())});
     encoded.push_back(outputs[0].second);
   }
   graphs.give_back("text_encoder");
@@ -186,6 +220,7 @@ Tensor draw_noise(const Graphs& graphs, const LaidOutRequest& laid_out) {
   NamedTensors outputs = {{"noise", Tensor{"float32", {}}}};
   graphs.run("noise", {{"seed", scalar("int64", laid_out.seed)}, {"shape", make_tensor("int64", {2}, shape)}}, outputs);
   graphs.give_back("noise");
+  require_shape("noise", outputs[0], shape);
   return outputs[0].second;
 }
 
@@ -197,6 +232,7 @@ Tensor begin_with(const Graphs& graphs, const LaidOutRequest& laid_out, const Te
               {"time", scalar("float64", laid_out.schedule.table.times.front())}},
              outputs);
   graphs.give_back("add_noise");
+  require_shape("add_noise", outputs[0], noise.shape);
   return outputs[0].second;
 }
 
@@ -237,6 +273,8 @@ Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::ve
                 {"guidance", scalar("float32", static_cast<float>(guidance))},
                 {"matrix", matrix_tensor(table.matrices[step])}},
                outputs);
+    require_shape("solver_step", outputs[0], sample.shape);
+    require_shape("solver_step", outputs[1], history.shape);
     sample = outputs[0].second;
     history = outputs[1].second;
     runner.wait();  // a step counts as done, and can be cancelled after, when it is computed

@@ -118,6 +118,11 @@ class Videos {
                                           " packets or frames are damaged; some were skipped"));
       }
     }
+    const std::optional<std::int64_t> asked = examined.request->num_frames;
+    if (asked && whole.num_frames < *asked) {
+      whole.notices.push_back(
+          join_text(main.name, ": ends after ", whole.num_frames, " frames; num_frames is ", *asked));
+    }
     for (const auto& [name, count] : held_from_) {
       whole.notices.push_back(join_text(name, ": ends after ", count, " frames; its last one was held to the end"));
     }

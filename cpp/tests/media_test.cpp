@@ -1,5 +1,6 @@
 // Reading of files with FFmpeg, whole and damaged ones: media_test VIDEO. That pixels are right is for test_files.py to
 // say; here it is that nothing else happens than a clip or EV_ERROR_MEDIA.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -150,6 +151,60 @@ void check_headers() {
   CHECK(is_bounded);
 }
 
+/// A TIFF of nothing but a directory: entries of 65,536 long values each, which all lie in the same place.
+std::string long_directory(const std::vector<unsigned int>& tags) {
+  using namespace std::string_literals;
+  constexpr std::size_t kValues = 1 << 16;
+  std::string bytes = "II*\0"s;
+  const auto append = [&](std::size_t value, int count) {
+    for (; count > 0; --count, value >>= 8) bytes += static_cast<char>(value & 0xFF);
+  };
+  append(8, 4);
+  append(tags.size(), 2);
+  for (const unsigned int tag : tags) {
+    append(tag, 2);
+    append(4, 2);
+    append(kValues, 4);
+    append(10 + 12 * tags.size(), 4);
+  }
+  return bytes + std::string(4 * kValues, '\1');
+}
+
+double peak_mb() {
+  struct rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1e3;
+}
+
+/// What a directory says of tags that are not read takes no memory, nor does one that comes again and again.
+void check_long_directories() {
+  std::vector<unsigned int> others(4000), same(4000, 0x0111);
+  for (std::size_t i = 0; i < others.size(); ++i) others[i] = 0x8000 + static_cast<unsigned int>(i);
+  for (const std::vector<unsigned int>& tags : {others, same}) {
+    const std::string bytes = long_directory(tags);
+    const double before = peak_mb();
+    const ev::FileHeader header = ev::examine_file(bytes);
+    CHECK(header.kind == "tiff" && header.width_px == 0);
+    CHECK(peak_mb() - before < 100);
+  }
+}
+
+/// A header that runs past the end of its file keeps its kind, as in the Python host.
+void check_cut_headers() {
+  using namespace std::string_literals;
+  const std::pair<const char*, std::string> cut[] = {{"png", "\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"s},
+                                                     {"gif", "GIF89a\1"s},
+                                                     {"webp", "RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0"s},
+                                                     {"bmp", "BM\0\0"s},
+                                                     {"tiff", "II*\0\x08\0\0\0\x02\0"s},
+                                                     {"ico", "\0\0\1\0\2\0"s}};
+  for (const auto& [kind, bytes] : cut) {
+    const ev::FileHeader header = ev::examine_file(bytes);
+    CHECK_MSG(header.kind == kind && header.is_cut && header.width_px == 0, kind);
+  }
+  CHECK(ev::examine_file("\0\0\1\0\x64\0"s).kind == "container");  // an ICO has fewer than a hundred pictures
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -162,6 +217,8 @@ int main(int argc, char** argv) {
   check_whole(argv[1]);
   check_pictures(folder);
   check_headers();
+  check_long_directories();
+  check_cut_headers();
   check_bad(folder, argv[1]);
   fs::remove_all(folder);
   return check::report();

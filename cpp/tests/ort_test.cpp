@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <locale>
 #include <memory>
 
 #include "bundle.hpp"
@@ -233,6 +234,25 @@ void check_cuda_options() {
   CHECK(ort::cuda_provider_options(2) == expected);
 }
 
+/// A locale that groups digits: it takes the dots of a version for those between thousands.
+struct GroupedDigits : std::numpunct<char> {
+  char do_thousands_sep() const override { return '.'; }
+  std::string do_grouping() const override { return "\3"; }
+};
+
+/// A version is read in the same way whatever the application's locale is.
+void check_versions() {
+  const auto check_all = [] {
+    CHECK(!ort::is_version_from("1.24.1", 1, 25) && !ort::is_version_from("1", 1, 25));
+    CHECK(ort::is_version_from("1.25.0", 1, 25) && ort::is_version_from("1.32.0", 1, 25));
+    CHECK(ort::is_version_from("2.0.0", 1, 25) && !ort::is_version_from("unknown", 1, 25));
+  };
+  check_all();
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new GroupedDigits));
+  check_all();
+  std::locale::global(before);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -247,6 +267,7 @@ int main(int argc, char** argv) {
     check_memory(bundle, options);
     return check::report();
   }
+  check_versions();
   check_telemetry();
   check_integers();
   check_cuda_options();

@@ -124,6 +124,21 @@ def percent(folder: Path) -> Path:
     return encode(folder / "x.png", pictures(1), "png", "rgb24").rename(folder / "50% done.png")
 
 
+def turned_tiff(folder: Path) -> Path:
+    """A TIFF with an orientation, and with a tag that nobody reads and that lies behind the end of the file."""
+    path = encode(folder / "a.tiff", pictures(1), "tiff", "rgb24")
+    data = path.read_bytes()
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = [data[at + 2 + 12 * k : at + 14 + 12 * k] for k in range(count)]
+    entries += [struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHII", 50_000, 4, 1000, 10**6)]
+    entries.sort(key=lambda entry: int.from_bytes(entry[:2], "little"))
+    head = data[:4] + struct.pack("<I", len(data)) + data[8:]
+    path.write_bytes(head + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4))
+    return path
+
+
+LATE_MS = [10_000 + 100 * k for k in range(9)]
 UNEVEN_MS = [0, 40, 80, 500, 540, 1500, 1540, 1580, 2000]
 READ: dict[str, Callable[[Path], Path]] = {
     "a pattern in a name": patterned,
@@ -156,6 +171,13 @@ READ: dict[str, Callable[[Path], Path]] = {
     ),
     "a JPEG cut short": lambda f: cut(jpeg(f / "a.jpg"), 0.6),
     "a video cut short": lambda f: cut(encode(f / "a.mkv", pictures(40), "libx264", "yuv420p"), 0.5),
+    "a Matroska that begins late": lambda f: encode(
+        f / "a.mkv", pictures(), "libx264", "yuv420p", times_ms=LATE_MS
+    ),
+    "transparency": lambda f: encode(f / "a.mkv", pictures(), "ffv1", "yuva420p"),
+    "transparency from 720 lines on": lambda f: encode(
+        f / "a.mkv", pictures(5, 720, 960), "ffv1", "yuva420p"
+    ),
     "an animated GIF": lambda f: encode(f / "a.gif", pictures(), "gif", "rgb8"),
     **{
         f"JPEG orientation {turn}": lambda f, turn=turn: jpeg(f / "a.jpg", turn)  # type: ignore[misc]
@@ -163,6 +185,7 @@ READ: dict[str, Callable[[Path], Path]] = {
     },
     "PNG orientation": lambda f: png(f / "a.png", 40, 16, 6),
     "TIFF": lambda f: encode(f / "a.tiff", pictures(1), "tiff", "rgb24"),
+    "TIFF orientation": turned_tiff,
     "BMP": lambda f: encode(f / "a.bmp", pictures(1), "bmp", "bgr24"),
 }
 SAMPLINGS: list[dict[str, Any]] = [

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -63,6 +65,21 @@ def test_a_video_is_what_the_python_host_would_write(
     assert found.shape == frames.shape
     assert psnr_db(found, frames) > psnr_db(expected, frames) - MORE_LOSS_DB
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([path.name, other.name])
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("thousands", [24, 120, 240])
+def test_a_rate_is_written_as_the_python_host_writes_it(
+    thousands: int, pipeline: native.NativePipeline, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "out.mp4", tmp_path / "python.mp4"
+    frames, fps = run(pipeline, path, num_frames=5, fps=thousands * 1000 / 1001)
+    write_clip(other, frames, fps)
+    rates = []
+    for written in (path, other):
+        with av.open(str(written)) as container:
+            rates.append(container.streams.video[0].average_rate)
+    assert rates == [Fraction(thousands * 1000, 1001)] * 2
 
 
 @needs_ffmpeg

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cpp.tests import library as native
 from editverse_rt import Pipeline
 from editverse_rt.errors import MediaError, RequestCancelled, RequestError
+from editverse_rt.request.edit_request import EditRequest
 
 STEPS = 1
 Frames = NDArray[np.uint8]
@@ -191,6 +192,52 @@ def test_a_result_beyond_the_machine_s_memory_is_refused(host: Pipeline, twin: A
     with pytest.raises((RequestError, RequestCancelled)) as refused:
         host("A star", callback_on_step_end=lambda *_: False, **request)
     assert refused.value.code == ("request.too_large" if is_too_large else "cancelled")
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "more than there are": {"num_frames": 100},
+    "fewer than there are": {"num_frames": 20},
+    "at another rate": {"fps": 4.0},
+    "at another rate, more": {"fps": 12.0, "num_frames": 300},
+    "from a start": {"start_s": 1.5},
+    "from a start behind the end": {"start_s": 60.0},
+    "cut": {"length": "cut", "start_s": 3.0},
+}
+
+
+@needs_media
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_expected_of_a_video(
+    name: str, suffix: str, host: Pipeline, twin: Any, tmp_path: Path
+) -> None:
+    """Matroska says how long a video is, and not of how many frames."""
+    path = tmp_path / f"in{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for picture in clip(40, cut=99):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    info, sizes = twin.describe("<video1> Blur", video1=path, **SETTINGS[name])
+    checked = host.prepare(EditRequest("<video1> Blur", {"video1": path}, **SETTINGS[name]))
+    expected = checked.inputs
+    assert info.num_windows == expected.expected_windows
+    if expected.total_frames is not None:
+        assert info.result.num_frames == expected.expected_frames
+    else:
+        assert sizes[0].num_frames == expected.expected_shapes()["video1"][0]
+
+
+@needs_media
+def test_more_frames_than_a_video_has(host: Pipeline, twin: Any, tmp_path: Path) -> None:
+    """The asked number is no length: it is not held to the memory of the machine, and the user is told."""
+    path = video(tmp_path / "in.mkv", clip(20, cut=99))
+    for num_frames in (100, 16_000_000):
+        result, windows = both(host, twin, "<video1> Blur", video1=path, num_frames=num_frames)
+        assert len(result.frames) == sum(count for _, count in windows) == 20
+        assert f"video1: ends after 20 frames; num_frames is {num_frames}" in result.notices
 
 
 def test_a_bundle_without_windows(host: Pipeline, tmp_path: Path) -> None:

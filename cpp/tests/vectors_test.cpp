@@ -5,6 +5,7 @@
 #include "bundle.hpp"
 #include "clip.hpp"
 #include "families/base.hpp"
+#include "media_timing.hpp"
 #include "sequence.hpp"
 #include "vectors.hpp"
 #include "windows.hpp"
@@ -325,6 +326,10 @@ int main(int argc, char** argv) {
   check_list(read_vectors(folder, "windows.json"), "windows.json", windows_result);
   check_list(read_vectors(folder, "sampling.json"), "sampling.json", sampling_result);
   check_list(read_vectors(folder, "sampling.json"), "sampling.json, read", reading_result);
+  check_list(read_vectors(folder, "rates.json"), "rates.json", [](const Json& one) -> Json {
+    const auto [numerator, denominator] = ev::fraction_of_rate(one.at("fps"));
+    return {numerator, denominator};
+  });
   check_with_geometries(folder, "sizes.json", size_result);
   check_with_geometries(folder, "frames.json", [](const Json& one, const ev::Geometry& geometry) -> Json {
     return ev::choose_num_frames(optional_of<std::int64_t>(one.at("num_frames")), one.at("has_video"),

@@ -167,7 +167,7 @@ def bundle_cases(base: dict[str, Any]) -> list[dict[str, Any]]:
         (["geometry", "min_area_px"], [0, 6000]),
         (["geometry", "max_frames"], [0, 2**31, 16]),
         (["geometry", "default_frames"], [8, 21]),
-        (["geometry", "default_height_px"], [63, 144]),
+        (["geometry", "default_height_px"], [63, 144, 16, 128]),
         (["geometry", "default_fps"], [0, -1, "8", 24, True]),
         (
             ["tokenizer", "file"],

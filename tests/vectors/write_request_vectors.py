@@ -1,4 +1,4 @@
-"""Writes the vectors of requests: instructions, sizes, lengths, layouts, guidance, frames by time.
+"""Writes the vectors of requests: instructions, sizes, lengths, layouts, guidance, frames by time, rates.
 
     python tests/vectors/write_request_vectors.py     # rewrites its files beside this one
 
@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,10 @@ def size_cases() -> list[dict[str, Any]]:
         (0, {}, None, [0, 0]),
         (0, {}, None, [-16, 80]),
         (0, {}, None, [16, 16]),
+        *(
+            (0, {}, None, size)
+            for size in ([512, 512], [720, 1280], [1280, 720], [65536, 65536], [65537, 16])
+        ),
         (0, {"video1": [720, 1280]}, "video1", None),
         (0, {"video1": [67, 101]}, "video1", None),
         (0, {"video1": [1, 1]}, "video1", None),
@@ -266,6 +271,24 @@ def sampling_cases() -> list[dict[str, Any]]:
     return [{**case, "result": sampling_result(**case)} for case in cases]
 
 
+def rate_cases() -> list[dict[str, Any]]:
+    """Rates that a video is written with, and the fractions that media/writing.py makes of them."""
+    rng = random.Random(SEED)
+    rates = [
+        *(thousands * 1000 / 1001 for thousands in (24, 30, 48, 60, 120, 240, 480, 960)),
+        *(0.001, 0.0625, 0.3, 1.0, 8.0, 12.5, 23.976, 29.97, 59.94, 1000.0),
+        *(rng.uniform(0.001, 1000) for _ in range(100)),
+        *(10 ** rng.uniform(-3, 3) for _ in range(100)),
+        *(rng.randint(1, 1_000_000) / 1001 for _ in range(50)),
+        *(rng.randint(1, 100_000) / rng.randint(100, 200_000) for _ in range(50)),
+    ]
+    rates = [min(max(fps, 0.001), 1000.0) for fps in rates]
+    return [
+        {"fps": fps, "result": list(Fraction(fps).limit_denominator(100_000).as_integer_ratio())}
+        for fps in rates
+    ]
+
+
 def make_vectors() -> dict[str, Any]:
     """File name -> content."""
     return {
@@ -275,6 +298,7 @@ def make_vectors() -> dict[str, Any]:
         "layouts.json": layout_cases(),
         "schedules.json": schedule_cases(),
         "sampling.json": sampling_cases(),
+        "rates.json": rate_cases(),
     }
 
 

@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <limits>
+#include <locale>
 #include <numeric>
+#include <sstream>
 
 namespace ev::plugin {
 
@@ -12,6 +14,14 @@ std::string written(const std::array<std::int32_t, kNumAxes>& values) {
   std::string text = "(";
   for (int i = 0; i < kNumAxes; ++i) text += (i == 0 ? "" : ", ") + std::to_string(values[i]);
   return text + ")";
+}
+
+/// As std::to_string, which follows the application's locale.
+std::string written(float value) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text << std::fixed << value;
+  return text.str();
 }
 
 }  // namespace
@@ -38,11 +48,11 @@ void check_options(const RopeOptions& options) {
   }
   for (const float theta : options.axis_thetas) {
     if (!std::isfinite(theta) || theta <= 0.0f) {
-      throw PluginError("axis_thetas hold " + std::to_string(theta) + "; expected RoPE bases above 0");
+      throw PluginError("axis_thetas hold " + written(theta) + "; expected RoPE bases above 0");
     }
   }
   if (!std::isfinite(options.epsilon) || options.epsilon < 0.0f) {
-    throw PluginError("epsilon " + std::to_string(options.epsilon) + "; expected 0 or more");
+    throw PluginError("epsilon " + written(options.epsilon) + "; expected 0 or more");
   }
 }
 

@@ -21,6 +21,7 @@ from editverse_rt.commands.arguments import (
     gpu_options,
 )
 from editverse_rt.commands.inputs import name_inputs, read_request
+from editverse_rt.commands.losses import describe_loss
 from editverse_rt.commands.remote import add_remote_options, run_remote
 from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
 from editverse_rt.errors import RequestError
@@ -198,11 +199,12 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
         info = pipeline.info()
     if args.preview is not None:
         media.write_image(args.preview, contact_sheet([*run.sources, run.shown]))
+    notices = [*run.notices, *describe_loss(request, args.output, run.size, run.num_frames)]
     if not args.quiet:
         with contextlib.suppress(OSError):
-            for notice in run.notices:
+            for notice in notices:
                 print(f"editverse-rt: {notice}", file=sys.stderr)
-    report(args, request, run, info, time.perf_counter() - begin)
+    report(args, request, run, notices, info, time.perf_counter() - begin)
     return EXIT_OK
 
 
@@ -217,7 +219,12 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
 
 
 def report(
-    args: argparse.Namespace, request: EditRequest, run: FileRun, info: dict[str, Any], total_s: float
+    args: argparse.Namespace,
+    request: EditRequest,
+    run: FileRun,
+    notices: Sequence[str],
+    info: dict[str, Any],
+    total_s: float,
 ) -> None:
     height, width = run.size
     if args.json:
@@ -234,7 +241,7 @@ def report(
                 "fps": run.fps,
                 "total_s": total_s,
                 "timings": dict(run.timings),
-                "notices": list(run.notices),
+                "notices": list(notices),
                 "pipeline": info,
             }
         )

@@ -17,6 +17,7 @@ from typing import Any
 from editverse_rt import stages
 from editverse_rt.backends import Array, ReleasesGraphs, Runner, RunnerTraits, Selection, select_backend
 from editverse_rt.bundle.manifest import Bundle, load_bundle
+from editverse_rt.bundle.schedule import ScheduleTable
 from editverse_rt.errors import BackendError, RequestCancelled, RequestError
 from editverse_rt.families import family_of
 from editverse_rt.media.frames import Frames
@@ -358,7 +359,7 @@ class Pipeline:
                         kept = stages.Known.of(laid_out, patches, noise)
                 self._release("vae_encoder", "condition", "noise", "add_noise")
                 hold = self._open_runner().hold
-                on_step = partial(on_step_end, window.index)
+                on_step = partial(self._end_step, laid_out.schedule.table, partial(on_step_end, window.index))
                 patches = stages.solve(run, hold, laid_out, texts, clean, sample, kept, clock, on_step)
                 self._release("transformer", "solver_step", "keep_known")
                 with clock("vae_decoder"):
@@ -372,6 +373,15 @@ class Pipeline:
             )
             begin = window.begin + window.num_shared
             yield EditedWindow(window.index, begin, frames[new], sources, laid_out)
+
+    def _end_step(
+        self, table: ScheduleTable, on_step_end: Callable[[int, float], None], step: int, timestep: float
+    ) -> None:
+        """Give an expert back before the next one is loaded, then tell of the step."""
+        done = stages.done_transformer(table.experts, step)
+        if done is not None:
+            self._release(done)
+        on_step_end(step, timestep)
 
     def run_graph(self, graph: str, **inputs: Any) -> Mapping[str, Array]:
         """Run one of the bundle's graphs. Raises BackendError if it fails, or the pipeline is closed."""

@@ -31,6 +31,7 @@ __all__ = [
     "assemble_patches",
     "begin_with",
     "decode_patches",
+    "done_transformer",
     "draw_noise",
     "encode_clip",
     "encode_text",
@@ -192,6 +193,15 @@ def _hold_inputs(hold: Hold, branch: Branch, texts: Sequence[Array], clean: Arra
         "layout": hold(branch.layout.layout),
         "positions": hold(branch.layout.positions),
     }
+
+
+def done_transformer(experts: Sequence[int], step: int) -> str | None:
+    """The transformer that ran its last step and makes room for another; None where it goes on, or all is done.
+
+    experts: by step, see `ScheduleTable`.
+    """
+    expert, rest = experts[step], experts[step + 1 :]
+    return TRANSFORMERS[expert] if rest and expert not in rest else None
 
 
 def assemble_patches(laid_out: LaidOutRequest, clean: Array, patches: Array) -> tuple[Grid, Array]:

@@ -77,6 +77,12 @@ Tensor matrix_tensor(const Matrix& matrix) {
   return tensor;
 }
 
+/// Whether an expert has run its last step and another one follows. experts: by step, see ScheduleTable.
+bool makes_room(const std::vector<std::int64_t>& experts, std::size_t step) {
+  const auto rest = experts.begin() + static_cast<std::ptrdiff_t>(step) + 1;
+  return rest != experts.end() && std::find(rest, experts.end(), experts[step]) == experts.end();
+}
+
 /// What the transformer takes at every step alike, where it is taken without a copy.
 NamedTensors hold_context(Runner& runner, const Branch& branch, const std::vector<Tensor>& texts, const Tensor& clean) {
   const Layout& layout = branch.layout;
@@ -278,6 +284,8 @@ Tensor solve(const Graphs& graphs, const LaidOutRequest& laid_out, const std::ve
     sample = outputs[0].second;
     history = outputs[1].second;
     runner.wait();  // a step counts as done, and can be cancelled after, when it is computed
+    const auto expert = static_cast<std::size_t>(table.experts[step]);
+    if (makes_room(table.experts, step)) graphs.give_back(kTransformers.at(expert));
     on_step_end(static_cast<std::int64_t>(step), timestep);
   }
   for (const char* const transformer : kTransformers) graphs.give_back(transformer);

@@ -161,7 +161,12 @@ class NativePipeline:
     """A pipeline of the C library; a context manager."""
 
     def __init__(
-        self, bundle: str | os.PathLike[str], num_threads: int = 1, backend: str = "ort-cpu"
+        self,
+        bundle: str | os.PathLike[str],
+        num_threads: int = 1,
+        backend: str = "ort-cpu",
+        *,
+        release_graphs: bool = False,
     ) -> None:
         self.library = load_library()
         self._handle = ctypes.c_void_p()
@@ -170,7 +175,7 @@ class NativePipeline:
         options = Options()
         self.library.ev_options_init(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(options)))
         options.bundle, options.num_threads = os.fsencode(bundle), num_threads
-        options.backend = backend.encode()
+        options.backend, options.release_graphs = backend.encode(), release_graphs
         self._check(self.library.ev_open(ctypes.byref(self._handle), ctypes.byref(options)))
 
     def __enter__(self) -> NativePipeline:

@@ -209,3 +209,22 @@ def test_the_same_errors(hosts: tuple[Pipeline, Any]) -> None:
         assert [found.value.facts[k] for k in ("found", "expected", "hint")] == [
             wanted[k] for k in ("found", "expected", "hint")
         ]
+
+
+def test_an_expert_is_given_back_before_the_next_one_is_loaded() -> None:
+    bundle, settings = bundle_of("wan-a14b-tiny"), {"num_frames": 5, "num_inference_steps": 10}
+    with Pipeline.open(bundle, "ort-cpu", num_threads=1) as kept:
+        expected = kept("a wave", **settings).frames
+    loaded: list[set[str]] = []
+
+    def look(pipeline: Pipeline, *_: object) -> None:
+        sessions = pipeline._runner._sessions  # type: ignore[union-attr]
+        loaded.append({name for name in sessions if name.startswith("transformer")})
+
+    with Pipeline.open(bundle, "ort-cpu", num_threads=1, release_graphs=True) as host:
+        found = host("a wave", **settings, callback_on_step_end=look).frames
+    np.testing.assert_array_equal(found, expected)
+    switch = loaded.index(set())
+    assert loaded == [{"transformer"}] * switch + [set()] + [{"transformer_2"}] * (9 - switch)
+    with native.NativePipeline(bundle, release_graphs=True) as twin:
+        np.testing.assert_array_equal(twin.run("a wave", **settings)[0], expected)

@@ -75,11 +75,14 @@ def test_curl_examples_run(code: str, server: LiveServer, folder: Path) -> None:
     first, *rest = with_port(code, server).splitlines()
     job = json.loads(run(["bash", "-euo", "pipefail", "-c", first], folder))["id"]
     wait_for(server, job)
-    for line in rest:
-        assert "/ID" in line
-        shown = run(["bash", "-euo", "pipefail", "-c", line.replace("/ID", f"/{job}")], folder)
+    place, *asks, generate = rest
+    assert place.startswith("ID=")
+    for line in asks:
+        assert "/$ID" in line
+        shown = run(["bash", "-euo", "pipefail", "-c", f"ID={job}; {line}"], folder)
         if " -o " not in line:
             assert json.loads(shown)["id"] == job
+    wait_for(server, json.loads(run(["bash", "-euo", "pipefail", "-c", generate], folder))["id"])
     check_result(folder)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from editverse_rt import media
 from editverse_rt.errors import MediaError, RequestCancelled, RequestError
-from editverse_rt.media.frames import Frames
+from editverse_rt.media.frames import Frames, MediaInfo
 from editverse_rt.pipeline import Pipeline, StepCallback
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.edit_request import EditRequest
@@ -28,7 +28,8 @@ _MOST_SHOWN = 64
 class FileRun:
     """What was written, and what is said about it.
 
-    size: (height, width) in pixels. sources, shown: some frames of each input and of the result, evenly taken, uint8
+    main: the input that the result follows, as it was found, by its name; None without inputs. size: (height, width) in
+    pixels. sources, shown: some frames of each input and of the result, evenly taken, uint8
     [T, H, W, 3], for a preview. num_windows: how many were edited, those of an earlier run among them. timings: seconds
     of each stage, of this run.
     """
@@ -42,6 +43,7 @@ class FileRun:
     notices: tuple[str, ...]
     sources: tuple[Frames, ...]
     shown: Frames
+    main: tuple[str, MediaInfo] | None = None
 
 
 def run_to_file(
@@ -96,6 +98,11 @@ def check_file_run(
     return checked
 
 
+def _main_of(checked: CheckedRequest) -> tuple[str, MediaInfo] | None:
+    name = checked.inputs.main
+    return None if name is None else (name, checked.inputs.media[name])
+
+
 def _run_one(
     pipeline: Pipeline,
     checked: CheckedRequest,
@@ -116,6 +123,7 @@ def _run_one(
         notices=(*result.notices, *notices),
         sources=result.sources,
         shown=result.frames,
+        main=_main_of(checked),
     )
 
 
@@ -159,6 +167,7 @@ def _run_windows(
         notices=(*parts.notices, *windows.notices, *report.notices),
         sources=clips[:-1],
         shown=clips[-1],
+        main=_main_of(checked),
     )
 
 

@@ -199,7 +199,7 @@ def run_request(args: argparse.Namespace, request: EditRequest) -> int:
         info = pipeline.info()
     if args.preview is not None:
         media.write_image(args.preview, contact_sheet([*run.sources, run.shown]))
-    notices = [*run.notices, *describe_loss(request, args.output, run.size, run.num_frames)]
+    notices = [*run.notices, *describe_loss(request, run.main, args.output, run.size, run.num_frames)]
     if not args.quiet:
         with contextlib.suppress(OSError):
             for notice in notices:

@@ -19,7 +19,7 @@ import numpy as np
 
 from editverse_rt import media
 from editverse_rt.client import Client
-from editverse_rt.commands.losses import describe_loss
+from editverse_rt.commands.losses import describe_loss, find_main
 from editverse_rt.commands.terminal import EXIT_OK, Progress, print_json
 from editverse_rt.errors import EditVerseError, RequestError
 from editverse_rt.files import replacing
@@ -186,7 +186,8 @@ def _read_key(path: Path | None) -> str | None:
 def _report(args: argparse.Namespace, request: EditRequest, job: dict[str, Any], total_s: float) -> None:
     result = job["result"]
     size = (int(result["height"]), int(result["width"]))
-    notices = [*job["notices"], *describe_loss(request, args.output, size, int(result["num_frames"]))]
+    lost = describe_loss(request, find_main(request), args.output, size, int(result["num_frames"]))
+    notices = [*job["notices"], *lost]
     num_frames, height, width, fps = (result[name] for name in ("num_frames", "height", "width", "fps"))
     if not args.quiet:
         with contextlib.suppress(OSError):

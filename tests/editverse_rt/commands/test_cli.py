@@ -66,7 +66,9 @@ class FakePipeline:
         return {"bundle": "nano", "backend": "ort-cpu"}
 
     def prepare(self, request: EditRequest) -> SimpleNamespace:
-        return SimpleNamespace(request=request, inputs=SimpleNamespace(expected_windows=1, expected_fps=8.0))
+        return SimpleNamespace(
+            request=request, inputs=SimpleNamespace(main=None, expected_windows=1, expected_fps=8.0)
+        )
 
     def run(self, checked: SimpleNamespace, *, callback_on_step_end: Any, is_cancelled: Any) -> FakeResult:
         request: EditRequest = checked.request

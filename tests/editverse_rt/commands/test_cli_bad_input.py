@@ -264,7 +264,9 @@ class PipelineOfNoise:
         return {}
 
     def prepare(self, request: EditRequest) -> SimpleNamespace:
-        return SimpleNamespace(request=request, inputs=SimpleNamespace(expected_windows=1, expected_fps=8.0))
+        return SimpleNamespace(
+            request=request, inputs=SimpleNamespace(main=None, expected_windows=1, expected_fps=8.0)
+        )
 
     def run(self, checked: SimpleNamespace, **_: Any) -> Result:
         shape = (checked.request.num_frames or 5, 64, 64, 3)

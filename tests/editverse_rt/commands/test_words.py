@@ -8,7 +8,13 @@ import pytest
 
 from editverse_rt.commands.main import main
 
-SAMPLE = Path(__file__).parents[3] / "examples" / "sample.mp4"
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    """The path of a file that is there; nothing here opens it."""
+    path = tmp_path / "in.mp4"
+    path.write_bytes(b"video")
+    return str(path)
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -21,17 +27,14 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize(
     "words",
-    [
-        [str(SAMPLE), "Make", "it", "night"],
-        ["Make it night", str(SAMPLE)],
-        ["Make", "it", "night", str(SAMPLE)],
-    ],
+    [["CLIP", "Make", "it", "night"], ["Make it night", "CLIP"], ["Make", "it", "night", "CLIP"]],
     ids=["no quotes", "in front", "in front without quotes"],
 )
 def test_an_instruction_among_the_inputs_is_told_its_place(
-    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: list[str], clip: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    line = complaint(capsys, "edit", *words, "-o", str(tmp_path / "out.mp4"))
+    given = [clip if word == "CLIP" else word for word in words]
+    line = complaint(capsys, "edit", *given, "-o", str(tmp_path / "out.mp4"))
     assert "Make" in line
     assert "the instruction in quotes" in line
 
@@ -58,9 +61,9 @@ def test_a_video_that_is_missing_is_a_missing_file(
     ],
 )
 def test_an_option_that_does_not_exist_is_led_to_one_that_does(
-    word: str, advice: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    word: str, advice: str, clip: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    line = complaint(capsys, "edit", str(SAMPLE), "Make it night", "-o", str(tmp_path / "out.mp4"), word)
+    line = complaint(capsys, "edit", clip, "Make it night", "-o", str(tmp_path / "out.mp4"), word)
     assert repr(word) in line
     assert advice in line
 

@@ -18,8 +18,7 @@ from editverse_rt.errors import BackendError, QueueFull, RequestCancelled, Reque
 from editverse_rt.file_run import FileRun, check_file_run, run_to_file
 from editverse_rt.native_calls import at_exit
 from editverse_rt.pipeline import Pipeline, StepCallback
-from editverse_rt.planning.costs import weight_bytes
-from editverse_rt.planning.planner import CPU_PRECISION, Work, check_budget
+from editverse_rt.planning.planner import Work, check_budget, count_weights
 from editverse_rt.request.checked import CheckedRequest
 from editverse_rt.request.edit_request import EditRequest, request_of_call
 from editverse_rt.result import Result
@@ -269,7 +268,7 @@ class RequestQueue:
 
     def _leave_weights(self, budget_bytes: int) -> int:
         """What the budget leaves beside the weights. Raises RequestError if that is nothing."""
-        weights = sum(weight_bytes(self._pipeline.bundle.spec, CPU_PRECISION).values())
+        weights = count_weights(self._pipeline.bundle.spec)
         if budget_bytes <= weights:
             raise RequestError(
                 f"memory_budget_bytes is {budget_bytes}, and the weights alone take {weights}",

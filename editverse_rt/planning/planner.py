@@ -30,6 +30,7 @@ __all__ = [
     "Work",
     "check_budget",
     "check_fit",
+    "count_weights",
     "estimate_work",
     "find_largest",
 ]
@@ -41,6 +42,7 @@ RESERVED_BYTES = 10**9
 """What the driver, the CUDA context and the libraries are assumed to take of the GPU's memory."""
 CPU_PRECISION = {"transformer": "fp32", "text_encoder": "fp32", "vae": "fp32"}
 """Of each part, without a target."""
+
 
 Shape = tuple[int, int, int]
 """Frames, height and width of a clip in pixels."""
@@ -198,6 +200,11 @@ def check_fit(spec: BundleSpec, work: Work, target: Target, precision: str | Non
         hint=f"the largest that fits at this size is {largest} frames",
         code="request.too_large",
     )
+
+
+def count_weights(spec: BundleSpec) -> int:
+    """Bytes of a bundle's weights on a CPU, as ONNX Runtime holds them."""
+    return sum(weight_bytes(spec, CPU_PRECISION).values())
 
 
 def check_budget(spec: BundleSpec, work: Work, budget_bytes: int, beside_bytes: int = 0) -> Estimate:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from editverse_rt.errors import RequestError
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.planning.costs import weight_bytes
-from editverse_rt.planning.planner import CPU_PRECISION
 from editverse_rt.quality.heldout import load_heldout
 
-__all__ = ["count_weights", "describe_model", "open_pipelines"]
+__all__ = ["describe_model", "open_pipelines"]
 
 _MAX_PER_TASK = 2
 
@@ -36,14 +34,6 @@ def open_pipelines(bundles: Sequence[str], backend: str, device: int | None) -> 
             )
         pipelines[name] = pipeline
     return pipelines
-
-
-def count_weights(pipelines: Mapping[str, Pipeline]) -> dict[str, int]:
-    """Bytes of each model's weights on a CPU."""
-    return {
-        name: sum(weight_bytes(pipeline.bundle.spec, CPU_PRECISION).values())
-        for name, pipeline in pipelines.items()
-    }
 
 
 def describe_model(pipeline: Pipeline) -> dict[str, Any]:

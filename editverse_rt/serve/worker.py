@@ -26,7 +26,8 @@ from editverse_rt.errors import BackendError, EditVerseError, RequestCancelled
 from editverse_rt.files import hash_file
 from editverse_rt.media.frames import Frames
 from editverse_rt.pipeline import Pipeline
-from editverse_rt.serve.bundles import count_weights, describe_model, open_pipelines
+from editverse_rt.planning.planner import count_weights
+from editverse_rt.serve.bundles import describe_model, open_pipelines
 from editverse_rt.serve.checking import Limits, error_without_paths, prepare_request, share_budget
 from editverse_rt.serve.folder import remove
 from editverse_rt.serve.kept_windows import KeptWindows
@@ -99,7 +100,7 @@ class Worker:
             self._pipelines = open_pipelines(message["bundles"], message["backend"], message["device"])
             models = [describe_model(pipeline) for pipeline in self._pipelines.values()]
             runs_concurrently = all(p.traits.runs_concurrently for p in self._pipelines.values())
-            weights = count_weights(self._pipelines)
+            weights = {name: count_weights(p.bundle.spec) for name, p in self._pipelines.items()}
             self._limits = share_budget(Limits(**message["limits"]), weights)
         except EditVerseError as error:
             self._send(event="failed_to_open", error=error.to_json())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -427,3 +428,10 @@ def draw_blocky_clip(num_frames: int, height: int = 48, width: int = 64, seed: i
     colors = rng.integers(0, 256, (chunks, height // PATCH, width // PATCH, 3), dtype=np.uint8)
     chunk_of_frame = [(i + 3) // 4 for i in range(num_frames)]
     return colors.repeat(PATCH, axis=1).repeat(PATCH, axis=2)[chunk_of_frame]
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
